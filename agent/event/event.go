@@ -1,0 +1,73 @@
+// Package event keeps what happened: a bounded ring of events with subscribers that never hold up a writer.
+package event
+
+import (
+	"sync"
+	"time"
+)
+
+// Kind names what happened; the words are part of the API (`lbagent events`).
+type Kind string
+
+// Every kind of event.
+const (
+	Verdict  Kind = "verdict"  // a backend's verdict changed; Detail says from what to what and why
+	List     Kind = "list"     // a service's list changed
+	Panic    Kind = "panic"    // a service entered or left panic
+	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool
+	Config   Kind = "config"   // a reload was applied or refused
+	Listener Kind = "listener" // a listener was bound or closed
+	Agent    Kind = "agent"    // start, ready, stop
+)
+
+// Event is one thing that happened. Service and Backend are empty where they don't apply.
+type Event struct {
+	ID      uint64 // rises by one, from 1
+	Time    time.Time
+	Kind    Kind
+	Service string
+	Backend string
+	Detail  string // one sentence for a person
+}
+
+// Log is a ring of the last events. Safe for concurrent use.
+type Log struct {
+	mu sync.Mutex
+
+	ring []Event // ring[(id-1)%cap] holds event id
+	last uint64
+	wake chan struct{} // closed and replaced at each Add
+}
+
+// NewLog returns a Log that keeps the last size events.
+func NewLog(size int) *Log {
+	return &Log{ring: make([]Event, size), wake: make(chan struct{})}
+}
+
+// Add appends e, whose ID it sets. It never blocks.
+func (l *Log) Add(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	e.ID = l.last
+	l.ring[(e.ID-1)%uint64(len(l.ring))] = e
+	close(l.wake)
+	l.wake = make(chan struct{})
+}
+
+// Since returns the kept events with an ID above after, oldest first, and a channel that is closed when there are more.
+// A reader that fell behind the ring sees a gap in the IDs.
+func (l *Log) Since(after uint64) ([]Event, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := uint64(1)
+	if n := uint64(len(l.ring)); l.last > n {
+		first = l.last - n + 1
+	}
+	first = max(first, after+1)
+	var out []Event
+	for id := first; id <= l.last; id++ {
+		out = append(out, l.ring[(id-1)%uint64(len(l.ring))])
+	}
+	return out, l.wake
+}

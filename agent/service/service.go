@@ -1,0 +1,74 @@
+// Package service holds the vocabulary that every stage shares: a service's name, its backends, and its list.
+package service
+
+import (
+	"net/netip"
+	"time"
+)
+
+// MaxNameLength bounds a service name, in bytes (SEMANTICS 1.15).
+const MaxNameLength = 253
+
+// ValidName reports whether name may name a service: 1 to 253 of [A-Za-z0-9._:@-] (SEMANTICS 1.15).
+func ValidName(name string) bool {
+	if name == "" || len(name) > MaxNameLength {
+		return false
+	}
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '.', c == '_', c == ':', c == '@', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// DefaultWeight is the static weight of a record that names none, in formats that have no default of their own.
+const DefaultWeight = 100
+
+// Backend is one address of a service, as its record says. It is immutable once it is part of a List.
+type Backend struct {
+	Addr     netip.AddrPort
+	Host     string            // the name that Addr was resolved from; empty for a literal address
+	Weight   uint32            // static weight, >= 1; a record with weight 0 is Draining instead (1.11)
+	Draining bool              // the record says that it is out of service (1.11)
+	Zone     string            // empty if unknown
+	Region   string            // empty if unknown
+	Metadata map[string]string // nil if none; never written after the List is made
+	Key      string            // the key this data came from (the one with the highest ModRevision, 1.1); empty for static
+	Created  int64             // CreateRevision of Key: another value for the same address is a restarted process (1.1)
+	Modified int64             // ModRevision of Key
+}
+
+// Source says where a list came from (1.12).
+type Source string
+
+// Every source of a list.
+const (
+	FromEtcd   Source = "etcd"
+	FromSpool  Source = "spool"
+	FromStatic Source = "static"
+)
+
+// BadRecord is a key whose value could not be read; it hides only itself (1.7).
+type BadRecord struct {
+	Key    string
+	Reason string
+}
+
+// List is every backend of one service at one revision. It is immutable.
+type List struct {
+	Service   string
+	Source    Source
+	Epoch     uint64      // one life of an etcd cluster (its cluster id); 0 for static
+	Revision  int64       // etcd's revision; compares within an epoch only
+	Confirmed time.Time   // when the source last said that this is so; age = now - Confirmed (1.3)
+	Backends  []Backend   // sorted by Addr, one each
+	Bad       []BadRecord // at most MaxBadRecords
+	BadCount  int         // all of them
+}
+
+// MaxBadRecords bounds the bad records that a List names; BadCount counts the others.
+const MaxBadRecords = 20
