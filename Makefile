@@ -1,0 +1,52 @@
+# Every tool is pinned in tools.mod; the first run of one builds it.
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools.mod
+VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.1.0-dev)
+ARCHES  ?= amd64 arm64
+FUZZTIME ?= 20s
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint build generate fuzz package clean
+
+help: ## this list
+	@echo "make what?"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: ## etcd, five backends, the agent and traffic on this terminal, with failures on purpose
+	$(GO) run ./cmd/lbdemo
+
+test: ## every test, with the race detector; needs Go and a C compiler
+	$(GO) test -race -timeout 9m ./...
+
+lint: ## vet, golangci-lint, and buf lint
+	$(GO) vet ./...
+	$(TOOL) golangci-lint run ./...
+	$(TOOL) buf lint
+
+build: ## bin/lbagent
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lbagent ./cmd/lbagent
+
+generate: ## the Go code of the .proto files
+	$(TOOL) buf generate
+
+fuzz: ## every fuzz target, FUZZTIME=20s each
+	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+		sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | while read -r target; do \
+			echo "== $$file $$target"; \
+			$(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$(dirname "$$file")" </dev/null || exit 1; \
+		done || exit 1; \
+	done
+
+package: ## dist/*.deb and dist/*.rpm, for ARCHES="amd64 arm64"
+	@mkdir -p dist
+	@for arch in $(ARCHES); do \
+		echo "== lbagent $(VERSION) for $$arch"; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/$$arch/lbagent ./cmd/lbagent || exit 1; \
+		for packager in deb rpm; do \
+			ARCH=$$arch VERSION=$(VERSION) $(TOOL) nfpm package --config packaging/nfpm.yaml --packager $$packager --target dist/ || exit 1; \
+		done; \
+	done
+
+clean: ## removes bin/ and dist/
+	rm -rf bin dist
