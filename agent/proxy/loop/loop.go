@@ -1,14 +1,38 @@
 // Package loop is the proxy's event loop: one goroutine locked to its thread with its own epoll. It owns sockets and knows no protocol (HTTP2.md 2).
 //
-// Everything but New, Post and Stats is called on the loop's goroutine only: by a Handler, a timer, or a posted func.
+// Everything but New, Run and Post is called on the loop's goroutine only: by a Handler, a timer, or a posted func. A wake-up handles all that is
+// ready, then what was posted, then timers that are due; then it writes once to each connection that was touched, tells who got bytes through, and
+// closes what was closed. A panic of a handler ends the process: nothing is recovered here.
 package loop
 
 import (
 	"context"
-	"net/netip"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// eventsPerWake is how many ready descriptors one wake-up handles; more wait for the next one.
+	eventsPerWake = 256
+	// readSize is the loop's read buffer: what one connection may deliver per wake-up, and keep unconsumed.
+	readSize = 64 << 10
+	// maxRounds bounds how often one wake-up flushes what Written handlers queued; what is left goes first in the next wake-up, after its reads.
+	maxRounds = 4
+)
+
+var (
+	// ErrStuck ends a connection whose handler consumed nothing of a full buffer.
+	ErrStuck = errors.New("nothing consumed of a full read buffer")
+	// ErrEnded ends the connections of a loop whose context ended.
+	ErrEnded = errors.New("event loop ended")
+	// ErrDialTimeout ends a Dial that took too long.
+	ErrDialTimeout = errors.New("connect timed out")
 )
 
 // Config of a Loop.
@@ -16,87 +40,232 @@ type Config struct {
 	Log hclog.Logger
 }
 
-// Loop is one event loop.
-type Loop struct{}
+// Loop is one event loop. Its goroutine owns every field but the mailbox.
+type Loop struct {
+	log hclog.Logger
+	ep  int
+	box *mailbox
 
-// New makes the epoll and eventfd; Run starts it.
-func New(cfg Config) (*Loop, error) { panic("unwritten") }
+	start   time.Time // what timers count from
+	now     time.Time
+	ended   bool
+	fds     []slot // by descriptor
+	gen     int32  // the last generation given out
+	rbuf    []byte
+	buffers buffers
+	pipes   pipes
+	timers  timers
+	trim    Timer // takes the write buffers of idle connections back
+	conns   int
 
-// Run serves until ctx ends, then closes every connection and its own descriptors.
-func (l *Loop) Run(ctx context.Context) error { return nil }
+	deliver []*Conn // added with received bytes, or dials that failed before they began: their handlers are called in this wake-up
+	touched []*Conn // to be flushed and armed
+	wrote   []*Conn // whose handlers are told
+	closing []*Conn
+	fat     []*Conn // hold a large, empty Out
+	stats   Stats
+}
 
-// Post runs f on the loop, after what was posted before. From any goroutine; it never blocks. False if the loop has ended (f will not run).
-func (l *Loop) Post(f func()) bool { return false }
+// slot is who listens to a descriptor's events. Descriptors are reused, so an event counts only with the generation that its registration carries.
+type slot struct {
+	gen int32
+	src source
+}
+
+type source interface{ ready(events uint32) }
+
+// Stats are plain counters of one loop.
+type Stats struct {
+	Wakeups uint64 // turns of the loop
+	Blocked uint64 // of these, the ones that had to wait in the kernel
+	Conns   int    // open connections
+	Timers  int    // armed timers
+	Pipes   int    // pipes with bytes in them
+}
+
+// New makes the epoll and eventfd; Run starts it. A loop that is never run keeps these two descriptors.
+func New(cfg Config) (*Loop, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll: %w", err)
+	}
+	box, err := newMailbox()
+	if err != nil {
+		unix.Close(ep)
+		return nil, err
+	}
+	l := &Loop{log: cfg.Log, ep: ep, box: box, rbuf: make([]byte, readSize)}
+	if l.log == nil {
+		l.log = hclog.NewNullLogger()
+	}
+	l.start = time.Now()
+	l.now = l.start
+	l.trim.F = l.trimBuffers
+	// Edge-triggered: every write to the eventfd is one event, and nobody has to read it back.
+	if err := l.register(box.fd, unix.EPOLLIN|unix.EPOLLET, box); err != nil {
+		unix.Close(box.fd)
+		unix.Close(ep)
+		return nil, err
+	}
+	return l, nil
+}
+
+// Run serves until ctx ends, then closes every connection (ErrEnded) and its own descriptors. It is called once.
+func (l *Loop) Run(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	stop := context.AfterFunc(ctx, func() { l.Post(func() { l.ended = true }) })
+	defer stop()
+	var events [eventsPerWake]unix.EpollEvent
+	for !l.ended {
+		n, err := l.wait(events[:])
+		if err != nil {
+			l.end()
+			return err
+		}
+		l.turn(events[:n])
+	}
+	l.end() // not deferred: after a panic of a handler nothing else runs
+	return nil
+}
 
 // Now is the clock of this wake-up: one read for all that happens in it.
-func (l *Loop) Now() time.Time { return time.Time{} }
+func (l *Loop) Now() time.Time { return l.now }
 
-// Handler is the protocol's side of a connection.
-type Handler interface {
-	// Connected ends a Dial that succeeded.
-	Connected()
-	// Readable hands over received bytes, which stay valid until it returns, and returns how many were consumed; the rest comes again in front of
-	// what is received later. At most 64 KiB are kept that way; a handler that consumes nothing of a full buffer is closed with ErrStuck.
-	Readable(b []byte) (consumed int)
-	// EOF says that the peer ended its direction (FIN). Bytes not consumed are lost.
-	EOF()
-	// Written says that the kernel took bytes: total is their number since the connection began (credit goes back to senders only then).
-	// It's called at the end of a wake-up, after the flush.
-	Written(total uint64)
-	// Closed ends the connection from outside: a failed Dial, an I/O error, loop end. It's the last call, and isn't made after Conn.Close.
-	Closed(err error)
+// Stats copies the counters.
+func (l *Loop) Stats() Stats {
+	s := l.stats
+	s.Conns, s.Timers, s.Pipes = l.conns, len(l.timers.heap), l.pipes.used
+	return s
 }
 
-// Conn is a socket on a loop.
-type Conn struct {
-	// Out is what will be written at the end of this wake-up: append to it, then call Flush. It must not be kept or shortened by others.
-	Out []byte
+// wait returns what is ready. While the loop is busy it stays in raw system calls, which don't give the scheduler's slot away; only a loop with
+// nothing to do blocks by the ordinary one, which does.
+func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
+	now := l.now
+	for {
+		n, err := epollPoll(l.ep, events)
+		if n > 0 {
+			return n, nil
+		}
+		if err == unix.EINTR {
+			continue
+		}
+		if err != 0 {
+			return 0, os.NewSyscallError("epoll_wait", err)
+		}
+		timeout := -1
+		if len(l.touched)+len(l.deliver) > 0 {
+			timeout = 0
+		} else if due, ok := l.timers.next(); ok {
+			left := due - now.Sub(l.start)
+			timeout = int(max(0, (left+time.Millisecond-1)/time.Millisecond))
+		}
+		if timeout == 0 {
+			return 0, nil
+		}
+		l.stats.Blocked++
+		n, blockErr := unix.EpollWait(l.ep, events, timeout)
+		if blockErr == unix.EINTR {
+			now = time.Now() // how long it had waited is unknown
+			continue
+		}
+		if blockErr != nil {
+			return 0, os.NewSyscallError("epoll_wait", blockErr)
+		}
+		return n, nil
+	}
 }
 
-// Add takes over a connected socket, with the bytes that were already received from it.
-func (l *Loop) Add(fd int, h Handler, received []byte) (*Conn, error) { return nil, nil }
-
-// Dial starts a connection; h.Connected or h.Closed (never before Dial has returned) ends it within timeout.
-func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Conn, error) {
-	return nil, nil
+// turn is one wake-up.
+func (l *Loop) turn(events []unix.EpollEvent) {
+	l.now = time.Now()
+	l.stats.Wakeups++
+	for i := range events {
+		e := &events[i]
+		if s := &l.fds[e.Fd]; s.src != nil && s.gen == e.Pad {
+			s.src.ready(e.Events)
+		}
+	}
+	l.box.run()
+	l.timers.run(l.now.Sub(l.start))
+	l.settle()
 }
 
-// Flush has Out written at the end of this wake-up, once.
-func (c *Conn) Flush() {}
-
-// Queued is the number of bytes appended to Out since the connection began, taken by the kernel or not.
-func (c *Conn) Queued() uint64 { return 0 }
-
-// Unwritten is the number of bytes in Out that the kernel has not taken.
-func (c *Conn) Unwritten() int { return 0 }
-
-// Pause stops reading (EPOLLIN is disarmed); Resume starts it again.
-func (c *Conn) Pause()  {}
-func (c *Conn) Resume() {}
-
-// CloseWrite sends FIN once Out is written.
-func (c *Conn) CloseWrite() {}
-
-// Close writes what is in Out if the kernel takes it at once, and closes at the end of this wake-up. No further Handler call.
-func (c *Conn) Close() {}
-
-// Reset closes with RST (SO_LINGER 0).
-func (c *Conn) Reset() {}
-
-// Detach takes the socket out of the loop, for a library that speaks on it: fd and unconsumed bytes are the caller's from now on.
-func (c *Conn) Detach() (fd int, received []byte) { return 0, nil }
-
-// Timer is a timer on the loop, embedded in what it times; no allocation. Precision 10 ms or better.
-type Timer struct {
-	F func() // what to do; set once
+// settle ends a wake-up: every touched connection is written to once; handlers hear of it and may touch more.
+func (l *Loop) settle() {
+	for range maxRounds {
+		for i := 0; i < len(l.deliver); i++ {
+			l.deliver[i].deliverFirst()
+		}
+		clear(l.deliver)
+		l.deliver = l.deliver[:0]
+		for i := 0; i < len(l.touched); i++ {
+			l.touched[i].settle()
+		}
+		clear(l.touched)
+		l.touched = l.touched[:0]
+		for i := 0; i < len(l.wrote); i++ {
+			if c := l.wrote[i]; !c.gone {
+				c.h.Written(c.sent)
+			}
+		}
+		clear(l.wrote)
+		l.wrote = l.wrote[:0]
+		if len(l.touched)+len(l.deliver) == 0 {
+			break
+		}
+	}
+	for i := 0; i < len(l.closing); i++ {
+		l.closing[i].release()
+	}
+	clear(l.closing)
+	l.closing = l.closing[:0]
 }
 
-// Arm starts or restarts t.
-func (l *Loop) Arm(t *Timer, d time.Duration) {}
+// end closes everything. What was posted before still runs; Add, Dial and Listen fail from now on.
+func (l *Loop) end() {
+	l.ended = true
+	for {
+		for fd := range l.fds {
+			if c, ok := l.fds[fd].src.(*Conn); ok {
+				c.fail(ErrEnded)
+			}
+		}
+		l.settle()
+		if !l.box.runOrClose() {
+			break
+		}
+	}
+	l.settle()
+	l.pipes.close()
+	unix.Close(l.ep)
+}
 
-// Disarm stops t; nothing if it isn't armed.
-func (l *Loop) Disarm(t *Timer) {}
+// register puts fd into epoll under a new generation.
+func (l *Loop) register(fd int, events uint32, src source) error {
+	for len(l.fds) <= fd {
+		l.fds = append(l.fds, slot{})
+	}
+	l.gen++
+	e := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: l.gen}
+	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &e); err != nil {
+		return fmt.Errorf("add descriptor to epoll: %w", err)
+	}
+	l.fds[fd] = slot{gen: l.gen, src: src}
+	return nil
+}
 
-// Listen accepts on a listening, non-blocking socket until the returned func is called (on the loop); the socket stays the caller's. At most 64 accepts per
-// wake-up; EMFILE disarms it for 100 ms. accepted owns the fd (non-blocking, close-on-exec).
-func (l *Loop) Listen(fd int, accepted func(fd int)) (stop func(), err error) { return nil, nil }
+// rearm changes the events of a registered descriptor; it keeps its generation.
+func (l *Loop) rearm(fd int, events uint32) {
+	e := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: l.fds[fd].gen}
+	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_MOD, fd, &e); err != nil {
+		l.log.Error("epoll refused a descriptor that it has", "cause", err)
+	}
+}
+
+// unregister takes fd out of epoll: before it is closed, always, since a descriptor that another process still holds would stay armed.
+func (l *Loop) unregister(fd int) {
+	l.fds[fd] = slot{}
+	unix.EpollCtl(l.ep, unix.EPOLL_CTL_DEL, fd, nil)
+}

@@ -1,0 +1,143 @@
+package loop
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lean is the write buffer that an idle connection may keep.
+	lean = 1 << 10
+	// hoard is the largest write buffer that is kept once it is empty, until the connection is idle; a larger one goes at once.
+	hoard = 256 << 10
+	// trimEvery is how long an empty buffer stays with a connection that writes nothing.
+	trimEvery = time.Second
+)
+
+// settle flushes one touched connection and arms the events that it needs.
+func (c *Conn) settle() {
+	c.touched = false
+	if c.gone || c.connecting {
+		return
+	}
+	before := c.sent
+	c.flush()
+	if c.sent != before && !c.gone {
+		c.told()
+	}
+	if !c.gone {
+		c.arm()
+	}
+}
+
+// told has the handler's Written called at the end of this round.
+func (c *Conn) told() {
+	c.active = true
+	c.loop.wrote = append(c.loop.wrote, c)
+}
+
+// flush gives Out to the kernel: one call, as a kernel that takes less than it is given has no room left.
+func (c *Conn) flush() {
+	if c.pipe != nil && !c.full {
+		c.drainPipe()
+	}
+	if c.pipe == nil && !c.full && c.off < len(c.Out) {
+		n, e := send(c.fd, c.Out[c.off:])
+		if e != 0 && e != unix.EAGAIN {
+			c.fail(e)
+			return
+		}
+		c.off += n
+		c.sent += uint64(n)
+		c.full = c.off < len(c.Out)
+		c.compact()
+	}
+	if c.finWanted && !c.finSent && !c.gone && c.Unwritten() == 0 {
+		c.finSent = true
+		unix.Shutdown(c.fd, unix.SHUT_WR)
+	}
+}
+
+// compact drops what was written: all of it, or at least half of the buffer, so that each byte is moved at most once on average.
+func (c *Conn) compact() {
+	switch {
+	case c.off == len(c.Out):
+		c.off = 0
+		if cap(c.Out) > hoard {
+			c.Out = nil
+			return
+		}
+		c.Out = c.Out[:0]
+		if cap(c.Out) > lean && !c.fat {
+			c.fat = true
+			c.loop.fatten(c)
+		}
+	case c.off >= len(c.Out)/2:
+		c.Out = c.Out[:copy(c.Out, c.Out[c.off:])]
+		c.off = 0
+	}
+}
+
+// arm tells epoll what the connection waits for now, if that changed.
+func (c *Conn) arm() {
+	var want uint32
+	if c.readable() {
+		want |= unix.EPOLLIN
+	}
+	if c.full {
+		want |= unix.EPOLLOUT
+	}
+	switch {
+	case c.parked && want&unix.EPOLLIN == 0:
+	case c.parked:
+		c.parked = false
+		e := unix.EpollEvent{Events: want, Fd: int32(c.fd), Pad: c.loop.fds[c.fd].gen}
+		if err := unix.EpollCtl(c.loop.ep, unix.EPOLL_CTL_ADD, c.fd, &e); err != nil {
+			c.parked = true
+			c.fail(err)
+		}
+		c.armed = want
+	case want != c.armed:
+		c.armed = want
+		c.loop.rearm(c.fd, want)
+	}
+}
+
+// fatten notes a connection whose large buffer is empty. While none is noted, no timer runs.
+func (l *Loop) fatten(c *Conn) {
+	l.fat = append(l.fat, c)
+	if len(l.fat) == 1 {
+		l.Arm(&l.trim, trimEvery)
+	}
+}
+
+// trimBuffers takes the empty buffers of those that wrote nothing for a while: an idle connection holds none.
+func (l *Loop) trimBuffers() {
+	stay := l.fat[:0]
+	for _, c := range l.fat {
+		if c.gone {
+			c.fat = false
+			continue
+		}
+		if c.active || len(c.Out) > 0 {
+			c.active = false
+			stay = append(stay, c)
+			continue
+		}
+		c.fat = false
+		c.Out = nil
+	}
+	clear(l.fat[len(stay):])
+	l.fat = stay
+	if len(stay) > 0 {
+		l.Arm(&l.trim, trimEvery)
+	} else if cap(l.fat) > 1024 {
+		l.fat = nil
+	}
+}
+
+func (c *Conn) dropBuffers() {
+	c.loop.buffers.put(c.kept)
+	c.Out, c.off, c.kept, c.current = nil, 0, nil, nil
+}

@@ -1,0 +1,154 @@
+package loop
+
+import "golang.org/x/sys/unix"
+
+const (
+	// maxPipes of one loop: an unprivileged user may have 1,024 full ones, and there are at most 4 loops.
+	maxPipes = 256
+	// spareIdle is how many empty pipes wait for the next use; the others are closed.
+	sparePipes = 16
+	// spliceSize is what one connection moves per wake-up: what a pipe holds.
+	spliceSize = 64 << 10
+)
+
+// pipe carries bytes from one socket to another inside the kernel.
+type pipe struct {
+	r, w int
+	n    int // bytes in it
+}
+
+// pipes lends pipes, each only while bytes are in it.
+type pipes struct {
+	free []*pipe
+	used int
+	open int
+}
+
+func (p *pipes) get() *pipe {
+	if k := len(p.free); k > 0 {
+		b := p.free[k-1]
+		p.free = p.free[:k-1]
+		p.used++
+		return b
+	}
+	if p.open >= maxPipes {
+		return nil
+	}
+	var fds [2]int
+	if unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC) != nil {
+		return nil
+	}
+	p.open++
+	p.used++
+	return &pipe{r: fds[0], w: fds[1]}
+}
+
+// put takes a pipe back; one that still has bytes is closed with them.
+func (p *pipes) put(b *pipe) {
+	p.used--
+	if b.n > 0 || len(p.free) >= sparePipes {
+		p.drop(b)
+		return
+	}
+	p.free = append(p.free, b)
+}
+
+func (p *pipes) drop(b *pipe) {
+	unix.Close(b.r)
+	unix.Close(b.w)
+	p.open--
+}
+
+func (p *pipes) close() {
+	for _, b := range p.free {
+		p.drop(b)
+	}
+	p.free = nil
+}
+
+// Splice moves what c receives to `to` inside the kernel from now on, as long as there is a pipe for it and `to` has nothing in Out; else Readable
+// gets the bytes as before, and has to append them to to.Out. While the kernel doesn't take them, c isn't read. EOF and Written are called as ever. Both
+// belong to the same loop. It has no effect on bytes that Readable left unconsumed: it must consume all.
+func (c *Conn) Splice(to *Conn) {
+	if c.gone || to.gone {
+		return
+	}
+	c.sink, to.source = to, c
+}
+
+// stalled reports whether c may not be read because what it sent before is still in a pipe.
+func (c *Conn) stalled() bool { return c.sink != nil && c.sink.pipe != nil }
+
+// splice handles a readable connection that has a sink; false if it has to be read as usual.
+func (c *Conn) splice() bool {
+	to := c.sink
+	if len(to.Out) > to.off || to.full || len(c.kept) > 0 || to.connecting || to.finWanted {
+		return false
+	}
+	p := c.loop.pipes.get()
+	if p == nil {
+		return false
+	}
+	n, e := splice(c.fd, p.w, spliceSize)
+	switch {
+	case e == unix.EAGAIN:
+		c.loop.pipes.put(p)
+		return true
+	case e == unix.EINVAL: // a socket that can't
+		c.loop.pipes.put(p)
+		return false
+	case e != 0:
+		c.loop.pipes.put(p)
+		c.fail(e)
+		return true
+	case n == 0:
+		c.loop.pipes.put(p)
+		c.ended()
+		return true
+	}
+	c.received += uint64(n)
+	p.n = n
+	to.pipe = p
+	to.touch()
+	c.touch()
+	return true
+}
+
+// drainPipe moves bytes from the pipe to the socket, and lends the pipe to others once it is empty.
+func (c *Conn) drainPipe() {
+	for c.pipe.n > 0 {
+		n, e := splice(c.pipe.r, c.fd, c.pipe.n)
+		if e == unix.EAGAIN {
+			c.full = true
+			return
+		}
+		if e != 0 {
+			c.fail(e)
+			return
+		}
+		c.pipe.n -= n
+		c.sent += uint64(n)
+	}
+	c.loop.pipes.put(c.pipe)
+	c.pipe = nil
+	if c.source != nil {
+		c.source.touch() // it may be read again
+	}
+}
+
+// dropSplice ends both roles of a connection that goes.
+func (c *Conn) dropSplice() {
+	if c.pipe != nil {
+		c.loop.pipes.put(c.pipe)
+		c.pipe = nil
+	}
+	if c.sink != nil {
+		c.sink.source = nil
+		c.sink = nil
+	}
+	if c.source != nil {
+		c.source.sink = nil
+		c.source.touch()
+		c.source = nil
+	}
+}
