@@ -1,9 +1,14 @@
 // Package config reads the YAML configuration into a validated Config: the only importer of yaml.v3. Every error names file, line, key and what is
 // allowed, and all of them come at once.
+//
+// Values are the text that stands in the file: quotes around a number or a duration do not matter, and a port may be written as ${PORT}. A key without a
+// value (`key:`) is the empty string, map or list where that is allowed, an error elsewhere. Anchors, aliases and tags are refused: what services share
+// belongs in `defaults:`.
 package config
 
 import (
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/service"
@@ -12,7 +17,7 @@ import (
 // DefaultPath is the configuration of the packaged daemon; drop-ins lie in services.d/*.yaml beside it.
 const DefaultPath = "/etc/lbagent/lbagent.yaml"
 
-// Config is a whole, valid configuration: every value is concrete, defaults applied.
+// Config is a whole, valid configuration: every value is concrete, defaults applied. It is not written after Load.
 type Config struct {
 	Files []string // what was read, in order
 
@@ -25,7 +30,10 @@ type Config struct {
 	Loops       int       // >= 1
 	OnDemand    *OnDemand // nil = off, or no etcd
 	Log         Log
+	Defaults    Service   // what defaults: makes of a service that says nothing itself; without Name
 	Services    []Service // sorted by name
+
+	good []byte // the sources as one self-contained file (SaveGood)
 }
 
 // Node is this host.
@@ -33,8 +41,8 @@ type Node struct{ Name, Zone, Region string }
 
 // Etcd is how to reach etcd.
 type Etcd struct {
-	Endpoints    []string
-	Namespace    string // "" or ends in /
+	Endpoints    []string // http://host:port or https://host:port, all of one kind
+	Namespace    string   // "" or ends in /; Service.EtcdPrefix has it already
 	Username     string
 	PasswordFile string
 	TLS          TLS
@@ -47,41 +55,55 @@ type TLS struct{ CAFile, CertFile, KeyFile, ServerName string }
 type API struct{ Socket, AdminSocket string }
 
 // ListsDir is where the lists for callers without an agent are written (SEMANTICS 6.6): beside the open socket.
-func (a API) ListsDir() string { panic("unwritten") }
+func (a API) ListsDir() string { return filepath.Join(filepath.Dir(a.Socket), "lists") }
 
 // OnDemand is how services that were asked for but aren't configured are followed (1.15).
 type OnDemand struct {
-	Prefix string // contains {service}
+	Prefix string // contains {service} once, ends in /; without namespace
 	Format string
-	Idle   time.Duration
+	Idle   time.Duration // 0 = never dropped
 }
 
 // Log is how to log.
-type Log struct{ Level, Format string }
+type Log struct {
+	Level  string // trace, debug, info, warn, error
+	Format string // auto, text, json
+}
 
 // Service is one entry of services:.
 type Service struct {
 	Name         string
 	At           string            // file:line
-	Prefix       string            // "" if Backends is set; with the namespace of etcd applied it is EtcdPrefix
+	Prefix       string            // as written; "" if Backends is set
+	EtcdPrefix   string            // Prefix with the namespace applied: what discovery follows
+	Namespace    string            // the namespace that was applied
 	Format       string            // grpc-naming, plain
-	Backends     []service.Backend // static
+	Backends     []service.Backend // static, sorted by address
 	Listen       []Listen
 	Protocol     string // auto, h2, http1, tcp
 	Authority    string // keep, host, or a literal
-	Policy       string
+	Policy       string // p2c, round_robin
 	Probe        Probe
 	Eject        Eject
-	PanicPercent int
+	PanicPercent int // 0 = off
 	Timeout      Timeout
-	Drain        time.Duration
-	OnDemand     bool // not configured: followed because it was asked for
+	Drain        time.Duration // 0 = running calls end at once
+	OnDemand     bool          // not configured: followed because it was asked for
 }
 
 // Listen is one listener: a loopback address or a unix socket's path. A bare port in the file becomes two of them (127.0.0.1 and ::1).
 type Listen struct {
-	TCP  netip.AddrPort // invalid for a unix socket
-	Unix string
+	TCP      netip.AddrPort // invalid for a unix socket
+	Unix     string
+	Optional bool // the ::1 half of a bare port: a host without IPv6 does without it
+}
+
+// String is the listener as the file would write it.
+func (l Listen) String() string {
+	if l.Unix != "" {
+		return "unix:" + l.Unix
+	}
+	return l.TCP.String()
 }
 
 // Probe is services[].probe.
@@ -89,7 +111,7 @@ type Probe struct {
 	Type              string // tcp, http, grpc, none
 	Interval, Timeout time.Duration
 	Rise, Fall        int
-	Port              uint16
+	Port              uint16 // 0 = the backend's own
 	Path              string
 	StatusMin         int
 	StatusMax         int
@@ -98,7 +120,7 @@ type Probe struct {
 
 // Eject is services[].eject.
 type Eject struct {
-	On          bool
+	On          bool // mode is on, and consecutive and max_percent are not 0
 	Consecutive int
 	Base, Max   time.Duration
 	MaxPercent  int
@@ -108,4 +130,4 @@ type Eject struct {
 type Timeout struct{ Connect, Request, Idle time.Duration }
 
 // Load reads path and its drop-ins. The error, if any, is a *Errors with every mistake.
-func Load(path string) (*Config, error) { panic("unwritten") }
+func Load(path string) (*Config, error) { return Options{}.Load(path) }

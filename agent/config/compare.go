@@ -1,0 +1,116 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Equal says whether two services are the same; where they stand in the files does not count.
+func (s Service) Equal(other Service) bool {
+	s.At, other.At = "", ""
+	return reflect.DeepEqual(s, other)
+}
+
+// Change is what differs between two configurations, in the words of the file.
+type Change struct {
+	Sections []string // top-level keys but services; without those whose values are the same
+	Added    []string // names of services
+	Removed  []string
+	Changed  []string
+}
+
+// Compare says what a reload from old to new has to do. What it does not name must not be touched (6.1).
+func Compare(old, new *Config) Change {
+	var c Change
+	for _, section := range []struct {
+		name     string
+		old, new any
+	}{
+		{"node", old.Node, new.Node},
+		{"etcd", old.Etcd, new.Etcd},
+		{"api", old.API, new.API},
+		{"admin", old.AdminListen, new.AdminListen},
+		{"metrics", old.MetricsAddr, new.MetricsAddr},
+		{"state_dir", old.StateDir, new.StateDir},
+		{"proxy", old.Loops, new.Loops},
+		{"on_demand", old.OnDemand, new.OnDemand},
+		{"log", old.Log, new.Log},
+		{"defaults", old.Defaults, new.Defaults},
+	} {
+		if !reflect.DeepEqual(section.old, section.new) {
+			c.Sections = append(c.Sections, section.name)
+		}
+	}
+	before := make(map[string]Service, len(old.Services))
+	for _, s := range old.Services {
+		before[s.Name] = s
+	}
+	for _, s := range new.Services {
+		was, ok := before[s.Name]
+		switch {
+		case !ok:
+			c.Added = append(c.Added, s.Name)
+		case !was.Equal(s):
+			c.Changed = append(c.Changed, s.Name)
+		}
+		delete(before, s.Name)
+	}
+	for _, s := range old.Services {
+		if _, gone := before[s.Name]; gone {
+			c.Removed = append(c.Removed, s.Name)
+		}
+	}
+	return c
+}
+
+// None says whether nothing differs.
+func (c Change) None() bool { return len(c.Sections)+len(c.Added)+len(c.Removed)+len(c.Changed) == 0 }
+
+// String is one line for logs and answers: "etcd; services: 1 added (user), 2 changed (a, b)".
+func (c Change) String() string {
+	if c.None() {
+		return "nothing changed"
+	}
+	var parts []string
+	for _, of := range []struct {
+		what  string
+		names []string
+	}{{"added", c.Added}, {"removed", c.Removed}, {"changed", c.Changed}} {
+		if n := len(of.names); n > 0 {
+			names := strings.Join(of.names[:min(n, 5)], ", ")
+			if n > 5 {
+				names += ", ..."
+			}
+			parts = append(parts, fmt.Sprintf("%d %s (%s)", n, of.what, names))
+		}
+	}
+	text := strings.Join(c.Sections, ", ")
+	if len(parts) > 0 {
+		if text != "" {
+			text += "; "
+		}
+		text += "services: " + strings.Join(parts, ", ")
+	}
+	return text
+}
+
+// Summary is one line for `lbagent check`: "3 services, 4 listeners, etcd at https://etcd-1:2379".
+func (c *Config) Summary() string {
+	listeners := 0
+	for _, s := range c.Services {
+		listeners += len(s.Listen)
+	}
+	etcd := "no etcd"
+	if c.Etcd != nil {
+		etcd = "etcd at " + strings.Join(c.Etcd.Endpoints, ", ")
+	}
+	return fmt.Sprintf("%s, %s, %s", count(len(c.Services), "service"), count(listeners, "listener"), etcd)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

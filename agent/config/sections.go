@@ -1,0 +1,209 @@
+package config
+
+import (
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/service"
+)
+
+// sections reads the main file.
+type sections struct {
+	cfg      *Config
+	written  map[string]value // the top-level keys of the main file
+	onDemand *OnDemand
+	admin    value // admin.listen, if written
+	metrics  value // metrics.listen, if written
+	services []value
+}
+
+func (s *sections) keys() keys {
+	cfg := s.cfg
+	return keys{
+		"node": cfg.Node.decode,
+		"etcd": s.etcd,
+		"api":  cfg.API.decode,
+		"admin": func(v value) {
+			s.admin = v.object(keys{"listen": func(v value) { v.loopback(&cfg.AdminListen) }})["listen"]
+		},
+		"metrics": func(v value) {
+			s.metrics = v.object(keys{"listen": func(v value) { v.anyAddress(&cfg.MetricsAddr) }})["listen"]
+		},
+		"state_dir":  func(v value) { v.absolute(&cfg.StateDir, false) },
+		"proxy":      s.proxy,
+		"on_demand":  s.decodeOnDemand,
+		"log":        cfg.Log.decode,
+		"access_log": accessLog,
+		"defaults":   func(value) {}, // read before the services
+		"services":   func(v value) { s.services = append(s.services, v) },
+	}
+}
+
+// laterSections are the top-level keys whose part is not built yet.
+func laterSections() []string {
+	return []string{"registration_ttl", "drain_timeout", "limits", "fleet", "notify", "register", "register_allow"}
+}
+
+// decode reads all files into cfg, which has the defaults already.
+func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
+	onDemand := defaultOnDemand()
+	s := &sections{cfg: cfg, onDemand: &onDemand}
+	s.written = main.object(s.keys(), laterSections()...)
+	for _, root := range dropIns {
+		s.dropIn(root, main.file)
+	}
+	if v, ok := s.written["on_demand"]; ok && cfg.Etcd == nil && s.onDemand != nil {
+		v.fail("write on_demand: off, or configure etcd", "needs etcd:")
+	}
+	if cfg.Etcd != nil {
+		cfg.OnDemand = s.onDemand
+	}
+	drafts := d.services(s)
+	d.check(s, drafts)
+	for _, dr := range drafts {
+		cfg.Services = append(cfg.Services, dr.Service)
+	}
+	sortServices(cfg.Services)
+}
+
+// dropIn reads a file of services.d, which holds services and nothing else: what holds for all of them stands in one place, the main file.
+func (s *sections) dropIn(root value, main string) {
+	elsewhere := func(v value) { v.fail("write it in "+main, "has no place in a drop-in, which holds services: only") }
+	known := s.keys()
+	for k := range known {
+		known[k] = elsewhere
+	}
+	known["services"] = func(v value) { s.services = append(s.services, v) }
+	root.object(known, laterSections()...)
+}
+
+func (n *Node) decode(v value) {
+	v.object(keys{
+		"name":   func(v value) { v.str(&n.Name, nameAllowed, false, service.ValidName) },
+		"zone":   func(v value) { v.str(&n.Zone, nameAllowed, true, service.ValidName) },
+		"region": func(v value) { v.str(&n.Region, nameAllowed, true, service.ValidName) },
+	})
+}
+
+const nameAllowed = "1 to 253 letters, digits and . _ : @ - are allowed"
+
+func (s *sections) etcd(v value) {
+	e := &Etcd{}
+	s.cfg.Etcd = e
+	found := v.object(keys{
+		"endpoints":     e.endpoints,
+		"namespace":     func(v value) { v.prefix(&e.Namespace, true) },
+		"username":      func(v value) { v.str(&e.Username, "a name is allowed", true, nil) },
+		"password_file": func(v value) { v.absolute(&e.PasswordFile, true) },
+		"tls":           e.TLS.decode,
+	})
+	if at, ok := found["endpoints"]; !ok {
+		v.fail(endpointsAllowed, "endpoints is missing")
+	} else if len(e.Endpoints) == 0 && len(at.node.Content) == 0 {
+		at.fail(endpointsAllowed, "has no endpoint")
+	}
+	switch {
+	case e.Username != "" && e.PasswordFile == "":
+		found["username"].fail("write etcd.password_file too, or neither", "has no password_file beside it")
+	case e.Username == "" && e.PasswordFile != "":
+		found["password_file"].fail("write etcd.username too, or neither", "has no username beside it")
+	}
+	if at, ok := found["tls"]; ok && e.TLS != (TLS{}) && len(e.Endpoints) > 0 && strings.HasPrefix(e.Endpoints[0], "http:") {
+		at.fail("write the endpoints as https://host:port, or leave tls out", "is set, but the endpoints are http")
+	}
+}
+
+const endpointsAllowed = "a list of http://host:port or https://host:port is allowed"
+
+func (e *Etcd) endpoints(v value) {
+	seen := make(map[string]bool)
+	v.list(endpointsAllowed, func(v value) {
+		var s string
+		v.str(&s, "http://host:port or https://host:port is allowed", false, nil)
+		if s == "" {
+			return
+		}
+		u, err := url.Parse(s)
+		switch {
+		// The text itself is not shown where it may hold a password.
+		case strings.Contains(s, "@"):
+			v.fail("write etcd.username and etcd.password_file", "a user has no place in an endpoint")
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || s != u.Scheme+"://"+u.Host || u.Hostname() == "" || !validPort(u.Port()):
+			v.fail("http://host:port or https://host:port is allowed", "%s is no endpoint", v.quote())
+		case seen[s]:
+			v.fail("once is allowed", "%s is written twice", v.quote())
+		case len(e.Endpoints) > 0 && !strings.HasPrefix(e.Endpoints[0], u.Scheme+":"):
+			v.fail("all of them http, or all https, are allowed", "%s is of another kind than the first endpoint", v.quote())
+		case len(seen) == 32:
+			v.fail("at most 32 endpoints are allowed", "is one too many")
+		default:
+			e.Endpoints = append(e.Endpoints, s)
+		}
+		seen[s] = true
+	})
+}
+
+func (t *TLS) decode(v value) {
+	found := v.object(keys{
+		"ca_file":     func(v value) { v.absolute(&t.CAFile, true) },
+		"cert_file":   func(v value) { v.absolute(&t.CertFile, true) },
+		"key_file":    func(v value) { v.absolute(&t.KeyFile, true) },
+		"server_name": func(v value) { v.str(&t.ServerName, "a host name is allowed", true, validAuthority) },
+	})
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
+		found["cert_file"].fail("write key_file too, or neither", "has no key_file beside it")
+	case t.CertFile == "" && t.KeyFile != "":
+		found["key_file"].fail("write cert_file too, or neither", "has no cert_file beside it")
+	}
+}
+
+func (a *API) decode(v value) {
+	v.object(keys{
+		"socket":       func(v value) { v.socket(&a.Socket) },
+		"admin_socket": func(v value) { v.socket(&a.AdminSocket) },
+	}, "listen")
+}
+
+func (s *sections) proxy(v value) {
+	v.object(keys{
+		"loops": func(v value) {
+			written := 0
+			v.integer(&written, 0, 64)
+			s.cfg.Loops = loops(written, v.d.opt.Cores)
+		},
+	})
+}
+
+func (s *sections) decodeOnDemand(v value) {
+	if v.isOff() {
+		s.onDemand = nil
+		return
+	}
+	o := s.onDemand
+	v.object(keys{
+		"prefix": func(v value) {
+			v.prefix(&o.Prefix, false)
+			if strings.Count(o.Prefix, "{service}") != 1 {
+				v.fail("{service} once is allowed, such as services/{service}/", "%s has no place for the name", v.quote())
+			}
+		},
+		"format": func(v value) { v.format(&o.Format) },
+		"idle":   func(v value) { v.duration(&o.Idle, true, time.Second, 30*24*time.Hour) },
+	})
+}
+
+func (l *Log) decode(v value) {
+	v.object(keys{
+		"level":  func(v value) { v.oneOf(&l.Level, []string{"trace", "debug", "info", "warn", "error"}) },
+		"format": func(v value) { v.oneOf(&l.Format, []string{"auto", "text", "json"}) },
+	})
+}
+
+// accessLog is not built yet, but saying that there is none is true.
+func accessLog(v value) {
+	if !v.isOff() {
+		v.fail("off is allowed", "is not supported yet")
+	}
+}
