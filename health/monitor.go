@@ -38,10 +38,11 @@ type Options struct {
 }
 
 // Target is one backend to judge. The same *State for an address in a later SetGroup is the same life of it; another one is a restarted process:
-// probed at once, up after one success (1.1, 2.2).
+// probed at once, up after one success (1.1, 2.2). A State belongs to one group.
 type Target struct {
-	Addr  netip.AddrPort
-	State *State
+	Addr     netip.AddrPort
+	State    *State
+	Draining bool // it gets no new calls: probed, but neither ejected nor counted in the caps (2.6)
 }
 
 // Change says that the verdict of one target of Group moved.
@@ -49,7 +50,7 @@ type Change struct {
 	Group    string
 	Addr     netip.AddrPort
 	State    *State
-	From, To Part // by precedence, of this package's own verdicts only
+	From, To Part // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
 }
 
 // Config wires a Monitor.
@@ -63,13 +64,17 @@ type Config struct {
 type Monitor struct{}
 
 // New returns a Monitor; Run starts it.
-func New(cfg Config) (*Monitor, error) { panic("unwritten") }
+func New(cfg Config) (*Monitor, error) { return &Monitor{}, nil }
 
 // Run judges until ctx ends.
-func (m *Monitor) Run(ctx context.Context) error { return nil }
+func (m *Monitor) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 
 // SetGroup replaces the targets and options of a group; no targets = the group is gone. It never blocks on probes or OnChange (which may be running).
 func (m *Monitor) SetGroup(group string, o Options, targets []Target) {}
 
 // SetActive says whether the group is in use: only those are probed (2.3).
 func (m *Monitor) SetActive(group string, active bool) {}
+
+type target struct{}
+
+func (t *target) notify() {}

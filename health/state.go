@@ -1,8 +1,9 @@
-// Package health turns targets and outcomes into verdicts: who is up, and who is out, since when and why (SEMANTICS 2).
-// It knows nothing of services, lists or protocols' relays; groups are opaque names.
 package health
 
 import (
+	"math"
+	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,48 +20,290 @@ const (
 	AppError                 // HTTP 500, gRPC UNKNOWN, INTERNAL, DATA_LOSS: dynamic weight only
 )
 
+const (
+	latencyDecay = 10 * time.Second // 3.4: the weight of an old EWMA falls to 1/e in this time
+	latencyFresh = 5 * time.Second  // 3.4: an older EWMA says nothing
+
+	penaltyHalving = 2 * time.Second // 3.6
+	penaltyMax     = 10              // 3.6
+	penaltyNone    = -7              // below 2^-7 a penalty is none, which spares picks the exponential
+
+	// goodGrain is how exact the time of the last success is kept: much finer than a probe's interval, and far less
+	// often written than there are calls.
+	goodGrain = 50 * time.Millisecond
+
+	never = time.Duration(math.MaxInt64)
+)
+
 // State is what is known of one (service, address). It is made once by the table, pointed to by every view and survives
 // them. All methods are safe for concurrent use, wait for nobody and allocate nothing on the success path: event loops and
 // API handlers write it in place. Only a crossing (a streak reached, a trial decided) wakes the Monitor.
-type State struct{}
+//
+// Times inside are nanoseconds since base on the monotonic clock, 0 for never: steps of the wall clock don't matter. The
+// layout is two cache lines of 64 bytes, and the allocator aligns objects of 128 bytes to them.
+type State struct {
+	// What a pick reads.
 
-// NewState returns the state of a backend about which nothing is known: usable (2.2). now anchors its monotonic clock.
-func NewState(now time.Time) *State { panic("unwritten") }
+	base        time.Time
+	outstanding atomic.Int64
+	ewma        atomic.Uint64 // float64 bits, nanoseconds
+	sampled     atomic.Int64  // when ewma was written. The two may be of different samples for a moment: the error is one decay step.
+	penalty     atomic.Int64  // when the penalty will have fallen to 1 (or had): one word holds level and time
+	connFailed  atomic.Int64  // when the last connect failed; 0 once one succeeded
 
-// Begin notes that a call was assigned: outstanding rises at the pick, before any dial (3.5).
-func (s *State) Begin() {}
+	// What the end of a call writes.
 
-// End notes that a call that began is over. firstByte is the time from the pick to the response headers, 0 if none came;
-// sample is false if the request had not ended before them (3.4: such a latency says nothing about the backend). cause is a short text
-// for a person ("HTTP 503"), used only if result isn't Success.
-func (s *State) End(now time.Time, result Result, firstByte time.Duration, sample bool, cause string) {
+	streaks   atomic.Uint64 // a streaks
+	successes atomic.Uint64
+	failures  atomic.Uint64
+	good      atomic.Int64 // the last success, goodGrain exact
+	trial     atomic.Uint32
+	limit     atomic.Uint32           // hard failures in a row that eject (2.5), 0 = none do; written by the Monitor
+	watch     atomic.Pointer[target]  // who is woken by a crossing; nil until a Monitor has it
+	failed    atomic.Pointer[failure] // the last hard failure
+	parts     atomic.Pointer[[]Part]  // every verdict that applies, nil = up; written by the Monitor, never changed in place
 }
 
-// Connected notes that a connection was made and, for HTTP/2, that SETTINGS came.
-func (s *State) Connected(now time.Time) {}
+// failure is one hard failure in words.
+type failure struct {
+	cause string
+	at    time.Time
+}
+
+// The states of a trial (2.7). The Monitor makes it ready; one caller claims it; how that call ends decides it.
+const (
+	trialNone uint32 = iota
+	trialReady
+	trialClaimed
+	trialPassed
+	trialFailed
+)
+
+// NewState returns the state of a backend about which nothing is known: usable (2.2). now anchors its monotonic clock.
+func NewState(now time.Time) *State {
+	return &State{base: now.Add(-1)} // so that no time of this state is 0
+}
+
+// at is now on the state's own clock.
+func (s *State) at(now time.Time) int64 { return max(1, int64(now.Sub(s.base))) }
+
+// Begin notes that a call was assigned: outstanding rises at the pick, before any dial (3.5).
+func (s *State) Begin() { s.outstanding.Add(1) }
+
+// End notes that a call that began is over. firstByte is the time from the pick to the response headers, 0 if none came (for Neutral: the time
+// until the caller gave up, which raises the latency if it is higher); sample is false if the request had not ended before them (3.4: such a
+// latency says nothing about the backend). cause is a short text for a person ("HTTP 503"), used only if result isn't Success.
+func (s *State) End(now time.Time, result Result, firstByte time.Duration, sample bool, cause string) {
+	s.outstanding.Add(-1)
+	at := s.at(now)
+	if firstByte > 0 && sample {
+		// What is not a success may only raise the latency: a fast failure never looks like a fast backend (3.6).
+		s.addLatency(at, firstByte, result == Success)
+	}
+	switch result {
+	case Success:
+		s.successes.Add(1)
+		if at-s.good.Load() > int64(goodGrain) {
+			s.good.Store(at)
+		}
+		if s.connFailed.Load() != 0 {
+			s.connFailed.Store(0)
+		}
+		if s.streaks.Load() != 0 {
+			s.move(streaks.cleared)
+		}
+	case Failure:
+		s.hardFailure(now, at, cause, streaks.plusFailure)
+	case Overloaded:
+		s.addPenalty(at)
+	}
+	if s.trial.Load() == trialClaimed {
+		s.decideTrial(result)
+	}
+}
+
+// Connected notes that a connection was made and, for HTTP/2, that SETTINGS came. It takes back what failed connects had said, nothing else.
+func (s *State) Connected(now time.Time) {
+	if s.connFailed.Load() != 0 {
+		s.connFailed.Store(0)
+	}
+	if s.streaks.Load() != 0 {
+		s.move(streaks.connected)
+	}
+}
 
 // ConnectFailed notes one failed dial: refused, no route, timeout, no SETTINGS in time. One hard failure of the unreachable kind (2.4),
 // whatever number of calls waited for it.
-func (s *State) ConnectFailed(now time.Time, cause string) {}
+func (s *State) ConnectFailed(now time.Time, cause string) {
+	at := s.at(now)
+	s.connFailed.Store(at)
+	s.hardFailure(now, at, cause, streaks.plusConnect)
+	s.decideTrialIfClaimed(trialFailed)
+}
 
 // ConnectionLost notes one connection that broke under running calls: one hard failure, whatever hung on it.
-func (s *State) ConnectionLost(now time.Time, cause string) {}
+func (s *State) ConnectionLost(now time.Time, cause string) {
+	s.hardFailure(now, s.at(now), cause, streaks.plusFailure)
+	s.decideTrialIfClaimed(trialFailed)
+}
+
+func (s *State) hardFailure(now time.Time, at int64, cause string, next func(streaks) streaks) {
+	s.failures.Add(1)
+	s.failed.Store(&failure{cause, now}) // before the crossing, which the Monitor puts into words with it
+	s.addPenalty(at)
+	s.move(next)
+}
+
+// probeConnected and probeUnreachable note what a probe saw of the way to the backend: a probe's connect is a connect (2.4, 2.9), but no
+// call, so that it counts neither in the streak of 2.5 nor as a penalty.
+func (s *State) probeConnected(now time.Time) { s.Connected(now) }
+
+func (s *State) probeUnreachable(now time.Time) {
+	s.connFailed.Store(s.at(now))
+	s.move(streaks.plusProbe)
+}
+
+// forgive clears the streaks: a trial has passed.
+func (s *State) forgive() { s.move(streaks.cleared) }
+
+// goodWithin reports whether a call succeeded in the last d: such an outcome stands for a probe (2.3).
+func (s *State) goodWithin(now time.Time, d time.Duration) bool {
+	good := s.good.Load()
+	return good != 0 && s.at(now)-good < int64(d)
+}
+
+// move changes the streaks and wakes the Monitor if that crossed a threshold, in either direction.
+func (s *State) move(next func(streaks) streaks) {
+	for {
+		old := streaks(s.streaks.Load())
+		n := next(old)
+		if n == old {
+			return
+		}
+		if s.streaks.CompareAndSwap(uint64(old), uint64(n)) {
+			limit := int(s.limit.Load())
+			if old.unreachable() != n.unreachable() || old.over(limit) != n.over(limit) {
+				s.notify()
+			}
+			return
+		}
+	}
+}
+
+func (s *State) notify() {
+	if t := s.watch.Load(); t != nil {
+		t.notify()
+	}
+}
 
 // TryTrial claims the one trial that ends an ejection whose hold-down has passed (2.7); true for one caller only. The claimant's next
-// End or ConnectFailed decides it.
-func (s *State) TryTrial(now time.Time) bool { return false }
+// End or ConnectFailed decides it. (A State can't tell calls apart: another call that ends meanwhile decides it as well, which is evidence as good.)
+func (s *State) TryTrial(now time.Time) bool {
+	if s.trial.Load() != trialReady || !s.trial.CompareAndSwap(trialReady, trialClaimed) {
+		return false
+	}
+	s.notify() // the Monitor ends it after 1 s
+	return true
+}
+
+// decideTrial ends a claimed trial by how a call ended. An answer that isn't a hard failure passes, whatever it says to the caller; a call that said
+// nothing gives the trial back.
+func (s *State) decideTrial(result Result) {
+	switch result {
+	case Success, Overloaded, AppError:
+		s.decideTrialIfClaimed(trialPassed)
+	case Failure, Timeout:
+		s.decideTrialIfClaimed(trialFailed)
+	default:
+		s.decideTrialIfClaimed(trialReady)
+	}
+}
+
+func (s *State) decideTrialIfClaimed(to uint32) {
+	if s.trial.CompareAndSwap(trialClaimed, to) {
+		s.notify()
+	}
+}
 
 // Outstanding is the number of calls assigned and not over.
-func (s *State) Outstanding() int { return 0 }
+func (s *State) Outstanding() int { return int(max(0, s.outstanding.Load())) }
 
 // ConnectFailedAgo is the time since the last failed connect; a very long time if there was none, or one succeeded since (2.9).
-func (s *State) ConnectFailedAgo(now time.Time) time.Duration { return 0 }
+func (s *State) ConnectFailedAgo(now time.Time) time.Duration {
+	failed := s.connFailed.Load()
+	if failed == 0 {
+		return never
+	}
+	return time.Duration(max(0, s.at(now)-failed))
+}
 
 // Latency is the EWMA of the time to response headers (3.4), and whether the last sample is younger than 5 s.
-func (s *State) Latency(now time.Time) (ewma time.Duration, fresh bool) { return 0, false }
+func (s *State) Latency(now time.Time) (ewma time.Duration, fresh bool) {
+	sampled := s.sampled.Load()
+	return time.Duration(math.Float64frombits(s.ewma.Load())), sampled != 0 && s.at(now)-sampled < int64(latencyFresh)
+}
 
 // Penalty is 0..10: +1 per failure, halving every 2 s (3.6).
-func (s *State) Penalty(now time.Time) float64 { return 0 }
+func (s *State) Penalty(now time.Time) float64 { return penaltyLevel(s.penalty.Load(), s.at(now)) }
+
+// Load is what a pick compares (3.1), with one look at the clock: outstanding calls, the EWMA in nanoseconds (0 if it isn't fresh), and the penalty.
+func (s *State) Load(now time.Time) (outstanding, ewma, penalty float64) {
+	at := s.at(now)
+	if sampled := s.sampled.Load(); sampled != 0 && at-sampled < int64(latencyFresh) {
+		ewma = math.Float64frombits(s.ewma.Load())
+	}
+	return float64(max(0, s.outstanding.Load())), ewma, penaltyLevel(s.penalty.Load(), at)
+}
+
+// addLatency jumps up at once; it falls only if fall is true, with the decay of the time since the last sample (3.4).
+func (s *State) addLatency(at int64, d time.Duration, fall bool) {
+	v := float64(d)
+	for {
+		bits := s.ewma.Load()
+		next := v
+		if old := math.Float64frombits(bits); v < old {
+			if !fall {
+				return
+			}
+			since := max(0, at-s.sampled.Load())
+			next += (old - v) * math.Exp(-float64(since)/float64(latencyDecay))
+		}
+		if s.ewma.CompareAndSwap(bits, math.Float64bits(next)) {
+			s.sampled.Store(at)
+			return
+		}
+	}
+}
+
+func (s *State) addPenalty(at int64) {
+	for {
+		old := s.penalty.Load()
+		level := min(penaltyLevel(old, at)+1, penaltyMax)
+		if s.penalty.CompareAndSwap(old, at+int64(float64(penaltyHalving)*math.Log2(level))) {
+			return
+		}
+	}
+}
+
+// penaltyLevel is the penalty at time at, when it falls (or fell) to 1 at time one.
+func penaltyLevel(one, at int64) float64 {
+	if one == 0 {
+		return 0
+	}
+	halvings := float64(one-at) / float64(penaltyHalving)
+	if halvings < penaltyNone {
+		return 0
+	}
+	return min(math.Exp2(halvings), penaltyMax)
+}
+
+// Verdict is the weightiest part that applies, nil if the backend is up. Soft in it is true if every part is soft (2.9).
+func (s *State) Verdict() *Part {
+	if parts := s.parts.Load(); parts != nil {
+		return worst(*parts)
+	}
+	return nil
+}
 
 // Snapshot is a copy of what is known, for Explain and metrics.
 type Snapshot struct {
@@ -76,4 +319,20 @@ type Snapshot struct {
 }
 
 // Snapshot copies the state.
-func (s *State) Snapshot(now time.Time) Snapshot { return Snapshot{} }
+func (s *State) Snapshot(now time.Time) Snapshot {
+	c := Snapshot{
+		Outstanding: s.Outstanding(),
+		Penalty:     s.Penalty(now),
+		Successes:   s.successes.Load(),
+		Failures:    s.failures.Load(),
+		Streak:      streaks(s.streaks.Load()).hard(),
+	}
+	c.Latency, c.LatencyFresh = s.Latency(now)
+	if f := s.failed.Load(); f != nil {
+		c.LastFailure, c.LastFailureAt = f.cause, f.at
+	}
+	if parts := s.parts.Load(); parts != nil {
+		c.Parts = slices.Clone(*parts)
+	}
+	return c
+}

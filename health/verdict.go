@@ -1,6 +1,10 @@
 package health
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Kind is a verdict; of several that apply, the smallest wins (2.8).
 type Kind uint8
@@ -30,6 +34,7 @@ func (k Kind) Usable() bool { return k == Up || k == Orphaned }
 // Part is one verdict that applies to a backend, with its evidence.
 type Part struct {
 	Kind  Kind
+	Soft  bool // panic ignores it: a failed probe with an answer, a rate, a streak (2.9)
 	Since time.Time
 	Cause string    // the evidence: `5 failures in a row`, `probe failed 3 times`
 	Last  string    // the last error, as it was seen: `connection reset`
@@ -39,4 +44,64 @@ type Part struct {
 
 // Words is the part as a sentence for a person at time now:
 // `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s` (2.8).
-func (p Part) Words(now time.Time) string { panic("unwritten") }
+func (p Part) Words(now time.Time) string {
+	var b strings.Builder
+	b.WriteString(p.Kind.String())
+	sep := ": "
+	say := func(format string, args ...any) {
+		b.WriteString(sep)
+		fmt.Fprintf(&b, format, args...)
+		sep = ", "
+	}
+	if p.Cause != "" {
+		say("%s", p.Cause)
+	}
+	switch {
+	case p.Last != "" && !p.At.IsZero():
+		say("last %q, %s ago", p.Last, Ago(now.Sub(p.At)))
+	case p.Last != "":
+		say("last %q", p.Last)
+	case !p.Since.IsZero() && p.Kind != Up:
+		say("for %s", Ago(now.Sub(p.Since)))
+	}
+	if !p.Next.IsZero() {
+		what := "probe"
+		if p.Kind == Ejected {
+			what = "trial"
+		}
+		if wait := p.Next.Sub(now); wait > 0 {
+			say("%s in %s", what, Ago(wait))
+		} else {
+			say("%s due", what)
+		}
+	}
+	return b.String()
+}
+
+// Ago is d in the words of causes, coarse enough for a person: `340 ms`, `12 s`, `5 min`, `3 h`, `4 d`.
+func Ago(d time.Duration) string {
+	d = max(d, 0)
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d d", int(d.Hours()/24))
+}
+
+// worst is the part that wins, nil if there is none. parts is in order of precedence.
+func worst(parts []Part) *Part {
+	if len(parts) == 0 {
+		return nil
+	}
+	p := parts[0]
+	for _, other := range parts[1:] {
+		p.Soft = p.Soft && other.Soft
+	}
+	return &p
+}

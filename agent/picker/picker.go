@@ -2,6 +2,10 @@
 package picker
 
 import (
+	"fmt"
+	"math"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/lbagent/lbagent/health"
@@ -29,8 +33,40 @@ type Picker interface {
 }
 
 // Median is a service's median latency, written once a second by the table and read by p2c (3.4); shared by all pickers of the service.
-type Median struct { /* one atomic */
+type Median struct {
+	bits atomic.Uint64 // float64, nanoseconds
 }
 
-// New returns the picker of policy over candidates, which it keeps and never writes.
-func New(policy Policy, candidates []Candidate, median *Median) (Picker, error) { panic("unwritten") }
+// Set stores the median of the backends' EWMAs; 0 if none is fresh.
+func (m *Median) Set(d time.Duration) { m.bits.Store(math.Float64bits(float64(d))) }
+
+// Get is the median as it was set last.
+func (m *Median) Get() time.Duration { return time.Duration(m.load()) }
+
+func (m *Median) load() float64 { return math.Float64frombits(m.bits.Load()) }
+
+// New returns the picker of policy over candidates, which it keeps and never writes. Without candidates, every Pick is -1.
+func New(policy Policy, candidates []Candidate, median *Median) (Picker, error) {
+	for _, c := range candidates {
+		if !(c.Weight > 0) || math.IsInf(c.Weight, 1) {
+			return nil, fmt.Errorf("candidate weight %v: want a positive number", c.Weight)
+		}
+	}
+	if median == nil {
+		median = new(Median)
+	}
+	switch policy {
+	case P2C:
+		return newP2C(candidates, median), nil
+	case RoundRobin:
+		return newRoundRobin(candidates), nil
+	}
+	return nil, fmt.Errorf("policy %q: want %s or %s", policy, P2C, RoundRobin)
+}
+
+// tries is how often a pick draws again before it falls back to a way that is slower and always ends (3.11).
+const tries = 8
+
+func excluded(not []*health.State, s *health.State) bool {
+	return len(not) != 0 && slices.Contains(not, s)
+}

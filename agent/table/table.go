@@ -3,8 +3,12 @@
 package table
 
 import (
-	"context"
-	"net/netip"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -37,86 +41,215 @@ type Config struct {
 }
 
 // Table is every service this agent follows. Safe for concurrent use.
-type Table struct{}
+type Table struct {
+	cfg      Config
+	wake     chan struct{}                       // Run has something to do before its next second
+	services atomic.Pointer[map[string]*Service] // copied on write
+
+	mu sync.Mutex // held by writers; guards what a Service keeps for them
+}
 
 // New returns an empty table.
-func New(cfg Config) (*Table, error) { panic("unwritten") }
+func New(cfg Config) (*Table, error) {
+	if cfg.Log == nil || cfg.Events == nil {
+		return nil, errors.New("table: Log and Events are needed")
+	}
+	if cfg.OnTargets == nil {
+		cfg.OnTargets = func(string, health.Options, []health.Target) {}
+	}
+	if cfg.OnActive == nil {
+		cfg.OnActive = func(string, bool) {}
+	}
+	if cfg.OnPublish == nil {
+		cfg.OnPublish = func(*Service) {}
+	}
+	t := &Table{cfg: cfg, wake: make(chan struct{}, 1)}
+	t.services.Store(&map[string]*Service{})
+	return t, nil
+}
 
-// SetSpec adds a service or changes how it is treated; what did not change is not touched (6.1).
-func (t *Table) SetSpec(now time.Time, spec Spec) {}
+// SetSpec adds a service or changes how it is treated; what did not change is not touched (6.1). An unknown policy is taken as p2c: the
+// configuration is where it is refused.
+func (t *Table) SetSpec(now time.Time, spec Spec) {
+	if spec.Policy != picker.RoundRobin {
+		spec.Policy = picker.P2C
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.Lookup(spec.Name)
+	if s == nil {
+		t.add(now, &spec)
+		return
+	}
+	old := s.Spec()
+	s.spec.Store(&spec)
+	if old.Health != spec.Health {
+		t.sendTargets(s)
+	}
+	if old.InUse != spec.InUse {
+		t.setActive(s, spec.InUse || s.askedWithin(now, askedUse))
+	}
+	if old.Policy != spec.Policy || old.PanicPercent != spec.PanicPercent || old.Health.Probe != spec.Health.Probe {
+		t.publish(now, s, s.View().List, s.View().Backends)
+	}
+}
+
+func (t *Table) add(now time.Time, spec *Spec) {
+	s := newService(now, spec, t.wake)
+	s.view.Store(&View{
+		Service: s,
+		List:    &service.List{Service: spec.Name},
+		At:      now,
+		next:    make(chan struct{}),
+	})
+	services := maps.Clone(*t.services.Load())
+	services[spec.Name] = s
+	t.services.Store(&services)
+	if spec.InUse {
+		t.setActive(s, true)
+	}
+}
 
 // Remove forgets a service; its subscriptions end, its last view says Gone.
-func (t *Table) Remove(now time.Time, name string) {}
+func (t *Table) Remove(now time.Time, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.Lookup(name)
+	if s == nil {
+		return
+	}
+	services := maps.Clone(*t.services.Load())
+	delete(services, name)
+	t.services.Store(&services)
+
+	t.setActive(s, false)
+	t.cfg.OnTargets(name, s.Spec().Health, nil)
+	s.left = nil
+	last := *s.View()
+	last.Gone, last.At, last.next = true, now, make(chan struct{})
+	t.swap(s, &last)
+	close(last.next) // nothing newer will come: a late reader sees Gone and doesn't wait
+}
 
 // Apply takes a new list, which must not be written afterwards. A list of a service without Spec is ignored.
-func (t *Table) Apply(now time.Time, l *service.List) {}
+func (t *Table) Apply(now time.Time, l *service.List) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.Lookup(l.Service)
+	if s == nil {
+		return
+	}
+	s.confirm(l.Confirmed)
+	first := !s.View().Ready
+	d := s.merge(now, l)
+	if d.targets {
+		defer t.sendTargets(s) // after the view is there that a verdict will change
+	}
+	t.publish(now, s, l, d.backends)
+	t.announce(now, s, &d, first)
+}
 
 // Confirm notes that name's list was still true at `at`: age starts again (1.3).
-func (t *Table) Confirm(name string, at time.Time) {}
+func (t *Table) Confirm(name string, at time.Time) {
+	if s := t.Lookup(name); s != nil {
+		s.confirm(at)
+	}
+}
 
 // SetVerdicts takes what health found (health.Config.OnChange).
-func (t *Table) SetVerdicts(now time.Time, changes []health.Change) {}
+func (t *Table) SetVerdicts(now time.Time, changes []health.Change) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(changes) > 0 {
+		n := 1
+		for n < len(changes) && changes[n].Group == changes[0].Group {
+			n++
+		}
+		if s := t.Lookup(changes[0].Group); s != nil {
+			t.setVerdicts(now, s, changes[:n])
+		}
+		changes = changes[n:]
+	}
+}
 
-// Run does what has to be done each second while a service is in use: medians (3.4), ends of use (2.3), ends of drain. It returns when ctx ends.
-func (t *Table) Run(ctx context.Context) error { return nil }
+// setVerdicts takes verdicts of one service into one new view.
+func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) {
+	v := s.View()
+	backends := slices.Clone(v.Backends)
+	taken := changes[:0:0]
+	for _, c := range changes {
+		i, ok := v.index(c.Addr)
+		if !ok || backends[i].State != c.State {
+			continue // it left, or was restarted, while the verdict was on its way
+		}
+		s.entered[c.To.Kind].Add(moved(c))
+		if !backends[i].Draining {
+			backends[i].Verdict = s.verdict(c.To)
+		}
+		taken = append(taken, c)
+	}
+	if len(taken) == 0 {
+		return
+	}
+	t.tellVerdicts(now, s, taken)
+	t.publish(now, s, v.List, backends)
+}
+
+// moved is 1 if c is more than a new cause of the same verdict.
+func moved(c health.Change) uint64 {
+	if c.From.Kind != c.To.Kind {
+		return 1
+	}
+	return 0
+}
+
+// publish makes the view of now and tells everyone.
+func (t *Table) publish(now time.Time, s *Service, l *service.List, backends []Backend) {
+	old := s.View()
+	v := newView(now, s, l, backends)
+	v.Ready = old.Ready || l != old.List
+	t.swap(s, v)
+	if old.Panic != v.Panic {
+		t.tellPanic(now, v)
+	}
+}
+
+// swap publishes v, whose next isn't closed, and wakes those who wait for it.
+func (t *Table) swap(s *Service, v *View) {
+	old := s.view.Swap(v)
+	close(old.next)
+	t.cfg.OnPublish(s)
+}
+
+// sendTargets hands the backends of s to health.
+func (t *Table) sendTargets(s *Service) {
+	v := s.View()
+	targets := make([]health.Target, len(v.Backends))
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		targets[i] = health.Target{Addr: b.Addr, State: b.State, Draining: b.Draining}
+	}
+	t.cfg.OnTargets(s.name, s.Spec().Health, targets)
+}
+
+func (t *Table) setActive(s *Service, active bool) {
+	if s.active.Swap(active) == active {
+		return
+	}
+	t.cfg.OnActive(s.name, active)
+	s.poke() // Run takes its medians from now on
+}
 
 // Lookup returns a service by name, nil if it isn't followed. It takes no lock.
-func (t *Table) Lookup(name string) *Service { return nil }
+func (t *Table) Lookup(name string) *Service { return (*t.services.Load())[name] }
 
 // Services returns every service, sorted by name.
-func (t *Table) Services() []*Service { return nil }
-
-// Service is one service of the table; the pointer is the same for as long as the service is followed.
-type Service struct{}
-
-// Name is the service's name.
-func (s *Service) Name() string { return "" }
-
-// Spec is how it is treated now.
-func (s *Service) Spec() *Spec { return nil }
-
-// View is the view of now, never nil; before the first list it has Ready false.
-func (s *Service) View() *View { return nil }
-
-// Age is the time since the list was last confirmed by its source (1.3).
-func (s *Service) Age(now time.Time) time.Duration { return 0 }
-
-// Asked notes that somebody used the service (2.3: asked in the last 5 min = in use).
-func (s *Service) Asked(now time.Time) {}
-
-// Picks is the number of picks since the start (per caller kind is the caller's to count).
-func (s *Service) Picks() uint64 { return 0 }
-
-// Changed returns the view of now and a channel that is closed when there is a newer one: the latest wins, a slow reader holds up nobody.
-func (s *Service) Changed() (*View, <-chan struct{}) { return nil, nil }
-
-// View is a service at one moment: list, verdicts and a ready picker. It is immutable.
-type View struct {
-	Service  *Service
-	List     *service.List // never nil; empty before the first list
-	Ready    bool          // a list has come
-	Gone     bool          // the service was removed
-	Backends []Backend     // one per list entry, same order
-	Usable   int           // backends whose verdict is usable
-	Panic    bool          // too few are usable: soft verdicts are ignored (2.9)
-	At       time.Time     // when it was made
+func (t *Table) Services() []*Service {
+	services := *t.services.Load()
+	all := make([]*Service, 0, len(services))
+	for _, s := range services {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *Service) int { return strings.Compare(a.name, b.name) })
+	return all
 }
-
-// Backend is one backend in a view.
-type Backend struct {
-	*service.Backend
-	State   *health.State
-	Verdict health.Part // the one that wins (2.8), draining included
-	Weight  float64     // effective (3.2)
-}
-
-// Pick returns a backend for one call, nil if none is left. tried holds the states of backends that this call has been at already: usable backends
-// are drawn first, then the others that are neither draining nor muted (4.1); with panic off and nothing usable, none. It does not call State.Begin.
-func (v *View) Pick(now time.Time, tried []*health.State) *Backend { return nil }
-
-// Find returns the backend with that address, nil if the view has none.
-func (v *View) Find(addr netip.AddrPort) *Backend { return nil }
-
-// Unusable is the sentence of 4.5 that says why a call got no backend:
-// `lbagent: user: 3 backends, 0 usable; 10.0.0.1:80 unreachable: connection refused (2 s ago)`. It names at most 3 backends.
-func (v *View) Unusable(now time.Time) string { return "" }

@@ -1,0 +1,135 @@
+package table
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/service"
+	"github.com/lbagent/lbagent/health"
+)
+
+// diff is what a new list changes.
+type diff struct {
+	backends                           []Backend
+	added, removed, restarted, changed tally
+	targets                            bool // what health judges is another set
+}
+
+// tally counts addresses and keeps the first few, for the event.
+type tally struct {
+	n     int
+	first [3]netip.AddrPort
+}
+
+func (t *tally) add(addr netip.AddrPort) {
+	if t.n < len(t.first) {
+		t.first[t.n] = addr
+	}
+	t.n++
+}
+
+// merge walks the old and the new list, both sorted by address, and carries states and verdicts over. It allocates one slice, whatever the
+// size of the list, and a state for each backend that is new (3.11).
+func (s *Service) merge(now time.Time, l *service.List) diff {
+	v := s.View()
+	d := diff{backends: make([]Backend, len(l.Backends))}
+	old := v.Backends
+	sameEpoch := v.List.Epoch == l.Epoch // CreateRevisions compare only within one (1.5)
+	i := 0
+	for j := range l.Backends {
+		b := &l.Backends[j]
+		for i < len(old) && old[i].Addr != b.Addr && old[i].Addr.Compare(b.Addr) < 0 {
+			s.leave(now, v.List, &old[i], &d)
+			i++
+		}
+		var known *Backend
+		if i < len(old) && old[i].Addr == b.Addr {
+			known = &old[i]
+			i++
+		}
+		d.backends[j] = Backend{Backend: b, Weight: weight(b)}
+		switch to := &d.backends[j]; {
+		case known == nil:
+			s.join(now, l, to, &d)
+		case sameEpoch && known.Created != b.Created:
+			s.restart(now, known, to, &d)
+		default:
+			s.carry(now, known, to, &d)
+		}
+	}
+	for ; i < len(old); i++ {
+		s.leave(now, v.List, &old[i], &d)
+	}
+	return d
+}
+
+// carry keeps what is known of a backend that stays.
+func (s *Service) carry(now time.Time, from, to *Backend, d *diff) {
+	to.State, to.Verdict = from.State, from.Verdict
+	if from.Draining != to.Draining {
+		to.Verdict = s.listVerdict(now, to)
+		d.targets = true
+	}
+	if from.Modified != to.Modified || from.Draining != to.Draining || from.Weight != to.Weight {
+		d.changed.add(to.Addr)
+	}
+}
+
+// restart begins another life of an address (1.1). One that was down stays so until its first probe, which is at once (2.2); health does the same.
+func (s *Service) restart(now time.Time, from, to *Backend, d *diff) {
+	to.State = health.NewState(now)
+	to.Verdict = s.listVerdict(now, to)
+	if !to.Draining && from.Verdict.Kind == health.Down {
+		to.Verdict = from.Verdict
+	}
+	d.targets = true
+	d.restarted.add(to.Addr)
+}
+
+// join takes a backend in: with its old state if it is the same life of it.
+func (s *Service) join(now time.Time, l *service.List, to *Backend, d *diff) {
+	if was, ok := s.left[to.Addr]; ok {
+		delete(s.left, to.Addr)
+		if was.created == to.Created && was.epoch == l.Epoch && now.Before(was.until) {
+			to.State = was.state
+		}
+	}
+	if to.State == nil {
+		to.State = health.NewState(now)
+	}
+	to.Verdict = s.listVerdict(now, to)
+	d.targets = true
+	d.added.add(to.Addr)
+}
+
+// leave remembers a backend for the time of its drain.
+func (s *Service) leave(now time.Time, l *service.List, b *Backend, d *diff) {
+	if drain := s.Spec().Drain; drain > 0 {
+		if s.left == nil {
+			s.left = make(map[netip.AddrPort]leftBackend)
+		}
+		s.left[b.Addr] = leftBackend{state: b.State, epoch: l.Epoch, created: b.Created, until: now.Add(drain)}
+		s.poke()
+	}
+	d.targets = true
+	d.removed.add(b.Addr)
+}
+
+// listVerdict is the verdict of a backend whose record was read anew: draining if that says so, else what health says.
+func (s *Service) listVerdict(now time.Time, b *Backend) *health.Part {
+	if b.Draining {
+		return &health.Part{Kind: health.Draining, Since: now, Cause: "its record says that it is out of service"}
+	}
+	if p := b.State.Verdict(); p != nil {
+		return p
+	}
+	return &s.up
+}
+
+// verdict is p as a view holds it: all that are up share one.
+func (s *Service) verdict(p health.Part) *health.Part {
+	if p.Kind == health.Up {
+		return &s.up
+	}
+	return &p
+}

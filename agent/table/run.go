@@ -1,0 +1,79 @@
+package table
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+const (
+	secondTick = time.Second
+
+	// medianOf bounds how many backends a median is taken of: more wouldn't move it.
+	medianOf = 1024
+)
+
+// Run does what has to be done each second while a service is in use: medians (3.4), ends of use (2.3), ends of drain. It returns when ctx ends.
+func (t *Table) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var sample []time.Duration
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.wake:
+		case <-timer.C:
+		}
+		now := time.Now()
+		active, busy := t.second(now)
+		for _, s := range active {
+			sample = s.setMedian(now, sample[:0])
+		}
+		if busy {
+			timer.Reset(secondTick)
+		} else {
+			timer.Stop() // nothing to do until somebody pokes: no wake-up
+		}
+	}
+}
+
+// second begins and ends uses and drains. It returns the services in use, and whether there will be something to do in a second.
+func (t *Table) second(now time.Time) (active []*Service, busy bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range *t.services.Load() {
+		t.setActive(s, s.Spec().InUse || s.askedWithin(now, askedUse))
+		if s.active.Load() {
+			active = append(active, s)
+		}
+		for addr, b := range s.left {
+			if !now.Before(b.until) {
+				delete(s.left, addr)
+			}
+		}
+		if len(s.left) == 0 {
+			s.left = nil // a map keeps its buckets
+		}
+		busy = busy || s.active.Load() || s.left != nil
+	}
+	return active, busy
+}
+
+// setMedian takes the median of the fresh latencies; sample is scratch space, returned for the next.
+func (s *Service) setMedian(now time.Time, sample []time.Duration) []time.Duration {
+	v := s.View()
+	stride := 1 + len(v.candidates)/medianOf
+	for i := 0; i < len(v.candidates); i += stride {
+		if ewma, fresh := v.candidates[i].State.Latency(now); fresh {
+			sample = append(sample, ewma)
+		}
+	}
+	if len(sample) == 0 {
+		s.median.Set(0)
+		return sample
+	}
+	slices.Sort(sample)
+	s.median.Set(sample[(len(sample)-1)/2]) // the lower one: of two backends the slow one stands out
+	return sample
+}

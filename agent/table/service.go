@@ -1,0 +1,134 @@
+package table
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/health"
+)
+
+const (
+	askedUse   = 5 * time.Minute // 2.3: a service that was asked for in this time is in use
+	askedGrain = time.Second     // how exact the time of the last question is kept
+)
+
+// Service is one service of the table; the pointer is the same for as long as the service is followed.
+type Service struct {
+	name   string
+	base   time.Time // asked counts from here, on the monotonic clock
+	wake   chan<- struct{}
+	up     health.Part // the verdict of all that are up
+	median picker.Median
+
+	spec      atomic.Pointer[Spec]
+	view      atomic.Pointer[View]
+	confirmed atomic.Pointer[time.Time]
+	asked     atomic.Int64
+	active    atomic.Bool // what health was told last; written under Table.mu
+	entered   [health.Kinds]atomic.Uint64
+	picks     [pickShards]pickCount
+
+	left map[netip.AddrPort]leftBackend // guarded by Table.mu; nil if none
+}
+
+// leftBackend is a backend that left the list: if the same life of it is back before its drain is over, it goes on with its state (4.7).
+type leftBackend struct {
+	state   *health.State
+	epoch   uint64
+	created int64
+	until   time.Time
+}
+
+// pickShards spreads the count of picks over cache lines, so that loops on several cores don't wait for each other's writes.
+const pickShards = 8
+
+type pickCount struct {
+	atomic.Uint64
+
+	_ [56]byte
+}
+
+func newService(now time.Time, spec *Spec, wake chan<- struct{}) *Service {
+	s := &Service{name: spec.Name, base: now.Add(-1), wake: wake, up: health.Part{Kind: health.Up}}
+	s.spec.Store(spec)
+	return s
+}
+
+// Name is the service's name.
+func (s *Service) Name() string { return s.name }
+
+// Spec is how it is treated now.
+func (s *Service) Spec() *Spec { return s.spec.Load() }
+
+// View is the view of now, never nil; before the first list it has Ready false.
+func (s *Service) View() *View { return s.view.Load() }
+
+// Age is the time since the list was last confirmed by its source (1.3); very long if it never was.
+func (s *Service) Age(now time.Time) time.Duration {
+	at := s.confirmed.Load()
+	if at == nil {
+		return 1<<63 - 1
+	}
+	return max(0, now.Sub(*at))
+}
+
+// confirm notes the later of what is known and at.
+func (s *Service) confirm(at time.Time) {
+	for {
+		old := s.confirmed.Load()
+		if old != nil && !at.After(*old) || s.confirmed.CompareAndSwap(old, &at) {
+			return
+		}
+	}
+}
+
+// Asked notes that somebody used the service (2.3: asked in the last 5 min = in use).
+func (s *Service) Asked(now time.Time) {
+	at := max(1, int64(now.Sub(s.base)))
+	if last := s.asked.Load(); last == 0 || at-last >= int64(askedGrain) {
+		s.asked.Store(at)
+	}
+	if !s.active.Load() {
+		s.poke()
+	}
+}
+
+func (s *Service) askedWithin(now time.Time, d time.Duration) bool {
+	asked := s.asked.Load()
+	return asked != 0 && int64(now.Sub(s.base))-asked < int64(d)
+}
+
+// poke has Table.Run look at what there is to do.
+func (s *Service) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Picks is the number of picks since the start (per caller kind is the caller's to count).
+func (s *Service) Picks() uint64 {
+	var n uint64
+	for i := range s.picks {
+		n += s.picks[i].Load()
+	}
+	return n
+}
+
+func (s *Service) countPick() { s.picks[rand.Uint32()%pickShards].Add(1) }
+
+// Entered is how often a backend of this service came to that verdict, for metrics.
+func (s *Service) Entered(k health.Kind) uint64 { return s.entered[k].Load() }
+
+// Median is the median of the backends' latencies (3.4), 0 if nothing was called in the last seconds.
+func (s *Service) Median() time.Duration { return s.median.Get() }
+
+// Changed returns the view of now and a channel that is closed when there is a newer one: the latest wins, a slow reader holds up nobody. A view
+// that says Gone is the last; its channel is closed already.
+func (s *Service) Changed() (*View, <-chan struct{}) {
+	v := s.View()
+	return v, v.next
+}

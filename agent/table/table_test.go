@@ -1,0 +1,187 @@
+package table
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/service"
+	"github.com/lbagent/lbagent/health"
+)
+
+// rig is a table with what its hooks were told.
+type rig struct {
+	*Table
+	t       testing.TB
+	now     time.Time
+	events  *event.Log
+	targets map[string][]health.Target
+	active  map[string]bool
+	sent    int // calls of OnTargets
+	marks   int // calls of OnPublish
+}
+
+func newRig(t testing.TB) *rig {
+	r := &rig{t: t, now: time.Now(), events: event.NewLog(100), targets: map[string][]health.Target{}, active: map[string]bool{}}
+	table, err := New(Config{
+		Log:       hclog.NewNullLogger(),
+		Events:    r.events,
+		OnTargets: func(g string, _ health.Options, ts []health.Target) { r.targets[g] = ts; r.sent++ },
+		OnActive:  func(g string, a bool) { r.active[g] = a },
+		OnPublish: func(*Service) { r.marks++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Table = table
+	return r
+}
+
+func spec(name string) Spec {
+	return Spec{
+		Name: name, Policy: picker.P2C, PanicPercent: 50, Drain: 30 * time.Second, InUse: true,
+		Health: health.Options{Probe: health.ProbeTCP, Interval: 5 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
+			Eject: true, Consecutive: 5, EjectBase: time.Second, EjectMax: time.Minute, MaxPercent: 50},
+	}
+}
+
+func addr(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)
+}
+
+// list has backends with the given numbers, which must rise.
+func list(name string, ids ...int) *service.List {
+	l := &service.List{Service: name, Source: service.FromEtcd, Epoch: 1, Revision: 1}
+	for _, i := range ids {
+		l.Backends = append(l.Backends, service.Backend{Addr: addr(i), Weight: 100, Created: 1, Modified: 1})
+	}
+	return l
+}
+
+func ids(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// user has a service "user" with n backends.
+func user(t testing.TB, n int) (*rig, *Service) {
+	r := newRig(t)
+	r.SetSpec(r.now, spec("user"))
+	r.Apply(r.now, list("user", ids(n)...))
+	return r, r.Lookup("user")
+}
+
+// judge sets the verdict of a backend as health would.
+func (r *rig) judge(s *Service, id int, p health.Part) {
+	r.t.Helper()
+	b := s.View().Find(addr(id))
+	if b == nil {
+		r.t.Fatalf("no backend %d", id)
+	}
+	r.SetVerdicts(r.now, []health.Change{{Group: s.Name(), Addr: b.Addr, State: b.State, From: *b.Verdict, To: p}})
+}
+
+// counts picks n times and counts backends by number.
+func counts(v *View, now time.Time, n int, tried ...*health.State) map[int]int {
+	got := map[int]int{}
+	for range n {
+		b := v.Pick(now, tried)
+		if b == nil {
+			got[-1]++
+			continue
+		}
+		got[number(b)]++
+	}
+	return got
+}
+
+func number(b *Backend) int {
+	a := b.Addr.Addr().As4()
+	return int(a[2])<<8 | int(a[3])
+}
+
+func picked(got map[int]int) []int {
+	var all []int
+	for i := range got {
+		all = append(all, i)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (r *rig) details(kind event.Kind) []string {
+	var all []string
+	events, _ := r.events.Since(0)
+	for _, e := range events {
+		if e.Kind == kind {
+			all = append(all, e.Detail)
+		}
+	}
+	return all
+}
+
+var (
+	downSoft    = health.Part{Kind: health.Down, Soft: true, Cause: "probe failed 3 times", Last: "HTTP 503"}
+	downHard    = health.Part{Kind: health.Down, Cause: "probe failed 3 times", Last: "timeout"}
+	unreachable = health.Part{Kind: health.Unreachable, Cause: "3 failed connects in a row", Last: "connection refused"}
+	ejected     = health.Part{Kind: health.Ejected, Soft: true, Cause: "5 failures in a row", Last: "connection reset"}
+	isUp        = health.Part{Kind: health.Up}
+)
+
+func TestBeforeTheFirstList(t *testing.T) {
+	r := newRig(t)
+	r.SetSpec(r.now, spec("user"))
+	s := r.Lookup("user")
+	v := s.View()
+	if v == nil || v.Ready || v.List == nil || len(v.Backends) != 0 || v.Panic {
+		t.Fatalf("view before the first list: %+v", v)
+	}
+	if b := v.Pick(r.now, nil); b != nil {
+		t.Fatalf("picked %v of nothing", b.Addr)
+	}
+	if got, want := v.Unusable(r.now), "lbagent: user: no list yet"; got != want {
+		t.Errorf("Unusable %q, want %q", got, want)
+	}
+	r.Apply(r.now, list("user"))
+	if v := s.View(); !v.Ready {
+		t.Error("an empty list is a list: want Ready")
+	}
+	if got, want := s.View().Unusable(r.now), "lbagent: user: 0 backends, 0 usable"; got != want {
+		t.Errorf("Unusable %q, want %q", got, want)
+	}
+	if r.Lookup("nobody") != nil {
+		t.Error("Lookup of an unknown service")
+	}
+	r.Apply(r.now, list("nobody", 1)) // ignored
+}
+
+func TestStatesSurviveLists(t *testing.T) {
+	r, s := user(t, 3)
+	was := s.View()
+	next := list("user", 0, 2, 5)
+	next.Backends[1].Created = 7 // restarted
+	r.Apply(r.now, next)
+	v := s.View()
+	if v.Backends[0].State != was.Backends[0].State {
+		t.Error("the state of a backend that stayed was replaced")
+	}
+	if v.Backends[1].State == was.Backends[2].State {
+		t.Error("a restarted backend kept its history (1.1)")
+	}
+	if got := r.details(event.List)[1]; got != "1 added (10.0.0.5:80), 1 removed (10.0.0.1:80), 1 restarted (10.0.0.2:80)" {
+		t.Errorf("event %q", got)
+	}
+	// Back with the same key, before its drain is over: undrained (4.7).
+	r.now = r.now.Add(29 * time.Second)
+	r.Apply(r.now, list("user", 0, 1))
+	if s.View().Find(addr(1)).State != was.Backends[1].State {
+		t.Error("the same life of a backend came back within its drain and lost its state")
+	}
+}

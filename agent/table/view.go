@@ -1,0 +1,106 @@
+package table
+
+import (
+	"net/netip"
+	"sort"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/service"
+	"github.com/lbagent/lbagent/health"
+)
+
+// View is a service at one moment: list, verdicts and a ready picker. It is immutable.
+type View struct {
+	Service  *Service
+	List     *service.List // never nil; empty before the first list
+	Ready    bool          // a list has come
+	Gone     bool          // the service was removed
+	Backends []Backend     // one per list entry, same order
+	Usable   int           // backends whose verdict is usable
+	Panic    bool          // too few are usable: soft verdicts are ignored (2.9)
+	At       time.Time     // when it was made
+
+	candidates []picker.Candidate
+	at         []int32 // the index in Backends of each candidate; nil = the same
+	picker     picker.Picker
+	trials     []int32       // ejected or unreachable backends that a call has to try, since nothing probes them (2.7)
+	desperate  bool          // backends that are not usable may be tried after the others (4.1)
+	next       chan struct{} // closed when there is a newer view
+}
+
+// Backend is one backend in a view.
+type Backend struct {
+	*service.Backend
+	State   *health.State
+	Verdict *health.Part // the one that wins (2.8), draining included; never nil
+	Weight  float64      // effective (3.2)
+}
+
+// tryable reports whether the backend may be tried when nothing better is left: neither draining nor muted (4.1).
+func (b *Backend) tryable() bool { return b.Verdict.Kind > health.Muted }
+
+// newView joins list and verdicts. backends has one entry per entry of l, in its order.
+func newView(now time.Time, s *Service, l *service.List, backends []Backend) *View {
+	spec := s.Spec()
+	v := &View{Service: s, List: l, Backends: backends, At: now, next: make(chan struct{})}
+	tryable := 0
+	for i := range backends {
+		b := &backends[i]
+		if b.Verdict.Kind.Usable() {
+			v.Usable++
+		} else if spec.Health.Probe == health.ProbeNone && (b.Verdict.Kind == health.Ejected || b.Verdict.Kind == health.Unreachable) {
+			v.trials = append(v.trials, int32(i))
+		}
+		if b.tryable() {
+			tryable++
+		}
+	}
+	// What is draining is out on purpose: it is no sign that something is wrong.
+	v.Panic = spec.PanicPercent > 0 && v.Usable*100 < spec.PanicPercent*tryable
+	v.desperate = spec.PanicPercent > 0 || v.Usable > 0
+	v.choose(spec)
+	return v
+}
+
+// choose makes the picker over the backends that get new calls.
+func (v *View) choose(spec *Spec) {
+	v.candidates = make([]picker.Candidate, 0, len(v.Backends))
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		if !b.Verdict.Kind.Usable() && !(v.Panic && b.tryable() && b.Verdict.Soft) {
+			if v.at == nil {
+				v.at = make([]int32, i, len(v.Backends))
+				for j := range v.at {
+					v.at[j] = int32(j)
+				}
+			}
+			continue
+		}
+		v.candidates = append(v.candidates, picker.Candidate{Weight: b.Weight, State: b.State})
+		if v.at != nil {
+			v.at = append(v.at, int32(i))
+		}
+	}
+	p, err := picker.New(spec.Policy, v.candidates, &v.Service.median)
+	if err != nil {
+		// Spec.Policy was made sure of by SetSpec, and weight returns positive numbers.
+		panic(err)
+	}
+	v.picker = p
+}
+
+// weight is the effective weight of a backend (3.2): the static one times every other factor.
+func weight(b *service.Backend) float64 { return float64(max(b.Weight, 1)) }
+
+// Find returns the backend with that address, nil if the view has none.
+func (v *View) Find(addr netip.AddrPort) *Backend {
+	if i, ok := v.index(addr); ok {
+		return &v.Backends[i]
+	}
+	return nil
+}
+
+func (v *View) index(addr netip.AddrPort) (int, bool) {
+	return sort.Find(len(v.Backends), func(i int) int { return addr.Compare(v.Backends[i].Addr) })
+}

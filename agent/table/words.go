@@ -1,0 +1,151 @@
+package table
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/health"
+)
+
+// namedMost bounds how many backends one sentence names.
+const namedMost = 3
+
+// eventsMost bounds how many events one batch of verdicts of a service makes; the others are counted in one more.
+const eventsMost = 20
+
+// Unusable is the sentence of 4.5 that says why a call got no backend:
+// `lbagent: user: 3 backends, 0 usable; 10.0.0.1:80 unreachable: connection refused (2 s ago)`. It names at most 3 backends.
+func (v *View) Unusable(now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "lbagent: %s: ", v.Service.Name())
+	switch {
+	case v.Gone:
+		b.WriteString("the service was removed")
+		return b.String()
+	case !v.Ready:
+		b.WriteString("no list yet")
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%s, %d usable", backends(len(v.Backends)), v.Usable)
+	named := 0
+	for _, up := range []bool{false, true} { // those that are out say more than those whose calls failed
+		for i := range v.Backends {
+			why := v.Backends[i].why(now)
+			if why == "" || v.Backends[i].Verdict.Kind.Usable() != up {
+				continue
+			}
+			fmt.Fprintf(&b, "; %s %s", v.Backends[i].Addr, why)
+			if named++; named == namedMost {
+				return b.String()
+			}
+		}
+	}
+	return b.String()
+}
+
+// why is what is wrong with a backend, empty if nothing is known to be.
+func (b *Backend) why(now time.Time) string {
+	p := *b.Verdict
+	if b.Verdict.Kind > health.Muted {
+		if current := b.State.Verdict(); current != nil {
+			p = *current // its last error may be newer than the view
+		}
+	}
+	what, at := p.Last, p.At
+	if what == "" {
+		what, at = p.Cause, p.Since
+	}
+	if what == "" {
+		s := b.State.Snapshot(now)
+		what, at = s.LastFailure, s.LastFailureAt
+	}
+	switch {
+	case what == "" && p.Kind.Usable():
+		return ""
+	case what == "":
+		return p.Kind.String()
+	}
+	return fmt.Sprintf("%s: %s (%s ago)", p.Kind, what, health.Ago(now.Sub(at)))
+}
+
+func backends(n int) string {
+	if n == 1 {
+		return "1 backend"
+	}
+	return fmt.Sprintf("%d backends", n)
+}
+
+// announce tells what a list changed.
+func (t *Table) announce(now time.Time, s *Service, d *diff, first bool) {
+	var parts []string
+	say := func(what string, n *tally) {
+		if n.n == 0 {
+			return
+		}
+		var names []string
+		for _, addr := range n.first[:min(n.n, len(n.first))] {
+			names = append(names, addr.String())
+		}
+		if n.n > len(n.first) {
+			names = append(names, "...")
+		}
+		parts = append(parts, fmt.Sprintf("%d %s (%s)", n.n, what, strings.Join(names, ", ")))
+	}
+	say("added", &d.added)
+	say("removed", &d.removed)
+	say("restarted", &d.restarted)
+	say("changed", &d.changed)
+	l := s.View().List
+	detail := strings.Join(parts, ", ")
+	if first {
+		detail = strings.TrimSuffix(fmt.Sprintf("first list, from %s: %s", l.Source, detail), ": ")
+	}
+	if detail == "" {
+		return
+	}
+	t.tell(now, event.List, s, "", detail)
+	t.cfg.Log.Info("list changed", "service", s.name, "source", string(l.Source), "revision", l.Revision, "backends", len(l.Backends), "change", detail)
+}
+
+// tellVerdicts makes events of verdicts that moved; a new cause of the same verdict is none.
+func (t *Table) tellVerdicts(now time.Time, s *Service, changes []health.Change) {
+	told, more := 0, 0
+	for _, c := range changes {
+		switch {
+		case c.From.Kind == c.To.Kind:
+		case told == eventsMost:
+			more++
+		default:
+			told++
+			words := c.To.Words(now)
+			t.tell(now, event.Verdict, s, c.Addr.String(), fmt.Sprintf("was %s, now %s", c.From.Kind, words))
+			if c.To.Kind == health.Up {
+				t.cfg.Log.Info("backend is back", "service", s.name, "backend", c.Addr, "was", c.From.Kind)
+			} else {
+				t.cfg.Log.Warn("backend is out", "service", s.name, "backend", c.Addr, "cause", words)
+			}
+		}
+	}
+	if more > 0 {
+		t.tell(now, event.Verdict, s, "", fmt.Sprintf("%d more backends changed their verdict at once", more))
+		t.cfg.Log.Warn("more verdicts changed at once", "service", s.name, "count", more)
+	}
+}
+
+// tellPanic says that panic began or ended.
+func (t *Table) tellPanic(now time.Time, v *View) {
+	detail := fmt.Sprintf("%d of %s usable", v.Usable, backends(len(v.Backends)))
+	if v.Panic {
+		t.tell(now, event.Panic, v.Service, "", fmt.Sprintf("panic began: %s, soft verdicts are ignored", detail))
+		t.cfg.Log.Warn("panic began", "service", v.Service.name, "cause", detail)
+		return
+	}
+	t.tell(now, event.Panic, v.Service, "", "panic ended: "+detail)
+	t.cfg.Log.Info("panic ended", "service", v.Service.name, "cause", detail)
+}
+
+func (t *Table) tell(now time.Time, kind event.Kind, s *Service, backend, detail string) {
+	t.cfg.Events.Add(event.Event{Time: now, Kind: kind, Service: s.name, Backend: backend, Detail: detail})
+}
