@@ -16,7 +16,7 @@ func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Con
 	if l.ended {
 		return nil, ErrEnded
 	}
-	family, sa := sockaddr(addr)
+	family, sa := Sockaddr(addr)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, fmt.Errorf("make a socket to %s: %w", addr, err)
@@ -61,7 +61,8 @@ func (c *Conn) connected() {
 	c.h.Connected()
 }
 
-func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr) {
+// Sockaddr is addr for system calls.
+func Sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr) {
 	ip := addr.Addr().Unmap()
 	if ip.Is4() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}

@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/event"
+)
+
+// Service is one configured service with its listeners; all values are concrete.
+type Service struct {
+	Name      string
+	Protocol  string // auto, h2, http1, tcp (4.9)
+	Authority string // keep, host, or a literal (4.6)
+	Listen    []Addr
+	Connect   time.Duration // of one attempt (4.1); > 0
+	Request   time.Duration // 0 = none
+	Idle      time.Duration // of HTTP connections (4.8); 0 = none
+	Drain     time.Duration // 4.7
+}
+
+// Addr is where a service listens.
+type Addr struct {
+	TCP  netip.AddrPort // invalid for a unix socket
+	Unix string
+}
+
+func (a Addr) String() string {
+	if a.Unix != "" {
+		return "unix:" + a.Unix
+	}
+	return a.TCP.String()
+}
+
+// Change is a prepared configuration: everything new is bound, nothing of it is served. Commit or Abort ends it, once.
+type Change struct {
+	p     *Proxy
+	want  []Service
+	bound map[Addr]*binding // new ones
+	done  bool
+}
+
+// Prepare binds what is new in services (6.1); nothing is served yet, and nothing that is served is touched. All errors come at once, each naming service
+// and address; then nothing is bound. One Change at a time.
+func (p *Proxy) Prepare(services []Service) (*Change, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return nil, errors.New("prepare listeners: the proxy has stopped")
+	}
+	if p.pending != nil {
+		return nil, errors.New("prepare listeners: another change is being made")
+	}
+	c := &Change{p: p, bound: map[Addr]*binding{}}
+	var errs []error
+	names, addrs := map[string]bool{}, map[Addr]string{}
+	for _, s := range services {
+		if err := s.check(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if names[s.Name] {
+			errs = append(errs, fmt.Errorf("service %q: configured twice", s.Name))
+			continue
+		}
+		names[s.Name] = true
+		s.Listen = slices.Clone(s.Listen)
+		c.want = append(c.want, s)
+		for _, a := range s.Listen {
+			if other, taken := addrs[a]; taken {
+				errs = append(errs, fmt.Errorf("service %q: listen on %s: service %q listens there", s.Name, a, other))
+				continue
+			}
+			addrs[a] = s.Name
+			if p.bindings[a] != nil {
+				continue
+			}
+			b, err := bind(a)
+			switch {
+			case err == nil:
+				c.bound[a] = b
+			case withoutIPv6(err, a, s.Listen):
+				p.log.Warn("not listening on IPv6: this host has none", "service", s.Name, "listen", a.String())
+			default:
+				errs = append(errs, fmt.Errorf("service %q: listen on %s: %w", s.Name, a, err))
+			}
+		}
+	}
+	if len(errs) > 0 {
+		c.undo()
+		return nil, errors.Join(errs...)
+	}
+	p.pending = c
+	return c, nil
+}
+
+func (s *Service) check() error {
+	switch {
+	case s.Name == "":
+		return errors.New("a service without a name")
+	case !slices.Contains([]string{"", "auto", "h2", "http1", "tcp"}, s.Protocol):
+		return fmt.Errorf("service %q: protocol %q: allowed are auto, h2, http1, tcp", s.Name, s.Protocol)
+	case s.Connect <= 0:
+		return fmt.Errorf("service %q: timeout.connect has to be more than 0", s.Name)
+	case s.Request < 0 || s.Idle < 0 || s.Drain < 0:
+		return fmt.Errorf("service %q: a negative timeout", s.Name)
+	}
+	return nil
+}
+
+// Commit serves the change and closes the listeners that are no longer wanted. What did not change isn't touched: the same sockets stay, options hold
+// for new calls. The table has to follow the services by now.
+func (c *Change) Commit() {
+	p := c.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.done {
+		return
+	}
+	c.done = true
+	p.pending = nil
+	routes := make(map[string]*route, len(c.want))
+	wanted := map[Addr]*route{}
+	for _, s := range c.want {
+		svc := p.table.Lookup(s.Name)
+		if svc == nil {
+			p.log.Error("not served: the table doesn't follow it", "service", s.Name)
+			continue
+		}
+		rt := p.routes[s.Name]
+		if rt == nil || rt.svc != svc {
+			rt = &route{name: s.Name, svc: svc}
+		}
+		rt.opts.Store(optionsOf(&s))
+		routes[s.Name] = rt
+		for _, a := range s.Listen {
+			wanted[a] = rt
+		}
+	}
+	for a, b := range c.bound {
+		if wanted[a] == nil {
+			b.close()
+			continue
+		}
+		p.bindings[a] = b
+		p.tell(wanted[a].name, "listening on "+a.String())
+	}
+	for a, b := range maps.Clone(p.bindings) {
+		rt := wanted[a]
+		if rt == nil {
+			delete(p.bindings, a)
+			p.tell(b.route.Load().name, "no longer listening on "+a.String())
+			p.withdraw(b)
+			continue
+		}
+		if b.route.Swap(rt) == nil {
+			p.serve(b)
+		}
+	}
+	for name, rt := range p.routes {
+		if routes[name] != rt {
+			p.h1.remove(rt)
+		}
+	}
+	p.routes = routes
+}
+
+// Abort closes what Prepare bound.
+func (c *Change) Abort() {
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	c.undo()
+}
+
+// undo is Abort under the lock.
+func (c *Change) undo() {
+	if c.done {
+		return
+	}
+	c.done = true
+	if c.p.pending == c {
+		c.p.pending = nil
+	}
+	for _, b := range c.bound {
+		b.close()
+	}
+}
+
+func (p *Proxy) tell(service, detail string) {
+	if p.events != nil {
+		p.events.Add(event.Event{Time: time.Now(), Kind: event.Listener, Service: service, Detail: detail})
+	}
+}

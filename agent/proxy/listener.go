@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"sync/atomic"
+
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"golang.org/x/sys/unix"
+)
+
+// backlog of a listener; the kernel caps it at net.core.somaxconn.
+const backlog = 4096
+
+// binding is one listening socket.
+type binding struct {
+	addr  Addr
+	fd    int
+	inode unix.Stat_t           // of a unix socket's path, to remove no other's
+	route atomic.Pointer[route] // whom it serves; nil until committed
+	stop  func()                // the first loop's
+}
+
+// bind makes a listening socket: plain TCP, as MPTCP, Go's default, is slower on loopback, and without SO_REUSEPORT (HTTP2.md 2).
+func bind(a Addr) (*binding, error) {
+	if a.Unix != "" {
+		return bindUnix(a)
+	}
+	if !a.TCP.IsValid() {
+		return nil, errors.New("not an address")
+	}
+	family, sa := loop.Sockaddr(a.TCP)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return nil, err
+	}
+	// A restart must not wait for connections in TIME_WAIT; a second listener is refused all the same.
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if family == unix.AF_INET6 {
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &binding{addr: a, fd: fd}, nil
+}
+
+// bindUnix listens on a path that everybody may connect to. The mode is set before anybody can: until listen(2), connects are refused.
+func bindUnix(a Addr) (*binding, error) {
+	if err := removeStale(a.Unix); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: a.Unix}); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	b := &binding{addr: a, fd: fd}
+	if err := unix.Lstat(a.Unix, &b.inode); err != nil {
+		b.close()
+		return nil, err
+	}
+	if err := os.Chmod(a.Unix, 0o666); err != nil {
+		b.close()
+		return nil, err
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// removeStale removes a socket that nobody listens on; anything else at that path is an error.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("there is a file that isn't a socket")
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err {
+	case unix.ECONNREFUSED:
+		return os.Remove(path)
+	case nil, unix.EAGAIN: // EAGAIN: its backlog is full
+		return errors.New("another process listens there")
+	default:
+		return fmt.Errorf("a socket is there, and whether somebody listens can't be found out: %w", err)
+	}
+}
+
+// close closes the socket, and removes its path if it is still this one. Not while a loop listens on it.
+func (b *binding) close() {
+	unix.Close(b.fd)
+	if b.addr.Unix == "" {
+		return
+	}
+	var now unix.Stat_t
+	if unix.Lstat(b.addr.Unix, &now) == nil && now.Dev == b.inode.Dev && now.Ino == b.inode.Ino {
+		os.Remove(b.addr.Unix)
+	}
+}
+
+// unlisten stops accepting; on the first loop.
+func (b *binding) unlisten() {
+	if b.stop != nil {
+		b.stop()
+		b.stop = nil
+	}
+}
+
+// serve accepts on b from now on.
+func (p *Proxy) serve(b *binding) {
+	w := p.workers[0]
+	w.loop.Post(func() {
+		if w.draining {
+			return
+		}
+		stop, err := w.loop.Listen(b.fd, func(fd int) { w.accepted(b.route.Load(), fd) })
+		if err != nil {
+			p.log.Error("not listening", "listen", b.addr.String(), "cause", err)
+			return
+		}
+		b.stop = stop
+	})
+}
+
+// withdraw stops accepting on b and closes it.
+func (p *Proxy) withdraw(b *binding) {
+	end := func() { b.unlisten(); b.close() }
+	if !p.workers[0].loop.Post(end) {
+		end() // the loop has ended: nobody accepts
+	}
+}
+
+func (p *Proxy) listBindings() []*binding { return slices.Collect(maps.Values(p.bindings)) }
+
+// closeListeners is the end of Run: no loop listens any more.
+func (p *Proxy) closeListeners() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for a, b := range p.bindings {
+		b.close()
+		delete(p.bindings, a)
+	}
+}
+
+// accepted takes a new client connection; on the first loop.
+func (w *worker) accepted(rt *route, fd int) {
+	p := w.proxy
+	if p.clients.Add(1) > maxClients {
+		p.clients.Add(-1)
+		p.refused.Add(1)
+		unix.Close(fd)
+		if now := w.loop.Now().Unix(); p.warned.Swap(now/10) != now/10 { // once in 10 s
+			p.log.Warn("too many client connections: refusing more", "limit", maxClients, "service", rt.name)
+		}
+		return
+	}
+	if o := rt.options(); !o.auto {
+		p.assign(rt, o.protocol, fd, nil)
+		return
+	}
+	w.sniff(rt, fd)
+}
+
+// withoutIPv6 reports whether a listener failed only because the host has no IPv6, while the service listens on the same port over IPv4: a bare port in the
+// configuration means both.
+func withoutIPv6(err error, a Addr, all []Addr) bool {
+	if !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return false
+	}
+	return a.TCP.IsValid() && a.TCP.Addr().Is6() && a.TCP.Addr().IsLoopback() && slices.ContainsFunc(all, func(o Addr) bool {
+		return o.TCP.IsValid() && o.TCP.Addr().Is4() && o.TCP.Addr().IsLoopback() && o.TCP.Port() == a.TCP.Port()
+	})
+}

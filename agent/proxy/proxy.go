@@ -1,0 +1,183 @@
+// Package proxy is the dial door: a listener per service, what was sent there told apart by its first bytes, and the relay of each call or connection to
+// a backend: pick, retry, deadline, outcome (SEMANTICS 4, HTTP2.md 2).
+//
+// A worker is one event loop with all that it owns; workers share nothing but the table's views. HTTP/1.1 is spoken by net/http on its own goroutines.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/table"
+)
+
+const (
+	// maxClients bounds the client connections of the process; one more is closed at once.
+	maxClients = 10_000
+	// maxLoops: a loop carries 50,000 requests a second and more; a host needs few.
+	maxLoops = 4
+	// stopGrace is how long running calls may go on after Run's context ended (6.2).
+	stopGrace = 5 * time.Second
+)
+
+// Config wires a Proxy.
+type Config struct {
+	Log    hclog.Logger
+	Table  *table.Table
+	Events *event.Log
+	// Loops is the number of event loops; 0 = by cores (a quarter of them, 1 to 4). More spread the load over more cores, and cost more CPU per request.
+	Loops int
+}
+
+// Proxy serves every configured service. Safe for concurrent use.
+type Proxy struct {
+	log     hclog.Logger
+	table   *table.Table
+	events  *event.Log
+	workers []*worker // the first one accepts
+	clients atomic.Int64
+	refused atomic.Uint64 // client connections over maxClients
+	warned  atomic.Int64  // second of the last warning about them
+	running atomic.Bool
+	h1      *http1
+
+	mu sync.Mutex
+
+	routes   map[string]*route
+	bindings map[Addr]*binding
+	pending  *Change // prepared, neither committed nor aborted
+	stopped  bool
+}
+
+// New makes the loops; Run starts them.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.Table == nil {
+		return nil, errors.New("make a proxy: no table")
+	}
+	if cfg.Loops < 0 {
+		return nil, fmt.Errorf("make a proxy: %d loops", cfg.Loops)
+	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
+	loops := cfg.Loops
+	if loops == 0 {
+		loops = min(maxLoops, max(1, runtime.NumCPU()/4))
+	}
+	p := &Proxy{
+		log: cfg.Log, table: cfg.Table, events: cfg.Events,
+		routes: map[string]*route{}, bindings: map[Addr]*binding{},
+	}
+	p.h1 = newHTTP1(p)
+	for i := range loops {
+		w, err := newWorker(p, i)
+		if err != nil {
+			return nil, err
+		}
+		p.workers = append(p.workers, w)
+	}
+	return p, nil
+}
+
+// Run serves until ctx ends: then nothing is accepted any more, HTTP/2 clients get GOAWAY, running calls have up to 5 s (6.2), and what is left is closed.
+func (p *Proxy) Run(ctx context.Context) error {
+	// Loops and net/http end after the drain, not with ctx.
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	failed := make(chan error, len(p.workers))
+	var wg sync.WaitGroup
+	for _, w := range p.workers {
+		wg.Go(func() {
+			defer close(w.ended)
+			if err := w.loop.Run(hard); err != nil {
+				failed <- fmt.Errorf("run event loop %d: %w", w.index, err)
+			}
+		})
+	}
+	wg.Go(func() { p.h1.run(hard) })
+	p.running.Store(true)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	p.stop(err == nil)
+	cancel()
+	wg.Wait()
+	p.closeListeners()
+	return err
+}
+
+// stop drains: no new connection, and the running calls get their time if the loops are well.
+func (p *Proxy) stop(graceful bool) {
+	p.mu.Lock()
+	p.stopped = true
+	if c := p.pending; c != nil {
+		c.undo()
+	}
+	bindings := p.listBindings()
+	p.mu.Unlock()
+	if !graceful {
+		return
+	}
+	p.workers[0].loop.Post(func() {
+		for _, b := range bindings {
+			b.unlisten()
+		}
+	})
+	for _, w := range p.workers {
+		w.loop.Post(w.drain)
+	}
+	deadline := time.NewTimer(stopGrace)
+	defer deadline.Stop()
+	h1 := p.h1.drain()
+	for !p.idle() || !isClosed(h1) {
+		select {
+		case <-deadline.C:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// idle reports whether no worker has anything left to relay.
+func (p *Proxy) idle() bool {
+	idle := true
+	for _, w := range p.workers {
+		answer := make(chan bool, 1)
+		if w.loop.Post(func() { answer <- w.idle() }) {
+			select {
+			case ok := <-answer:
+				idle = idle && ok
+			case <-w.ended:
+			}
+		}
+	}
+	return idle
+}
+
+// Publish marks s as changed in each loop: one wake-up, however many changes come before the loop looks. It is the table's OnPublish, called under
+// the table's lock: it never waits.
+func (p *Proxy) Publish(s *table.Service) {
+	for _, w := range p.workers {
+		w.publish(s)
+	}
+	p.h1.publish()
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,57 @@
+package proxy
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/table"
+)
+
+// protocol is how a client connection is served. The words are those of metrics and configuration.
+type protocol uint8
+
+const (
+	protoTCP protocol = iota
+	protoHTTP1
+	protoH2
+	protocols
+)
+
+func (k protocol) String() string { return [...]string{"tcp", "http1", "h2"}[k] }
+
+// route is one configured service on the proxy. It stays the same across reloads, as long as the service is configured and the table follows it.
+type route struct {
+	name string
+	svc  *table.Service
+
+	opts atomic.Pointer[options]
+}
+
+// options are what a reload may change; a call takes them once, in its beginning.
+type options struct {
+	auto      bool     // told apart by the first bytes (4.9)
+	protocol  protocol // unless auto
+	authority string   // keep, host, or a literal (4.6)
+	connect   time.Duration
+	request   time.Duration // 0 = none
+	idle      time.Duration // 0 = none; HTTP only (4.8)
+	drain     time.Duration
+}
+
+// options are those of now.
+func (rt *route) options() *options { return rt.opts.Load() }
+
+func optionsOf(s *Service) *options {
+	o := &options{authority: s.Authority, connect: s.Connect, request: s.Request, idle: s.Idle, drain: s.Drain}
+	switch s.Protocol {
+	case "tcp":
+		o.protocol = protoTCP
+	case "http1":
+		o.protocol = protoHTTP1
+	case "h2":
+		o.protocol = protoH2
+	default:
+		o.auto = true
+	}
+	return o
+}

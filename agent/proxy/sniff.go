@@ -1,0 +1,114 @@
+package proxy
+
+import (
+	"bytes"
+	"strings"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sniffTimeout is how long a client may stay silent before it counts as one that waits for the server to speak (4.9).
+	sniffTimeout = 200 * time.Millisecond
+	// sniffPatience is how long it may take for the rest of what began like HTTP.
+	sniffPatience = 10 * time.Second
+)
+
+// preface begins every HTTP/2 connection (RFC 9113, 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// methods that begin an HTTP/1 request: those of RFC 9110, PATCH, and WebDAV's (RFC 4918 and its kin).
+var methods = [...]string{
+	"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH ",
+	"PROPFIND ", "PROPPATCH ", "MKCOL ", "COPY ", "MOVE ", "LOCK ", "UNLOCK ", "REPORT ", "SEARCH ", "MKCALENDAR ", "ACL ", "BIND ", "UNBIND ",
+}
+
+// classify tells the protocol of what begins with b. known is false while b may still become HTTP (and for no bytes at all).
+func classify(b []byte) (k protocol, known bool) {
+	if len(b) == 0 {
+		return protoTCP, false
+	}
+	if len(b) >= len(preface) && string(b[:len(preface)]) == preface {
+		return protoH2, true
+	}
+	open := len(b) < len(preface) && strings.HasPrefix(preface, string(b))
+	for _, m := range methods {
+		if bytes.HasPrefix(b, []byte(m)) {
+			return protoHTTP1, true
+		}
+		open = open || strings.HasPrefix(m, string(b[:min(len(b), len(m))])) && len(b) < len(m)
+	}
+	return protoTCP, !open
+}
+
+// sniffer looks at the first bytes of a client connection, and hands it on.
+type sniffer struct {
+	w     *worker
+	rt    *route
+	conn  *loop.Conn
+	timer loop.Timer
+	began bool // something came that may become HTTP
+}
+
+// sniff finds out how to serve a new connection (4.9).
+func (w *worker) sniff(rt *route, fd int) {
+	s := &sniffer{w: w, rt: rt}
+	c, err := w.loop.Add(fd, s, nil)
+	if err != nil {
+		unix.Close(fd)
+		w.proxy.clients.Add(-1)
+		return
+	}
+	s.conn = c
+	s.timer.F = s.silent
+	w.loop.Arm(&s.timer, sniffTimeout)
+}
+
+// Readable leaves everything to whoever serves the connection.
+func (s *sniffer) Readable(b []byte) int {
+	k, known := classify(b)
+	if known {
+		s.hand(k)
+	} else if !s.began {
+		s.began = true
+		s.w.loop.Arm(&s.timer, sniffPatience)
+	}
+	return 0
+}
+
+// silent ends the wait: the server speaks first, or what began like HTTP is something else.
+func (s *sniffer) silent() {
+	if !s.began {
+		s.w.statsOf(s.rt).silent++
+	}
+	s.hand(protoTCP)
+}
+
+// EOF of one that said nothing is a port check. What it said, if anything, goes on, and the FIN is seen again by whoever reads.
+func (s *sniffer) EOF() {
+	if s.began {
+		s.hand(protoTCP)
+		return
+	}
+	s.conn.Close()
+	s.gone()
+}
+
+// hand gives the connection away.
+func (s *sniffer) hand(k protocol) {
+	s.w.loop.Disarm(&s.timer)
+	s.w.statsOf(s.rt).sniffed[k]++
+	fd, received := s.conn.Detach()
+	s.w.proxy.assign(s.rt, k, fd, received)
+}
+
+func (s *sniffer) gone() {
+	s.w.loop.Disarm(&s.timer)
+	s.w.proxy.clients.Add(-1)
+}
+
+func (s *sniffer) Closed(error)   { s.gone() }
+func (s *sniffer) Connected()     {}
+func (s *sniffer) Written(uint64) {}

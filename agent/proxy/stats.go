@@ -1,0 +1,142 @@
+package proxy
+
+import (
+	"math/bits"
+	"time"
+)
+
+// class is what a call came to.
+type class uint8
+
+const (
+	http2xx class = iota // 1xx counts here as well: 101 is the last answer of an upgrade
+	http3xx
+	http4xx
+	http5xx
+	grpcOK
+	grpcClientError // the caller's doing: CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ...
+	grpcServerError
+	grpcUnavailable // made here: no backend, or none that answered (4.5)
+	tcpOK
+	tcpFailed // no backend, or it broke
+	classes
+)
+
+func (c class) String() string {
+	return [...]string{"2xx", "3xx", "4xx", "5xx", "ok", "client_error", "server_error", "unavailable", "ok", "failed"}[c]
+}
+
+// label is the protocol that a class is counted under, for a connection served as k.
+func (c class) label(k protocol) string {
+	if c >= grpcOK && c <= grpcUnavailable {
+		return "grpc"
+	}
+	return k.String()
+}
+
+const (
+	// The histogram's bounds are powers of two in microseconds: 64 µs, 128 µs, ... 67 s, and everything above.
+	firstBucket = 6
+	buckets     = 22
+)
+
+// LatencyBounds are the upper bounds of the histogram's buckets but the last, which has none: 2^6 to 2^26 µs, each twice the one before.
+func LatencyBounds() []time.Duration {
+	b := make([]time.Duration, buckets-1)
+	for i := range b {
+		b[i] = time.Microsecond << (firstBucket + i)
+	}
+	return b
+}
+
+// histogram of durations.
+type histogram struct {
+	count [buckets]uint64
+	sum   time.Duration
+}
+
+func (h *histogram) add(d time.Duration) {
+	us := uint64(max(0, d) / time.Microsecond)
+	h.count[min(buckets-1, max(0, bits.Len64(us)-firstBucket))]++
+	h.sum += d
+}
+
+// serviceStats are the counters of one service on one loop: plain, written by that loop only, and copied by it (HTTP2.md 2).
+type serviceStats struct {
+	calls     [protocols][classes]uint64
+	latency   [protocols]histogram // whole calls; of tcp, whole connections
+	active    [protocols]int       // client connections
+	picks     uint64
+	noBackend uint64 // calls and connections that found no usable backend (4.5)
+	retried   uint64 // attempts after the first, whatever the reason (4.1)
+	in, out   uint64 // tcp: bytes from clients and to clients
+	sniffed   [protocols]uint64
+	silent    uint64 // of the sniffed: those that said nothing for 200 ms
+}
+
+// http counts a call that ended with an HTTP status.
+func (s *serviceStats) http(k protocol, status int, d time.Duration) {
+	c := http2xx
+	switch {
+	case status >= 500:
+		c = http5xx
+	case status >= 400:
+		c = http4xx
+	case status >= 300:
+		c = http3xx
+	}
+	s.calls[k][c]++
+	s.latency[k].add(d)
+}
+
+// grpc counts a gRPC call by the status that the backend gave, or the caller's cancel (1).
+func (s *serviceStats) grpc(code int, d time.Duration) {
+	c := grpcServerError
+	switch code {
+	case 0:
+		c = grpcOK
+	case 1, 3, 5, 6, 7, 9, 10, 11, 16:
+		c = grpcClientError
+	}
+	s.calls[protoH2][c]++
+	s.latency[protoH2].add(d)
+}
+
+// unavailable counts a gRPC call that was answered here with status 14.
+func (s *serviceStats) unavailable(d time.Duration) {
+	s.calls[protoH2][grpcUnavailable]++
+	s.latency[protoH2].add(d)
+}
+
+// tcp counts a connection that is over.
+func (s *serviceStats) tcp(ok bool, in, out uint64, d time.Duration) {
+	c := tcpFailed
+	if ok {
+		c = tcpOK
+	}
+	s.calls[protoTCP][c]++
+	s.latency[protoTCP].add(d)
+	s.in += in
+	s.out += out
+}
+
+// add sums up loops.
+func (s *serviceStats) add(o *serviceStats) {
+	for k := range s.calls {
+		for c := range s.calls[k] {
+			s.calls[k][c] += o.calls[k][c]
+		}
+		for i := range s.latency[k].count {
+			s.latency[k].count[i] += o.latency[k].count[i]
+		}
+		s.latency[k].sum += o.latency[k].sum
+		s.active[k] += o.active[k]
+		s.sniffed[k] += o.sniffed[k]
+	}
+	s.picks += o.picks
+	s.noBackend += o.noBackend
+	s.retried += o.retried
+	s.in += o.in
+	s.out += o.out
+	s.silent += o.silent
+}

@@ -1,0 +1,132 @@
+package proxy
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/agent/table"
+	"golang.org/x/sys/unix"
+)
+
+// worker is one event loop and all that lives on it. Its loop's goroutine owns every field but those that say otherwise.
+type worker struct {
+	loop  *loop.Loop
+	proxy *Proxy
+	index int
+	relay *relay
+	stats map[string]*serviceStats // by service
+
+	sessions map[*table.Service]map[*session]struct{} // TCP
+	draining bool                                     // no new connection
+
+	load  atomic.Int64  // client connections; the accepting worker compares them
+	ended chan struct{} // closed when the loop has returned: its fields may be read then
+
+	mu sync.Mutex
+
+	dirty map[*table.Service]struct{} // published since the loop looked
+}
+
+func newWorker(p *Proxy, index int) (*worker, error) {
+	l, err := loop.New(loop.Config{Log: p.log})
+	if err != nil {
+		return nil, fmt.Errorf("make event loop %d: %w", index, err)
+	}
+	w := &worker{
+		loop: l, proxy: p, index: index,
+		stats:    map[string]*serviceStats{},
+		sessions: map[*table.Service]map[*session]struct{}{},
+		dirty:    map[*table.Service]struct{}{},
+		ended:    make(chan struct{}),
+	}
+	w.relay = newRelay(w)
+	return w, nil
+}
+
+// publish is called from any goroutine.
+func (w *worker) publish(s *table.Service) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := len(w.dirty) == 0
+	w.dirty[s] = struct{}{}
+	if first && !w.loop.Post(w.viewsChanged) {
+		clear(w.dirty)
+	}
+}
+
+// viewsChanged compares what runs here with the views of now (4.7).
+func (w *worker) viewsChanged() {
+	w.mu.Lock()
+	changed := w.dirty
+	w.dirty = make(map[*table.Service]struct{}, len(changed))
+	w.mu.Unlock()
+	for svc := range changed {
+		w.relay.viewChanged(svc)
+		w.tcpViewChanged(svc)
+	}
+}
+
+// statsOf returns the counters of a service on this loop; they stay the same for as long as the service is configured.
+func (w *worker) statsOf(rt *route) *serviceStats {
+	s := w.stats[rt.name]
+	if s == nil {
+		s = &serviceStats{}
+		w.stats[rt.name] = s
+	}
+	return s
+}
+
+// assign gives a client connection to the worker with the fewest; on the accepting loop.
+func (p *Proxy) assign(rt *route, k protocol, fd int, received []byte) {
+	if k == protoHTTP1 {
+		p.h1.serve(rt, fd, received)
+		return
+	}
+	least := p.workers[0]
+	for _, w := range p.workers[1:] {
+		if w.load.Load() < least.load.Load() {
+			least = w
+		}
+	}
+	least.load.Add(1)
+	if least == p.workers[0] {
+		least.take(rt, k, fd, received)
+	} else if !least.loop.Post(func() { least.take(rt, k, fd, received) }) {
+		unix.Close(fd)
+		least.load.Add(-1)
+		p.clients.Add(-1)
+	}
+}
+
+// take serves a client connection. Whoever serves it calls clientDone once when it is over.
+func (w *worker) take(rt *route, k protocol, fd int, received []byte) {
+	w.statsOf(rt).active[k]++
+	switch {
+	case w.draining:
+		unix.Close(fd)
+		w.clientDone(rt, k)
+	case k == protoH2:
+		w.relay.serve(rt, fd, received)
+	default:
+		w.serveTCP(rt, fd, received)
+	}
+}
+
+// clientDone notes the end of a client connection that take has handed out.
+func (w *worker) clientDone(rt *route, k protocol) {
+	w.statsOf(rt).active[k]--
+	w.load.Add(-1)
+	w.proxy.clients.Add(-1)
+}
+
+// drain begins the end: streams and connections that run may go on.
+func (w *worker) drain() {
+	w.draining = true
+	w.relay.drain()
+	w.drainTCP()
+}
+
+// idle reports whether nothing is left to relay.
+func (w *worker) idle() bool { return len(w.sessions) == 0 && w.relay.idle() }
