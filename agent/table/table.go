@@ -96,12 +96,7 @@ func (t *Table) SetSpec(now time.Time, spec Spec) {
 
 func (t *Table) add(now time.Time, spec *Spec) {
 	s := newService(now, spec, t.wake)
-	s.view.Store(&View{
-		Service: s,
-		List:    &service.List{Service: spec.Name},
-		At:      now,
-		next:    make(chan struct{}),
-	})
+	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
 	services := maps.Clone(*t.services.Load())
 	services[spec.Name] = s
 	t.services.Store(&services)
