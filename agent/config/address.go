@@ -137,7 +137,7 @@ func validPort(s string) bool {
 func (v value) listeners() []Listen {
 	const allowed = "a port, an address of this host such as 127.0.0.2:7001 or [::1]:7001, or unix:/PATH is allowed"
 	var all []Listen
-	v.list(allowed, func(v value) {
+	v.list("a list such as [7001, \"unix:/run/user.sock\"] is allowed", func(v value) {
 		s, ok := v.text(allowed, false)
 		if !ok {
 			return
@@ -182,7 +182,7 @@ func (v value) backends() []service.Backend {
 	const allowed = "a literal address such as 10.0.0.1:80 or [2001:db8::1]:80 is allowed"
 	var all []service.Backend
 	seen := make(map[netip.AddrPort]bool)
-	v.list("addresses such as 10.0.0.1:80", func(v value) {
+	v.list("a list such as [\"10.0.0.1:80\"] is allowed", func(v value) {
 		s, ok := v.text(allowed, false)
 		if !ok {
 			return

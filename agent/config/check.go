@@ -147,6 +147,9 @@ func (c *claims) claim(at value, addr netip.AddrPort, owner string) bool {
 		c.any = append(c.any, addr)
 	}
 	if taken {
+		if _, ok := c.tcp[addr]; !ok {
+			c.tcp[addr] = owner
+		}
 		at.fail("write another port", "%s is used by %s already", addr, first)
 		return false
 	}

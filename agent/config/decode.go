@@ -175,22 +175,35 @@ func yamlProblem(err error, data []byte) (int, string) {
 	return line, printable(text)
 }
 
-// brokenLine is the line after the longest beginning of the file that is YAML. The parser itself often names the line where the surrounding map starts;
-// reported, its word, must do where a file is too large for so many tries.
+// brokenLine is the line after the longest beginning of the file that is YAML. (The parser itself often names the line where the surrounding map starts.)
 func brokenLine(lines [][]byte, reported int) int {
-	const most = 32 << 20 // bytes to parse: a second or so
 	whole := bytes.Join(lines, nil)
-	if len(lines)*len(whole) > most {
-		return reported
+	ends := make([]int, len(lines)+1)
+	for i, l := range lines {
+		ends[i+1] = ends[i] + len(l)
 	}
-	end := len(whole)
-	for n := len(lines); n > 0; n-- {
-		end -= len(lines[n-1])
-		if _, _, err := parseYAML(whole[:end]); err == nil {
-			return n
+	good := func(n int) bool {
+		_, _, err := parseYAML(whole[:ends[n]])
+		return err == nil
+	}
+	low, high := 0, len(lines) // of good beginnings, and of those from which on all are bad
+	if len(lines)*len(whole) > 2<<20 {
+		// Too large to try them all. Halving may end at the start of a list or text over several lines instead of inside it.
+		for high-low > 1 {
+			if mid := (low + high) / 2; good(mid) {
+				low = mid
+			} else {
+				high = mid
+			}
+		}
+		return high
+	}
+	for n := high - 1; n > 0; n-- {
+		if good(n) {
+			return n + 1
 		}
 	}
-	return reported
+	return max(reported, 1)
 }
 
 // prepare refuses what no value needs and expands the scalars among the values. v gives file and path.

@@ -80,9 +80,9 @@ func (e *Errors) orNil(files []string) error {
 	if len(e.List) == 0 {
 		return nil
 	}
-	order := make(map[string]int, len(files))
+	order := make(map[string]int, len(files)) // 0 = a file that could not be read
 	for i, f := range files {
-		order[f] = i
+		order[f] = i - len(files)
 	}
 	slices.SortStableFunc(e.List, func(a, b Error) int {
 		return cmp.Or(cmp.Compare(order[a.File], order[b.File]), cmp.Compare(a.Line, b.Line))

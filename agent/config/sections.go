@@ -40,16 +40,15 @@ func (s *sections) keys() keys {
 	}
 }
 
-// laterSections are the top-level keys whose part is not built yet.
-func laterSections() []string {
-	return []string{"registration_ttl", "drain_timeout", "limits", "fleet", "notify", "register", "register_allow"}
+func laterSections() others {
+	return notYet("registration_ttl", "drain_timeout", "limits", "fleet", "notify", "register", "register_allow")
 }
 
 // decode reads all files into cfg, which has the defaults already.
 func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 	onDemand := defaultOnDemand()
 	s := &sections{cfg: cfg, onDemand: &onDemand}
-	s.written = main.object(s.keys(), laterSections()...)
+	s.written = main.object(s.keys(), laterSections())
 	for _, root := range dropIns {
 		s.dropIn(root, main.file)
 	}
@@ -69,13 +68,9 @@ func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 
 // dropIn reads a file of services.d, which holds services and nothing else: what holds for all of them stands in one place, the main file.
 func (s *sections) dropIn(root value, main string) {
-	elsewhere := func(v value) { v.fail("write it in "+main, "has no place in a drop-in, which holds services: only") }
-	known := s.keys()
-	for k := range known {
-		known[k] = elsewhere
-	}
-	known["services"] = func(v value) { s.services = append(s.services, v) }
-	root.object(known, laterSections()...)
+	known := keys{"services": s.keys()["services"]}
+	elsewhere := others{words(s.keys()), "has no place in a drop-in, which holds services: only", "write it in " + main}
+	root.object(known, elsewhere, laterSections())
 }
 
 func (n *Node) decode(v value) {
@@ -163,7 +158,7 @@ func (a *API) decode(v value) {
 	v.object(keys{
 		"socket":       func(v value) { v.socket(&a.Socket) },
 		"admin_socket": func(v value) { v.socket(&a.AdminSocket) },
-	}, "listen")
+	}, notYet("listen"))
 }
 
 func (s *sections) proxy(v value) {

@@ -23,13 +23,12 @@ type draft struct {
 	eject     bool    // the mode
 }
 
-// ownKeys are the keys that say which service it is; they have no place in defaults:.
+// ownKeys say which service it is; they have no place in defaults:.
 func ownKeys() []string { return []string{"name", "prefix", "backends", "listen"} }
 
-// laterKeys are the keys of a service whose part is not built yet.
-func laterKeys() []string {
-	return []string{"select", "key", "guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load",
-		"retry", "reconnect", "only"}
+func laterKeys() others {
+	return notYet("select", "key", "guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load",
+		"retry", "reconnect", "only")
 }
 
 // services reads defaults: and every entry of services:.
@@ -38,9 +37,9 @@ func (d *decoder) services(s *sections) []*draft {
 	if v, ok := s.written["defaults"]; ok {
 		known := base.keys()
 		for _, k := range ownKeys() {
-			known[k] = func(v value) { v.fail("write it in each service", "has no place in defaults:, it is a service's own") }
+			delete(known, k)
 		}
-		v.object(known, laterKeys()...)
+		v.object(known, others{ownKeys(), "has no place in defaults:, it is a service's own", "write it in each service"}, laterKeys())
 	}
 	base.finish(s.cfg.Etcd)
 	s.cfg.Defaults = base.Service
@@ -48,7 +47,7 @@ func (d *decoder) services(s *sections) []*draft {
 	var drafts []*draft
 	names := make(map[string]*draft)
 	for _, list := range s.services {
-		list.list("entries such as {name: user, prefix: services/user/} are allowed", func(v value) {
+		list.list("a list of entries such as {name: user, prefix: services/user/} is allowed", func(v value) {
 			dr := base
 			dr.at, dr.ownProbe = v, nil
 			dr.decode(v, s.cfg.Etcd)
@@ -69,7 +68,7 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 		v.path = fmt.Sprintf("services[%s]", clip(printable(name), 64))
 	}
 	dr.At = v.place()
-	dr.own = v.object(dr.keys(), laterKeys()...)
+	dr.own = v.object(dr.keys(), laterKeys())
 	dr.checkProbe()
 	if _, ok := dr.own["name"]; !ok && v.isMap() {
 		v.fail("write name: and either prefix: or backends:", "the service has no name")
@@ -91,6 +90,9 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 		}
 	}
 	dr.finish(etcd)
+	if dr.EtcdPrefix == "" {
+		dr.Namespace = "" // a static service does not change with it
+	}
 }
 
 // finish works out what several keys say together.
@@ -164,7 +166,14 @@ func (p *Probe) decode(v value) map[string]value {
 
 // checkProbe finds keys that the probe of this type would never look at. Those of defaults: may be for other services.
 func (dr *draft) checkProbe() {
-	for key, needs := range map[string]string{"path": "http", "status": "http", "service": "grpc"} {
+	if at, ok := dr.ownProbe["type"]; ok && dr.Probe.Type != at.node.Value && dr.Probe.Type != "none" {
+		return // a type that is none: said already
+	}
+	for _, key := range []string{"path", "status", "service"} {
+		needs := "http"
+		if key == "service" {
+			needs = "grpc"
+		}
 		if at, ok := dr.ownProbe[key]; ok && dr.Probe.Type != needs {
 			at.fail(fmt.Sprintf("write type: %s, or leave it out", needs), "belongs to a probe of type %s, this one is of type %s", needs, dr.Probe.Type)
 		}
@@ -209,7 +218,7 @@ func (dr *draft) decodeEject(v value) {
 		"base":        func(v value) { v.duration(&e.Base, false, 10*time.Millisecond, time.Hour) },
 		"max":         func(v value) { v.duration(&e.Max, false, 10*time.Millisecond, 24*time.Hour) },
 		"max_percent": func(v value) { v.integer(&e.MaxPercent, 0, 100) },
-	}, "success_rate")
+	}, notYet("success_rate"))
 	if e.Max < e.Base {
 		at := v
 		for _, k := range []string{"base", "max"} {

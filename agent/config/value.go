@@ -47,8 +47,19 @@ func null(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() 
 // keys says what may stand in a map and who reads it.
 type keys map[string]func(value)
 
-// object reads a map: each key once, each one known. later names the keys whose part is not built yet. It returns the values of the known keys.
-func (v value) object(known keys, later ...string) map[string]value {
+// others are keys that exist but may not stand here, and why.
+type others struct {
+	words            []string
+	problem, allowed string
+}
+
+// notYet are keys whose part is not built.
+func notYet(words ...string) others {
+	return others{words, "is not supported yet", "leave the key out"}
+}
+
+// object reads a map: each key once, each one known. It returns the values of the known keys.
+func (v value) object(known keys, refused ...others) map[string]value {
 	found := make(map[string]value)
 	if null(v.node) || v.d.bad[v.node] {
 		return found
@@ -76,14 +87,23 @@ func (v value) object(known keys, later ...string) map[string]value {
 			read(child)
 		case key.Value == "<<":
 			at.fail(anchorsAllowed, "merge keys are not supported")
-		case slices.Contains(later, key.Value):
-			at.fail("leave the key out", "is not supported yet")
 		default:
-			at.fail("allowed: "+strings.Join(words(known), ", "), "unknown key%s", didYouMean(key.Value, words(known)))
+			at.unknown(key.Value, known, refused)
 		}
 		lines[key.Value] = key.Line
 	}
 	return found
+}
+
+// unknown says why key may not stand here.
+func (v value) unknown(key string, known keys, refused []others) {
+	for _, o := range refused {
+		if slices.Contains(o.words, key) {
+			v.fail(o.allowed, "%s", o.problem)
+			return
+		}
+	}
+	v.fail("allowed: "+strings.Join(words(known), ", "), "unknown key%s", didYouMean(key, words(known)))
 }
 
 func didYouMean(word string, known []string) string {
@@ -99,7 +119,7 @@ func (v value) list(allowed string, item func(value)) {
 		return
 	}
 	if v.node.Kind != yaml.SequenceNode {
-		v.fail("a list is allowed: "+allowed, "%s is no list", v.quote())
+		v.fail(allowed, "%s is no list", v.quote())
 		return
 	}
 	for i, node := range v.node.Content {
@@ -121,7 +141,7 @@ func (v value) text(allowed string, empty bool) (string, bool) {
 		s = ""
 	}
 	if s == "" && !empty {
-		v.fail(allowed+"; leave the key out for the default", "has no value")
+		v.fail(allowed, "has no value")
 		return "", false
 	}
 	return s, true
@@ -207,11 +227,14 @@ func (v value) integer(to *int, low, high int) {
 		s = "0"
 	}
 	n, err := strconv.Atoi(s)
-	if err != nil || strconv.Itoa(n) != s || n < low || n > high {
-		v.fail(allowed, "%s is not", v.quote())
-		return
+	switch {
+	case err != nil || strconv.Itoa(n) != s:
+		v.fail(allowed, "%s is no whole number", v.quote())
+	case n < low || n > high:
+		v.fail(allowed, "%d is out of bounds", n)
+	default:
+		*to = n
 	}
-	*to = n
 }
 
 // duration reads a Go duration from low to high. With zero, 0 and off are allowed too.
