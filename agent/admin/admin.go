@@ -1,0 +1,166 @@
+// Package admin serves what an operator and a monitoring system read of the agent: metrics, health, readiness and a page that lists the services.
+// It is read-only, and the only importer of client_golang.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/table"
+)
+
+// What a peer may cost: a scrape is small and quick, and nobody needs many at once.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeTimeout      = 30 * time.Second
+	idleTimeout       = 2 * time.Minute // longer than the usual scrape interval, so that a scraper keeps its connection
+	maxHeaderBytes    = 16 << 10
+	maxConnections    = 64 // per address; more are closed at once
+	stopTimeout       = time.Second
+)
+
+// Config wires a Server.
+type Config struct {
+	Log     hclog.Logger
+	Version string
+	// Listen is host:port of the page, the metrics and the health checks, for this host (admin.listen); "" = off.
+	Listen string
+	// MetricsListen is host:port of the metrics and the health checks only, for anybody (metrics.listen); "" = off.
+	MetricsListen string
+
+	Table  *table.Table
+	Events *event.Log
+	// Ready reports whether the agent is ready (SEMANTICS 6.4), and which services have no list; those may be missing although it is ready.
+	Ready func() (ok bool, missing []string)
+	// ConfigOK is false while the file at hand is invalid and an older configuration is in force (6.5).
+	ConfigOK func() bool
+	// Discovery is what is known of etcd and the spool. Nil = none of its metrics.
+	Discovery func() discovery.Status
+	// Proxy is what went through the proxy. Nil = none of its metrics.
+	Proxy func() Proxy
+	// Now is the clock; nil = time.Now.
+	Now func() time.Time
+}
+
+// Server answers on the listen addresses. Safe for concurrent use.
+type Server struct {
+	cfg       Config
+	collector *collector
+	page      *template.Template
+	doors     []door
+}
+
+// door is one bound address and the server that answers there.
+type door struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// New binds the addresses of cfg, so that one that is taken is told at start; Run serves them.
+func New(cfg Config) (*Server, error) {
+	switch {
+	case cfg.Log == nil, cfg.Table == nil, cfg.Events == nil, cfg.Ready == nil, cfg.ConfigOK == nil:
+		return nil, errors.New("admin: Log, Table, Events, Ready and ConfigOK are needed")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	page, err := parsePage()
+	if err != nil {
+		return nil, fmt.Errorf("admin: parse the page: %w", err)
+	}
+	s := &Server{cfg: cfg, page: page, collector: newCollector(cfg)}
+	metrics, err := s.collector.handler(cfg.Log)
+	if err != nil {
+		return nil, fmt.Errorf("admin: register metrics: %w", err)
+	}
+	for _, d := range []struct {
+		key, addr string
+		handler   http.Handler
+	}{
+		{"admin.listen", cfg.Listen, s.guard(cfg.Listen, s.routes(metrics, true))},
+		{"metrics.listen", cfg.MetricsListen, s.routes(metrics, false)},
+	} {
+		if d.addr == "" {
+			continue
+		}
+		if err := s.open(d.addr, d.handler); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("%s: %w", d.key, err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Server) open(addr string, h http.Handler) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	s.doors = append(s.doors, door{
+		listener: limit(l, maxConnections),
+		server: &http.Server{
+			Handler:           h,
+			ReadHeaderTimeout: readHeaderTimeout,
+			ReadTimeout:       readTimeout,
+			WriteTimeout:      writeTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeaderBytes,
+			ErrorLog:          s.cfg.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		},
+	})
+	return nil
+}
+
+// Addrs are the bound addresses: admin.listen, then metrics.listen, without those that are off.
+func (s *Server) Addrs() []net.Addr {
+	out := make([]net.Addr, 0, len(s.doors))
+	for _, d := range s.doors {
+		out = append(out, d.listener.Addr())
+	}
+	return out
+}
+
+// Run serves until ctx ends. Answers that are being written get a second.
+func (s *Server) Run(ctx context.Context) error {
+	failed := make(chan error, len(s.doors))
+	var serving sync.WaitGroup
+	for _, d := range s.doors {
+		serving.Go(func() {
+			if err := d.server.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s: %w", d.listener.Addr(), err)
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	for _, d := range s.doors {
+		if d.server.Shutdown(stop) != nil {
+			d.server.Close()
+		}
+	}
+	serving.Wait()
+	return err
+}
+
+// Close frees the addresses of a Server that will not Run.
+func (s *Server) Close() {
+	for _, d := range s.doors {
+		d.listener.Close()
+	}
+}

@@ -1,0 +1,416 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/service"
+	"github.com/lbagent/lbagent/agent/table"
+)
+
+var update = flag.Bool("update", false, "write the expected results anew")
+
+// start is the moment of all tests.
+func start() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+
+// fixture is a Server beside a real table with two services: user with two backends, and cart without a list.
+type fixture struct {
+	*Server
+	table *table.Table
+	ok    bool
+	miss  []string
+	good  bool
+	etcd  discovery.Status
+	proxy Proxy
+}
+
+// serve runs a Server; change may alter its Config first.
+func serve(t *testing.T, change func(*Config)) *fixture {
+	t.Helper()
+	f := &fixture{ok: true, miss: []string{"cart"}, good: true}
+	events := event.NewLog(10)
+	tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: events})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.table = tab
+	tab.SetSpec(start(), table.Spec{Name: "user", Policy: picker.P2C, Protocol: "auto", Listeners: []string{"127.0.0.1:7001", "unix:/run/<user>.sock"}, PanicPercent: 50})
+	tab.SetSpec(start(), table.Spec{Name: "cart", Policy: picker.RoundRobin, Protocol: "h2"})
+	tab.Apply(start(), &service.List{
+		Service: "user", Source: service.FromEtcd, Epoch: 1, Revision: 7, Confirmed: start(), BadCount: 2,
+		Backends: []service.Backend{
+			{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1},
+			{Addr: netip.MustParseAddrPort("10.0.0.2:80"), Weight: 1, Draining: true},
+		},
+	})
+	cfg := Config{
+		Log: hclog.NewNullLogger(), Version: "v1.2.3", Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0",
+		Table: tab, Events: events,
+		Ready:     func() (bool, []string) { return f.ok, f.miss },
+		ConfigOK:  func() bool { return f.good },
+		Discovery: func() discovery.Status { return f.etcd },
+		Proxy:     func() Proxy { return f.proxy },
+		Now:       func() time.Time { return start().Add(3 * time.Second) },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	f.Server, err = New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run did not end")
+		}
+	})
+	return f
+}
+
+// get asks door i with the Host header host ("" = the address itself).
+func (f *fixture) get(t *testing.T, i int, method, path, host string) (int, string, http.Header) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+f.Addrs()[i].String()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body), resp.Header
+}
+
+func TestHealthAndReadiness(t *testing.T) {
+	f := serve(t, nil)
+	tests := []struct {
+		path    string
+		ok      bool
+		missing []string
+		code    int
+		body    string
+	}{
+		{"/healthz", false, nil, 200, "ok\n"},
+		{"/readyz", true, nil, 200, "ready\n"},
+		{"/readyz", true, []string{"cart", "user"}, 200, "ready; no list yet: cart, user\n"},
+		{"/readyz", false, nil, 503, "not ready\n"},
+		{"/readyz", false, []string{"cart"}, 503, "not ready; no list yet: cart\n"},
+	}
+	for _, tt := range tests {
+		f.ok, f.miss = tt.ok, tt.missing
+		for door := range f.Addrs() {
+			if code, body, _ := f.get(t, door, "GET", tt.path, ""); code != tt.code || body != tt.body {
+				t.Errorf("%s at door %d: %d %q, want %d %q", tt.path, door, code, body, tt.code, tt.body)
+			}
+		}
+	}
+}
+
+func TestDoorsAreReadOnlyAndKnowTheirPaths(t *testing.T) {
+	f := serve(t, nil)
+	tests := []struct {
+		door         int
+		method, path string
+		code         int
+	}{
+		{0, "GET", "/", 200}, {0, "HEAD", "/", 200}, {0, "HEAD", "/metrics", 200}, {0, "POST", "/", 405}, {0, "POST", "/metrics", 405},
+		{0, "DELETE", "/healthz", 405}, {0, "GET", "/nosuch", 404}, {0, "GET", "/debug/pprof/", 404},
+		{1, "GET", "/", 404}, {1, "GET", "/metrics", 200}, {1, "PUT", "/metrics", 405}, {1, "GET", "/debug/pprof/", 404},
+	}
+	for _, tt := range tests {
+		if code, _, _ := f.get(t, tt.door, tt.method, tt.path, ""); code != tt.code {
+			t.Errorf("%s %s at door %d: %d, want %d", tt.method, tt.path, tt.door, code, tt.code)
+		}
+	}
+}
+
+func TestForeignNamesAreRefused(t *testing.T) {
+	f := serve(t, nil)
+	tests := map[string]bool{
+		"": true, "localhost": true, "LocalHost:9901": true, "localhost.": true, "127.0.0.1": true, "127.0.0.1:1": true, "127.8.8.8": true,
+		"[::1]": true, "[::1]:9901": true,
+		"evil.example": false, "evil.example:9901": false, "127.0.0.1.evil.example": false, "localhost.evil.example": false, "10.0.0.1": false,
+		"[2001:db8::1]": false, "xlocalhost": false,
+	}
+	for host, allowed := range tests {
+		code, body, header := f.get(t, 0, "GET", "/metrics", host)
+		if allowed != (code == 200) || !allowed && (code != 421 || strings.Contains(body, "lbagent_")) {
+			t.Errorf("Host %q: %d, allowed is %v", host, code, allowed)
+		}
+		if header.Get("X-Content-Type-Options") == "" || header.Get("Content-Security-Policy") == "" {
+			t.Errorf("Host %q: no guarding headers", host)
+		}
+		if code, _, _ := f.get(t, 1, "GET", "/metrics", host); code != 200 {
+			t.Errorf("Host %q at metrics.listen: %d, a scraper may use any name", host, code)
+		}
+	}
+}
+
+func TestHostAllowed(t *testing.T) {
+	local := &net.TCPAddr{IP: net.ParseIP("10.0.0.7"), Port: 9901}
+	tests := []struct {
+		host, own string
+		want      bool
+	}{
+		{"10.0.0.7:9901", "0.0.0.0", true}, // the address that the connection came to
+		{"10.0.0.8:9901", "0.0.0.0", false},
+		{"[::ffff:10.0.0.7]", "", true},
+		{"web-17:9901", "web-17", true}, // as admin.listen names it
+		{"web-18:9901", "web-17", false},
+		{"", "", true},
+		{":9901", "", true},
+	}
+	for _, tt := range tests {
+		r := (&http.Request{Host: tt.host}).WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(local)))
+		if got := hostAllowed(r, tt.own); got != tt.want {
+			t.Errorf("Host %q at %q: %v, want %v", tt.host, tt.own, got, tt.want)
+		}
+	}
+}
+
+func TestPage(t *testing.T) {
+	f := serve(t, nil)
+	f.good = false
+	_, page, _ := f.get(t, 0, "GET", "/", "")
+	for _, want := range []string{
+		"lbagent v1.2.3", "<td>user</td><td class=\"number\">1</td><td class=\"number\">2</td><td>etcd</td><td>3s</td>", "no list yet", "2 unreadable records",
+		"unix:/run/&lt;user&gt;.sock", "No list yet: cart.", "lbagent check", `href="/metrics"`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	f.good, f.ok, f.miss = true, false, nil
+	f.table.Remove(start(), "user")
+	f.table.Remove(start(), "cart")
+	_, page, _ = f.get(t, 0, "GET", "/", "")
+	if !strings.Contains(page, "No services.") || !strings.Contains(page, "Not ready.") || strings.Contains(page, "lbagent check") {
+		t.Errorf("the page of an agent without services:\n%s", page)
+	}
+}
+
+// scrape returns the agent's own metrics, without the build's.
+func (f *fixture) scrape(t *testing.T) string {
+	t.Helper()
+	code, body, _ := f.get(t, 1, "GET", "/metrics", "")
+	if code != 200 {
+		t.Fatalf("scrape: %d %s", code, body)
+	}
+	var out strings.Builder
+	for line := range strings.Lines(body) {
+		if strings.Contains(line, "lbagent_") && !strings.HasPrefix(line, "lbagent_build_info{") {
+			out.WriteString(line)
+		}
+	}
+	if !strings.Contains(body, `lbagent_build_info{go_version="go`) || !strings.Contains(body, `version="v1.2.3"} 1`) ||
+		!strings.Contains(body, "\ngo_goroutines ") || !strings.Contains(body, "\nprocess_open_fds ") {
+		t.Errorf("no build, go or process metrics:\n%s", body)
+	}
+	return out.String()
+}
+
+func TestMetrics(t *testing.T) {
+	f := serve(t, nil)
+	f.etcd = discovery.Status{Configured: true, Connected: true, LastContact: start(), Reads: 4, Reconnects: 1}
+	f.proxy = Proxy{
+		LatencyBounds: []time.Duration{time.Millisecond, 2 * time.Millisecond}, Clients: 3, Refused: 9,
+		Services: []Calls{{
+			Service: "user", Codes: []Code{{"grpc", "ok", 5}, {"http1", "5xx", 1}}, Active: map[string]int{"h2": 2},
+			Latencies: []Latency{{Protocol: "h2", Buckets: []uint64{3, 2, 1}, Sum: 1500 * time.Millisecond}},
+			NoBackend: 6, Retried: 7, In: 100, Out: 200,
+		}},
+	}
+	golden(t, "metrics", f.scrape(t))
+}
+
+// TestMetricsOfLittle: no etcd, an invalid file, a spool that can't be written, and loops that did not answer, whose counters must not fall.
+func TestMetricsOfLittle(t *testing.T) {
+	f := serve(t, nil)
+	f.good, f.ok = false, false
+	f.etcd = discovery.Status{SpoolError: "disk full"}
+	f.proxy = Proxy{Missing: 1, Services: []Calls{{Service: "user", Codes: []Code{{"grpc", "ok", 5}}}}}
+	got := f.scrape(t)
+	for _, want := range []string{"\nlbagent_config_ok 0\n", "\nlbagent_ready 0\n", "\nlbagent_discovery_spool_ok 0\n", "\nlbagent_discovery_etcd_configured 0\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	for _, never := range []string{"lbagent_proxy_requests_total", "lbagent_discovery_etcd_connected"} {
+		if strings.Contains(got, never) {
+			t.Errorf("%s is told:\n%s", never, got)
+		}
+	}
+}
+
+// TestOneBadMetricHidesNoOther: the agent must be seen even if a stage tells nonsense.
+func TestOneBadMetricHidesNoOther(t *testing.T) {
+	f := serve(t, nil)
+	f.proxy = Proxy{Services: []Calls{{Service: "user"}, {Service: "user"}}} // twice the same
+	if _, body, _ := f.get(t, 1, "GET", "/metrics", ""); !strings.Contains(body, "lbagent_table_backends") {
+		t.Errorf("metrics are gone:\n%s", body)
+	}
+}
+
+func TestEventsAreCountedOnce(t *testing.T) {
+	l := event.NewLog(2)
+	var s seen
+	for i, add := range []int{0, 1, 5, 0, 1} { // more than the ring holds
+		for range add {
+			l.Add(event.Event{})
+		}
+		if got, want := s.total(l), []uint64{0, 1, 6, 6, 7}[i]; got != want {
+			t.Errorf("step %d: %d events, want %d", i, got, want)
+		}
+	}
+}
+
+func TestTakenAddressNamesItsKey(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	_, err = New(Config{
+		Log: hclog.NewNullLogger(), Table: tab, Events: event.NewLog(1), Ready: func() (bool, []string) { return true, nil }, ConfigOK: func() bool { return true },
+		Listen: free.Addr().String(), MetricsListen: l.Addr().String(),
+	})
+	if err == nil || !strings.Contains(err.Error(), "metrics.listen: ") || !strings.Contains(err.Error(), l.Addr().String()) {
+		t.Fatalf("error is %v", err)
+	}
+	again, err := net.Listen("tcp", free.Addr().String())
+	if err != nil {
+		t.Fatalf("admin.listen was kept: %v", err)
+	}
+	again.Close()
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	f := serve(t, nil)
+	addr := f.Addrs()[1].String()
+	var held []net.Conn
+	for range maxConnections {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		held = append(held, c)
+		if got := ask(t, c); got != "HTTP/1.1 200 OK" {
+			t.Fatalf("connection %d: %q", len(held), got)
+		}
+	}
+	over, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer over.Close()
+	if _, err := over.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection over the limit got an answer")
+	}
+	held[0].Close()
+	for deadline := time.Now().Add(10 * time.Second); ; { // the server sees the close in its own time
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ask(t, c)
+		c.Close()
+		if got == "HTTP/1.1 200 OK" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a closed connection did not make room")
+		}
+	}
+}
+
+// ask sends a request on c and returns the first line of the answer, "" if c was closed.
+func ask(t *testing.T, c net.Conn) string {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(c, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	line, _ := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(line)
+}
+
+func TestBigHeadersAreRefused(t *testing.T) {
+	f := serve(t, nil)
+	c, err := net.Dial("tcp", f.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: localhost\r\nX: %s\r\n\r\n", strings.Repeat("x", 64<<10))
+	if line, _ := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, " 431 ") {
+		t.Errorf("answer is %q, want 431", line)
+	}
+}
+
+func TestNothingToServe(t *testing.T) {
+	f := serve(t, func(c *Config) { c.Listen, c.MetricsListen = "", "" }) // Run waits for its end all the same
+	if len(f.Addrs()) != 0 {
+		t.Errorf("listens on %v", f.Addrs())
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test -update writes it anew). Got:\n%s", path, got)
+	}
+}
