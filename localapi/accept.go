@@ -1,0 +1,173 @@
+package localapi
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// front is one socket: it accepts, looks who it is and what is spoken, and hands the connection on.
+type front struct {
+	s     *Server
+	sock  *socket
+	admin bool
+	quota *quota
+}
+
+// conn is an accepted connection with the identity of its peer. What was read to tell the protocols apart is read again first.
+type conn struct {
+	*net.UnixConn
+	peer Peer
+
+	ahead   []byte // read, not yet given out; only the reader touches it
+	release func()
+}
+
+// Read gives out what was looked at, then the rest.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.ahead) > 0 {
+		n := copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	return c.UnixConn.Read(p)
+}
+
+// Close closes, and gives the place back the first time.
+func (c *conn) Close() error {
+	c.release()
+	return c.UnixConn.Close()
+}
+
+// accept runs until the socket is closed. Each connection is looked at by a goroutine of its own, for Limits.FirstBytes at most.
+func (f *front) accept(h2, h1 *handoff) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	refusals := make(chan struct{}, 16)
+	pause := time.Duration(0)
+	for {
+		raw, err := f.sock.AcceptUnix()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			// Out of descriptors or memory: the callers wait in the backlog meanwhile.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			f.s.log.Warn("api accept failed", "socket", f.sock.Addr().String(), "cause", err, "pause", pause)
+			select {
+			case <-time.After(pause):
+			case <-f.s.stopping.Done():
+			}
+			continue
+		}
+		pause = 0
+		peer, err := f.s.rights.identify(raw, f.admin)
+		if err != nil {
+			_ = raw.Close() // gone already
+			continue
+		}
+		full := f.quota.take(peer.UID)
+		if full == "" {
+			c := &conn{UnixConn: raw, peer: peer, release: sync.OnceFunc(func() { f.quota.give(peer.UID) })}
+			wg.Go(func() { f.admit(c, h2, h1) })
+			continue
+		}
+		f.s.refused.Add(1)
+		f.s.log.Debug("api connection refused", "uid", peer.UID, "cause", full)
+		select {
+		case refusals <- struct{}{}:
+			wg.Go(func() {
+				refuse(raw, full)
+				<-refusals
+			})
+		default:
+			_ = raw.Close()
+		}
+	}
+}
+
+// admit tells the protocols apart and hands c to its server.
+func (f *front) admit(c *conn, h2, h1 *handoff) {
+	cut := context.AfterFunc(f.s.stopping, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer cut()
+	_ = c.SetReadDeadline(time.Now().Add(f.s.limits.FirstBytes))
+	ahead, isH2, err := sniff(c.UnixConn)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	c.ahead = ahead
+	if !cut() { // stopping
+		_ = c.Close()
+		return
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	to := h1
+	if isH2 {
+		to = h2
+	}
+	to.give(c)
+}
+
+// sniff reads until it can tell HTTP/2's preface from anything else, and returns what it read. "PRI " is no method of HTTP/1.
+func sniff(r interface{ Read([]byte) (int, error) }) (ahead []byte, isH2 bool, err error) {
+	const preface = "PRI "
+	buf := make([]byte, 512)
+	n := 0
+	for {
+		m, err := r.Read(buf[n:])
+		n += m
+		k := min(n, len(preface))
+		if string(buf[:k]) != preface[:k] {
+			return buf[:n], false, nil
+		}
+		if k == len(preface) {
+			return buf[:n], true, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+	}
+}
+
+// handoff is a net.Listener whose connections were accepted elsewhere.
+type handoff struct {
+	addr   net.Addr
+	ch     chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHandoff(addr net.Addr) *handoff {
+	return &handoff{addr: addr, ch: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// give hands c to the one who accepts, or closes it if there is nobody any more.
+func (h *handoff) give(c net.Conn) {
+	select {
+	case h.ch <- c:
+	case <-h.closed:
+		_ = c.Close()
+	}
+}
+
+// Accept returns the next connection.
+func (h *handoff) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.ch:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept and refuses what comes.
+func (h *handoff) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+// Addr is the socket's.
+func (h *handoff) Addr() net.Addr { return h.addr }

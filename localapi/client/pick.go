@@ -1,0 +1,177 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// Picked is the backend for one call.
+type Picked struct {
+	Address  string // host:port
+	Host     string // the name it was resolved from; empty for a literal address
+	Metadata map[string]string
+}
+
+// batch is what is left of the picks of one service.
+type batch struct {
+	mu sync.Mutex
+
+	picks  []*lbagentv1.Picked
+	spent  uint32 // of picks[0]
+	until  time.Time
+	asked  uint32 // size of the batch at hand
+	taken  uint32 // of it
+	filled time.Time
+	want   uint32 // size of the next one
+	file   []line // in place of picks while the agent is away
+	filler *fill
+}
+
+// fill is one request under way; every pick that finds nothing waits for the same.
+type fill struct {
+	done chan struct{}
+	err  error
+}
+
+// fileFor is how long picks are made from the file before the agent is asked again.
+const fileFor = time.Second
+
+// Pick returns a backend for one call. Most picks are spent from a batch and cost no round trip.
+func (c *Client) Pick(ctx context.Context, service string) (Picked, error) {
+	b, err := c.batchOf(service)
+	if err != nil {
+		return Picked{}, err
+	}
+	for {
+		b.mu.Lock()
+		if p, ok := b.spend(time.Now()); ok {
+			b.mu.Unlock()
+			return p, nil
+		}
+		f := b.filler
+		mine := f == nil
+		if mine {
+			f = &fill{done: make(chan struct{})}
+			b.filler = f
+			b.size(time.Now(), c.cfg.MaxBatch)
+		}
+		want := b.want
+		b.mu.Unlock()
+		if mine {
+			c.fill(ctx, b, service, want, f)
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return Picked{}, ctx.Err()
+		}
+		if f.err != nil && (mine || ctx.Err() == nil && !cancelled(f.err)) {
+			return Picked{}, f.err
+		}
+	}
+}
+
+// cancelled reports whether a fill ended with its caller, which says nothing to those who waited for it.
+func cancelled(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+func (c *Client) batchOf(service string) (*batch, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	b := c.batches[service]
+	if b == nil {
+		b = &batch{want: 1}
+		c.batches[service] = b
+	}
+	return b, nil
+}
+
+// spend takes one pick of what is there.
+func (b *batch) spend(now time.Time) (Picked, bool) {
+	if !now.Before(b.until) {
+		return Picked{}, false
+	}
+	if b.file != nil {
+		return Picked{Address: draw(b.file)}, true
+	}
+	if len(b.picks) == 0 {
+		return Picked{}, false
+	}
+	p := b.picks[0]
+	b.taken++
+	if b.spent++; b.spent >= p.Count {
+		b.picks, b.spent = b.picks[1:], 0
+	}
+	return Picked{Address: p.Address, Host: p.Host, Metadata: p.Metadata}, true
+}
+
+// size sets how much to ask for: twice as much if the last batch was gone in a tenth of its time, less if it was not spent.
+func (b *batch) size(now time.Time, most uint32) {
+	switch {
+	case b.asked == 0:
+	case len(b.picks) == 0 && now.Sub(b.filled) < b.until.Sub(b.filled)/10:
+		b.want = min(2*b.want, most)
+	case b.taken < b.asked/2:
+		b.want = max(1, b.taken)
+	}
+}
+
+// fill asks the agent, or reads the file if there is none.
+func (c *Client) fill(ctx context.Context, b *batch, service string, want uint32, f *fill) {
+	asking, cancel := context.WithTimeout(ctx, answerWithin)
+	resp, err := c.lookup.Pick(asking, &lbagentv1.PickRequest{Service: service, Count: want})
+	cancel()
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	var lines []line
+	if err != nil && ctx.Err() == nil && away(err) {
+		lines, _ = c.readList(service)
+	}
+	if c.ctx.Err() != nil {
+		err, lines = ErrClosed, nil
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.filler = nil
+	b.picks, b.spent, b.taken, b.asked, b.file, b.filled = nil, 0, 0, 0, nil, now
+	switch {
+	case err == nil:
+		b.picks, b.asked = resp.Picks, want
+		b.until = now.Add(resp.ValidFor.AsDuration())
+	case len(lines) > 0:
+		b.file, b.until = lines, now.Add(fileFor)
+	default:
+		f.err = err
+	}
+	close(f.done)
+}
+
+// draw returns an address in proportion to weight; lines of weight 0 only if there are no others.
+func draw(lines []line) string {
+	sum := 0.0
+	for _, l := range lines {
+		sum += l.weight
+	}
+	if sum == 0 {
+		return lines[rand.IntN(len(lines))].addr
+	}
+	x := rand.Float64() * sum
+	for _, l := range lines {
+		if x -= l.weight; x < 0 {
+			return l.addr
+		}
+	}
+	return lines[0].addr
+}

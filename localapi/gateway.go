@@ -1,0 +1,190 @@
+package localapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// gatewayConn marks the in-memory connection: only there is a caller's identity read from metadata.
+type gatewayConn struct{ net.Conn }
+
+type gatewayListener struct{ *bufconn.Listener }
+
+// Accept marks what it accepts.
+func (l gatewayListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, net.ErrClosed // bufconn has only this reason
+	}
+	return gatewayConn{c}, nil
+}
+
+// dialGateway returns the gateway's one connection to the gRPC server.
+func (s *Server) dialGateway(mem *bufconn.Listener) (*grpc.ClientConn, error) {
+	cc, err := grpc.NewClient("passthrough:///lbagent",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return mem.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+		grpc.WithIdleTimeout(0),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("local api: gateway: %w", err)
+	}
+	return cc, nil
+}
+
+type httpPeerKey struct{}
+
+// httpServer returns the JSON face. No header of a request becomes metadata; who called comes from the connection.
+func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
+	nothing := func(string) (string, bool) { return "", false }
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler()),
+		runtime.WithIncomingHeaderMatcher(nothing),
+		runtime.WithOutgoingHeaderMatcher(nothing),
+		runtime.WithOutgoingTrailerMatcher(nothing),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithWriteContentLength(),
+		runtime.WithErrorHandler(writeError),
+		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD {
+			p, ok := ctx.Value(httpPeerKey{}).(Peer)
+			if !ok {
+				return nil // refused as unknown
+			}
+			return metadata.Pairs(peerKey, p.String())
+		}),
+	)
+	ctx := context.Background()
+	if err := errors.Join(
+		lbagentv1.RegisterLookupServiceHandler(ctx, mux, cc),
+		lbagentv1.RegisterStatusServiceHandler(ctx, mux, cc),
+		lbagentv1.RegisterAdminServiceHandler(ctx, mux, cc),
+	); err != nil {
+		return nil, fmt.Errorf("local api: gateway: %w", err)
+	}
+	return &http.Server{
+		Handler:           s.bounded(mux),
+		ReadHeaderTimeout: s.limits.FirstBytes,
+		ReadTimeout:       s.limits.Body,
+		IdleTimeout:       s.limits.IdleHTTP,
+		MaxHeaderBytes:    s.limits.HeaderBytes,
+		ErrorLog:          log.New(io.Discard, "", 0), // callers' mistakes only
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if c, ok := c.(*conn); ok {
+				ctx = context.WithValue(ctx, httpPeerKey{}, c.peer)
+			}
+			return ctx
+		},
+	}, nil
+}
+
+// bounded limits the body and the time of a request. A stream has no end: its read deadline is lifted, and a reader that is slow only holds up itself.
+func (s *Server) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		r.Body = http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))
+		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/watch") {
+			_ = rc.SetReadDeadline(time.Time{})
+		} else {
+			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.Answer))
+		}
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		next.ServeHTTP(&answerWriter{ResponseWriter: w, rc: rc, gone: cancel}, r.WithContext(ctx))
+	})
+}
+
+// answerWriter ends the request when its reader has gone, and says nothing of it: the gateway would print a line for each `curl` that was stopped.
+type answerWriter struct {
+	http.ResponseWriter
+	rc   *http.ResponseController
+	gone context.CancelFunc
+}
+
+// Write never fails.
+func (w *answerWriter) Write(p []byte) (int, error) {
+	if _, err := w.ResponseWriter.Write(p); err != nil {
+		w.gone()
+	}
+	return len(p), nil
+}
+
+// FlushError never fails.
+func (w *answerWriter) FlushError() error {
+	if err := w.rc.Flush(); err != nil {
+		w.gone()
+	}
+	return nil
+}
+
+// marshaler writes one line of compact JSON per message, with the protos' field names and with defaults, so that `jq .usable` finds its 0.
+type marshaler struct{ runtime.JSONPb }
+
+func jsonMarshaler() *marshaler {
+	return &marshaler{runtime.JSONPb{
+		MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true},
+		UnmarshalOptions: protojson.UnmarshalOptions{},
+	}}
+}
+
+// Marshal is stable: protojson itself strews spaces at random, so that nobody compares its output.
+func (m *marshaler) Marshal(v any) ([]byte, error) {
+	raw, err := m.JSONPb.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.Grow(len(raw) + 1)
+	if err := json.Compact(&b, raw); err != nil {
+		return nil, err
+	}
+	b.WriteByte('\n')
+	return b.Bytes(), nil
+}
+
+// Delimiter is empty: each message ends its line.
+func (*marshaler) Delimiter() []byte { return []byte{} }
+
+// writeError answers with {"error": google.rpc.Status}, the same that ends a stream.
+func writeError(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	var custom *runtime.HTTPStatusError
+	code := 0
+	if errors.As(err, &custom) {
+		code, err = custom.HTTPStatus, custom.Err
+	}
+	st := status.Convert(err)
+	if code == 0 {
+		code = runtime.HTTPStatusFromCode(st.Code())
+	}
+	buf, err := m.Marshal(map[string]proto.Message{"error": st.Proto()})
+	if err != nil {
+		http.Error(w, `{"error":{"code":13,"message":"the error could not be written"}}`, http.StatusInternalServerError)
+		return
+	}
+	w.Header().Del("Trailer")
+	w.Header().Del("Transfer-Encoding")
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(buf)
+}

@@ -1,0 +1,86 @@
+package localapi
+
+import (
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// Limits bounds what callers can make the agent hold. Zero fields have the defaults named here.
+type Limits struct {
+	// MessageBytes is the largest request, 64 KiB: 1,000 outcomes of ordinary names. Higher costs memory per stream a hostile caller opens.
+	MessageBytes int
+	// HeaderBytes bounds the headers of a request on both faces, 16 KiB.
+	HeaderBytes int
+	// Connections to one socket, 8192, and of one uid to one socket, 1024. The sockets are counted apart: nobody can lock the operator out.
+	Connections, ConnectionsPerUID int
+	// StreamsPerConnection is SETTINGS_MAX_CONCURRENT_STREAMS, 512; StreamsPerUID bounds a uid's gRPC streams over all connections, 4096. Every
+	// unfinished request may hold MessageBytes.
+	StreamsPerConnection uint32
+	StreamsPerUID        int
+	// OutcomesPerSecond that one uid may report, 10,000, with bursts of the same size.
+	OutcomesPerSecond int
+	// FirstBytes is how long a new connection may take to say which protocol it speaks and to end its first headers, 5 s.
+	FirstBytes time.Duration
+	// Body is how long an HTTP/1.1 request may take to arrive in full, 10 s; Answer how long its answer may take to be read, 30 s (streams: no bound).
+	Body, Answer time.Duration
+	// Idle closes connections without a call: HTTP/1.1 after 1 min, gRPC after 30 min.
+	IdleHTTP, IdleGRPC time.Duration
+	// FirstList is how long an ask waits for the first list of a service that was just followed, 1 s (1.15). A caller's deadline may be shorter.
+	FirstList time.Duration
+	// Goodbye is how long calls may take to end when the agent stops, 2 s.
+	Goodbye time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	def(&l.MessageBytes, 64<<10)
+	def(&l.HeaderBytes, 16<<10)
+	def(&l.Connections, 8192)
+	def(&l.ConnectionsPerUID, 1024)
+	def(&l.StreamsPerConnection, 512)
+	def(&l.StreamsPerUID, 4096)
+	def(&l.OutcomesPerSecond, 10000)
+	def(&l.FirstBytes, 5*time.Second)
+	def(&l.Body, 10*time.Second)
+	def(&l.Answer, 30*time.Second)
+	def(&l.IdleHTTP, time.Minute)
+	def(&l.IdleGRPC, 30*time.Minute)
+	def(&l.FirstList, time.Second)
+	def(&l.Goodbye, 2*time.Second)
+	return l
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// What one request may ask; the protos document them.
+const (
+	maxCount    = 10000 // picks per request
+	maxExclude  = 100   // addresses per request
+	maxHashKey  = 4096  // bytes
+	maxOutcomes = 1000  // per report
+)
+
+func (l Limits) serverOptions(streams uint32) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(l.MessageBytes),
+		grpc.MaxSendMsgSize(maxAnswer),
+		grpc.MaxConcurrentStreams(streams),
+		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)),
+		grpc.ConnectionTimeout(l.FirstBytes),
+		grpc.InitialWindowSize(64 << 10), // what an unread stream may hold; also turns off growing it by measured bandwidth
+		grpc.InitialConnWindowSize(1 << 20),
+		grpc.SharedWriteBuffer(true), // idle connections hold no write buffer
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// A process that is gone closes its socket; pings find the one that is stopped.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleGRPC, Time: time.Minute, Timeout: 20 * time.Second}),
+	}
+}
+
+// maxAnswer bounds an answer: 10,000 backends with metadata take a few MiB.
+const maxAnswer = 64 << 20

@@ -1,0 +1,152 @@
+package localapi
+
+import (
+	"context"
+	"net"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// rights says who may change things, and counts the streams that each uid has open.
+type rights struct {
+	self      uint32
+	gid       uint32 // 0 = no group
+	adminPath string
+	streams   *uidCount
+}
+
+func newRights(cfg Config) rights {
+	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, streams: &uidCount{n: map[uint32]int{}}}
+	if cfg.AdminListener != nil {
+		r.adminPath = cfg.AdminListener.Addr().String()
+	}
+	return r
+}
+
+// identify returns who connected. Groups are asked for only where they decide something.
+func (r rights) identify(c *net.UnixConn, adminSocket bool) (Peer, error) {
+	cred, err := peerCred(c)
+	if err != nil {
+		return Peer{}, err
+	}
+	p := Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid, Socket: adminSocket}
+	if !adminSocket {
+		return p, nil
+	}
+	p.Admin = p.UID == 0 || p.UID == r.self || (r.gid != 0 && p.GID == r.gid)
+	if !p.Admin && r.gid != 0 {
+		groups, err := peerGroups(c)
+		if err != nil {
+			return Peer{}, err
+		}
+		p.Admin = slices.Contains(groups, r.gid)
+	}
+	return p, nil
+}
+
+// open reports whether every local user may call a method of the service. What isn't named here is for administrators.
+func openToAll(service string) bool {
+	switch service {
+	case lbagentv1.LookupService_ServiceDesc.ServiceName, lbagentv1.StatusService_ServiceDesc.ServiceName,
+		healthpb.Health_ServiceDesc.ServiceName,
+		reflectionv1.ServerReflection_ServiceDesc.ServiceName, reflectionv1alpha.ServerReflection_ServiceDesc.ServiceName:
+		return true
+	}
+	return false
+}
+
+// authorise is the one gate of both faces and both sockets.
+func (s *Server) authorise(ctx context.Context, method string) error {
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	if openToAll(service) {
+		return nil
+	}
+	p, err := peerOf(ctx)
+	switch {
+	case err != nil:
+		return failure(codes.PermissionDenied, reasonForbidden, "", "%s: %v", method, err)
+	case p.Admin:
+		return nil
+	case !p.Socket:
+		return failure(codes.PermissionDenied, reasonForbidden, "", "%s is served on the admin socket only (%s)", service, s.rights.adminPath)
+	}
+	return failure(codes.PermissionDenied, reasonForbidden, "",
+		"%s is for root, the agent's user and the agent's group; the caller has uid %d, gid %d", service, p.UID, p.GID)
+}
+
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	if err := s.authorise(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	defer s.recovered(info.FullMethod, &err)
+	return handler(ctx, req)
+}
+
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	if err := s.authorise(ss.Context(), info.FullMethod); err != nil {
+		return err
+	}
+	defer s.recovered(info.FullMethod, &err)
+	return handler(srv, ss)
+}
+
+// recovered turns a panic of a handler into an error of that call: a mistake in an answer must not take the proxy's traffic with it.
+func (s *Server) recovered(method string, err *error) {
+	if r := recover(); r != nil {
+		s.log.Error("api handler panicked", "method", method, "cause", r, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "the agent failed to answer; its log says why")
+	}
+}
+
+type tapHandle = tap.ServerInHandle
+
+// tap bounds the streams of one uid over all its connections: each may hold an unfinished request. It runs before the first byte of a request is kept.
+func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	p, err := peerOf(ctx)
+	if err != nil {
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	}
+	if !s.rights.streams.take(p.UID, s.limits.StreamsPerUID) {
+		return nil, status.Errorf(codes.ResourceExhausted, "uid %d has %d calls open, which is the most", p.UID, s.limits.StreamsPerUID)
+	}
+	context.AfterFunc(ctx, func() { s.rights.streams.give(p.UID) })
+	return ctx, nil
+}
+
+// uidCount counts something per uid; it holds only uids that have some.
+type uidCount struct {
+	mu sync.Mutex
+
+	n map[uint32]int
+}
+
+func (u *uidCount) take(uid uint32, most int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n[uid] >= most {
+		return false
+	}
+	u.n[uid]++
+	return true
+}
+
+func (u *uidCount) give(uid uint32) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n[uid]--; u.n[uid] <= 0 {
+		delete(u.n, uid)
+	}
+}

@@ -1,0 +1,250 @@
+// Package localapi is the "ask" door: the API on the unix sockets, in gRPC and in JSON (DESIGN.md 6). It answers from published views, so that an answer takes
+// no lock and waits for nobody. Two sockets, one set of services: what a caller may do follows from the socket it came by and from who it is, as the kernel says.
+//
+//	accept → peer credentials → first bytes ─┬─ HTTP/2: gRPC server ─────────────────────────┐
+//	                                         └─ HTTP/1.1: gateway → in-memory → gRPC server ─┴→ interceptor → services
+package localapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/table"
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// What Config.Follow returns, wrapped or not; any other error means that the service can't be followed now.
+var (
+	ErrUnknownService  = errors.New("no such service")
+	ErrTooManyServices = errors.New("too many services are followed on demand")
+)
+
+// Config wires a Server.
+type Config struct {
+	Log    hclog.Logger
+	Table  *table.Table
+	Events *event.Log
+
+	// Socket answers every local user (mode 0666); AdminSocket also serves AdminService (mode 0660, group AdminGID). "" = not served.
+	Socket, AdminSocket string
+	// Listener and AdminListener, if set, are used in place of the paths: sockets that somebody else made and will remove.
+	Listener, AdminListener *net.UnixListener
+	// AdminGID is the group whose members may change things, beside root and the agent's own user; 0 = no group.
+	AdminGID uint32
+
+	// Follow starts to follow a service that is not in the table because uid asked for it (1.15). It returns once Table.Lookup finds the service, without
+	// waiting for a list; else ErrUnknownService or ErrTooManyServices, wrapped with what a person can do. nil = on demand is off.
+	Follow func(ctx context.Context, name string, uid uint32) error
+	// Reload reads the configuration again and says what changed, a line each; an error says why nothing did (6.1). nil = not supported.
+	Reload func(ctx context.Context) ([]string, error)
+	// Status returns a fresh StatusResponse with everything but services, which the Server adds. nil = empty.
+	Status func() *lbagentv1.StatusResponse
+	// Hints returns what the proxy could tell about a service's protocol (4.9), a sentence each. nil = none.
+	Hints func(service string) []string
+
+	Limits Limits
+}
+
+// Server serves the local API. Listen binds, Run serves.
+type Server struct {
+	cfg     Config
+	log     hclog.Logger
+	limits  Limits
+	rights  rights
+	health  *health.Server
+	answers serviceCache[viewAnswer]
+	plans   serviceCache[*plan]
+	report  reportLimit
+
+	stopping context.Context // ends when Run begins to stop
+	stop     context.CancelCauseFunc
+
+	mu sync.Mutex
+
+	fronts []*front // bound sockets
+
+	refused atomic.Uint64
+	picks   atomic.Uint64
+	reports atomic.Uint64
+}
+
+// Stats is what the server counted since its start.
+type Stats struct {
+	Connections int    // open now, on both sockets
+	Refused     uint64 // connections refused because a limit was reached
+	Picks       uint64 // picks given, each of a batch counted
+	Reports     uint64 // outcomes taken
+}
+
+// errStopping is why streams end when the agent stops.
+var errStopping = errors.New("the agent is stopping")
+
+// New returns a Server. It binds nothing and starts nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Log == nil || cfg.Table == nil || cfg.Events == nil {
+		return nil, errors.New("local api: Log, Table and Events are required")
+	}
+	if cfg.Socket == "" && cfg.Listener == nil && cfg.AdminSocket == "" && cfg.AdminListener == nil {
+		return nil, errors.New("local api: no socket to serve")
+	}
+	s := &Server{
+		cfg:    cfg,
+		log:    cfg.Log,
+		limits: cfg.Limits.withDefaults(),
+		rights: newRights(cfg),
+		health: health.NewServer(),
+	}
+	s.stopping, s.stop = context.WithCancelCause(context.Background())
+	for _, name := range []string{lbagentv1.LookupService_ServiceDesc.ServiceName, lbagentv1.StatusService_ServiceDesc.ServiceName,
+		lbagentv1.AdminService_ServiceDesc.ServiceName} {
+		s.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
+	}
+	return s, nil
+}
+
+// Listen binds the sockets, so that a start can fail before anything runs. Connections wait in the backlog until Run. It may be left to Run.
+func (s *Server) Listen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fronts != nil {
+		return nil
+	}
+	var fronts []*front
+	for _, f := range []struct {
+		ln    *net.UnixListener
+		path  string
+		admin bool
+	}{{s.cfg.Listener, s.cfg.Socket, false}, {s.cfg.AdminListener, s.cfg.AdminSocket, true}} {
+		sock := &socket{UnixListener: f.ln}
+		if f.ln == nil && f.path == "" {
+			continue
+		}
+		if f.ln == nil {
+			var err error
+			if sock, err = openSocket(f.path, f.admin, s.cfg.AdminGID); err != nil {
+				for _, b := range fronts {
+					b.sock.close()
+				}
+				return fmt.Errorf("local api: %w", err)
+			}
+		}
+		fronts = append(fronts, &front{s: s, sock: sock, admin: f.admin, quota: newQuota(s.limits)})
+	}
+	s.fronts = fronts
+	return nil
+}
+
+// Run serves until ctx ends, then says goodbye to every caller within Limits.Goodbye. It can be called once.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	mem := bufconn.Listen(256 << 10)
+	gateway, err := s.dialGateway(mem)
+	if err != nil {
+		return err
+	}
+	h2, h1 := newHandoff(s.fronts[0].sock.Addr()), newHandoff(s.fronts[0].sock.Addr())
+	// The gateway's requests share one connection: their number is bounded by the connections to the sockets, not by streams.
+	direct, inner := s.grpcServer(s.limits.StreamsPerConnection, s.tap), s.grpcServer(1<<31-1, nil)
+	web, err := s.httpServer(gateway)
+	if err != nil {
+		return err
+	}
+
+	failed := make(chan error, 3+len(s.fronts))
+	var wg sync.WaitGroup
+	serve := func(what string, f func() error) {
+		wg.Go(func() {
+			if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("local api: %s: %w", what, err)
+			}
+		})
+	}
+	serve("grpc", func() error { return direct.Serve(h2) })
+	serve("gateway", func() error { return inner.Serve(gatewayListener{mem}) })
+	serve("json", func() error { return web.Serve(h1) })
+	for _, f := range s.fronts {
+		serve(f.sock.Addr().String(), func() error { return f.accept(h2, h1) })
+	}
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+	}
+	for _, f := range s.fronts {
+		f.sock.close()
+	}
+	s.stop(errStopping)
+	s.health.Shutdown()
+	s.goodbye(direct, web)
+	_ = gateway.Close()
+	inner.Stop()
+	_ = mem.Close()
+	h2.Close()
+	h1.Close()
+	wg.Wait()
+	return err
+}
+
+// goodbye lets unary calls end; streams were told by s.stop. After Limits.Goodbye it cuts what is left.
+func (s *Server) goodbye(direct *grpc.Server, web *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.limits.Goodbye)
+	defer cancel()
+	cut := context.AfterFunc(ctx, direct.Stop)
+	var wg sync.WaitGroup
+	wg.Go(direct.GracefulStop)
+	if web.Shutdown(ctx) != nil {
+		_ = web.Close()
+	}
+	wg.Wait()
+	cut()
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.fronts {
+		st.Connections += f.quota.open()
+	}
+	return st
+}
+
+// grpcServer returns a server of every service, with every limit set: grpc-go's own defaults are unlimited.
+func (s *Server) grpcServer(streams uint32, tapHandle tapHandle) *grpc.Server {
+	opts := append(s.limits.serverOptions(streams),
+		grpc.Creds(peerCredentials{}),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+	)
+	if tapHandle != nil {
+		opts = append(opts, grpc.InTapHandle(tapHandle))
+	}
+	g := grpc.NewServer(opts...)
+	lbagentv1.RegisterLookupServiceServer(g, lookupService{s: s})
+	lbagentv1.RegisterStatusServiceServer(g, statusService{s: s})
+	lbagentv1.RegisterAdminServiceServer(g, adminService{s: s})
+	healthpb.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
+}
+
+// now is the time of an answer; every answer takes it once.
+func (s *Server) now() time.Time { return time.Now() }

@@ -1,0 +1,186 @@
+package localapi
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+type statusService struct {
+	lbagentv1.UnimplementedStatusServiceServer
+	s *Server
+}
+
+// Status is what the agent says of itself, and every service.
+func (t statusService) Status(context.Context, *lbagentv1.StatusRequest) (*lbagentv1.StatusResponse, error) {
+	resp := &lbagentv1.StatusResponse{}
+	if t.s.cfg.Status != nil {
+		resp = t.s.cfg.Status()
+	}
+	if resp.Pid == 0 {
+		resp.Pid = int32(os.Getpid())
+	}
+	resp.Services = t.s.services(t.s.now())
+	return resp, nil
+}
+
+// Explain says why each backend is in or out. It is for looking: it follows no service that nobody asked for.
+func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (*lbagentv1.ExplainResponse, error) {
+	s, now := t.s, t.s.now()
+	svc := s.cfg.Table.Lookup(r.Service)
+	if svc == nil {
+		return nil, failure(codes.NotFound, reasonUnknown, r.Service,
+			"service %q isn't followed; `lbagent services` names those that are, and a lookup follows one on demand", r.Service)
+	}
+	v := svc.View()
+	resp := &lbagentv1.ExplainResponse{Service: serviceInfo(svc, v, now), Summary: summary(svc, v, now), BadRecordCount: uint32(v.List.BadCount)}
+	for _, bad := range v.List.Bad {
+		resp.BadRecords = append(resp.BadRecords, &lbagentv1.BadRecord{Key: bad.Key, Reason: bad.Reason})
+	}
+	if s.cfg.Hints != nil {
+		resp.Hints = s.cfg.Hints(r.Service)
+	}
+	only, err := parseOnly(r.Address)
+	if err != nil {
+		return nil, invalid(r.Service, "%v", err)
+	}
+	usable := usable(v)
+	for i := range v.Backends {
+		if b := &v.Backends[i]; !only.IsValid() || b.Addr == only {
+			resp.Backends = append(resp.Backends, explain(b, usable[i], v.Panic, now))
+		}
+	}
+	if only.IsValid() && resp.Backends == nil {
+		return nil, failure(codes.NotFound, reasonUnknown, r.Service, "service %q has no backend %s", r.Service, only)
+	}
+	return resp, nil
+}
+
+func parseOnly(address string) (netip.AddrPort, error) {
+	if address == "" {
+		return netip.AddrPort{}, nil
+	}
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return a, fmt.Errorf("address: %q is no host:port address", address)
+	}
+	return a, nil
+}
+
+// summary is one sentence about the service.
+func summary(svc *table.Service, v *table.View, now time.Time) string {
+	if !v.Ready {
+		return fmt.Sprintf("%s: no list has come yet", svc.Name())
+	}
+	from := fmt.Sprintf("list from %s, confirmed %s ago", v.List.Source, health.Ago(svc.Age(now)))
+	if v.List.Revision != 0 {
+		from = fmt.Sprintf("list from %s at revision %d, confirmed %s ago", v.List.Source, v.List.Revision, health.Ago(svc.Age(now)))
+	}
+	switch {
+	case v.Panic:
+		return fmt.Sprintf("%s: %d of %d backends usable: panic, fewer than %d %%, so all that answer are tried; %s",
+			svc.Name(), v.Usable, len(v.Backends), svc.Spec().PanicPercent, from)
+	case v.Usable == 0:
+		return fmt.Sprintf("%s; %s", v.Unusable(now), from)
+	}
+	return fmt.Sprintf("%s: %d of %d backends usable; %s", svc.Name(), v.Usable, len(v.Backends), from)
+}
+
+// explain is one backend with its evidence.
+func explain(b *table.Backend, usable, panic bool, now time.Time) *lbagentv1.BackendExplanation {
+	snap := b.State.Snapshot(now)
+	e := &lbagentv1.BackendExplanation{
+		Backend:       backendInfo(b, usable, now),
+		Sentence:      sentence(b, usable, panic, now),
+		Key:           b.Key,
+		StaticWeight:  b.Backend.Weight,
+		Outstanding:   int32(snap.Outstanding),
+		Penalty:       snap.Penalty,
+		Successes:     snap.Successes,
+		Failures:      snap.Failures,
+		Streak:        int32(snap.Streak),
+		LastFailure:   snap.LastFailure,
+		LastFailureAt: stamp(snap.LastFailureAt),
+	}
+	if snap.LatencyFresh {
+		e.Latency = durationpb.New(snap.Latency)
+	}
+	parts := snap.Parts
+	if len(parts) == 0 || parts[0].Kind != b.Verdict.Kind { // from the list or the operator (2.8), which health doesn't know
+		parts = append([]health.Part{*b.Verdict}, parts...)
+	}
+	for _, p := range parts {
+		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Words(now), Since: stamp(p.Since), Next: stamp(p.Next)})
+	}
+	return e
+}
+
+func sentence(b *table.Backend, usable, panic bool, now time.Time) string {
+	words := b.Verdict.Words(now)
+	switch {
+	case usable && b.Verdict.Kind.Usable():
+		return fmt.Sprintf("gets calls, weight %g; %s", b.Weight, words)
+	case usable:
+		return "gets calls although it isn't well, because too few are (panic); " + words
+	case panic && mayBeTried(b.Verdict):
+		return "gets no calls while another can be reached, although the service is in panic; " + words
+	}
+	return "gets no calls; " + words
+}
+
+// Events sends the kept events, then new ones. A reader that is slower than the ring misses some and sees it from the ids.
+func (t statusService) Events(r *lbagentv1.EventsRequest, stream grpc.ServerStreamingServer[lbagentv1.EventsResponse]) error {
+	s, ctx, after := t.s, stream.Context(), r.After
+	for {
+		events, more := s.cfg.Events.Since(after)
+		for _, e := range events {
+			after = e.ID
+			if r.Service != "" && e.Service != r.Service {
+				continue
+			}
+			if err := stream.Send(&lbagentv1.EventsResponse{
+				Id: e.ID, Time: stamp(e.Time), Kind: string(e.Kind), Service: e.Service, Backend: e.Backend, Detail: e.Detail,
+			}); err != nil {
+				return err
+			}
+		}
+		if !r.Follow {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-s.stopping.Done():
+			return s.goodbyeError()
+		}
+	}
+}
+
+type adminService struct {
+	lbagentv1.UnimplementedAdminServiceServer
+	s *Server
+}
+
+// Reload reads the configuration again.
+func (a adminService) Reload(ctx context.Context, _ *lbagentv1.ReloadRequest) (*lbagentv1.ReloadResponse, error) {
+	if a.s.cfg.Reload == nil {
+		return nil, status.Error(codes.Unimplemented, "this agent can't reload")
+	}
+	changes, err := a.s.cfg.Reload(ctx)
+	if err != nil {
+		return nil, failure(codes.FailedPrecondition, reasonNotReloaded, "", "%v", err)
+	}
+	return &lbagentv1.ReloadResponse{Changes: changes}, nil
+}
