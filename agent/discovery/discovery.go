@@ -1,8 +1,18 @@
 // Package discovery keeps etcd's service lists: it reads, watches and confirms them, and keeps the last good ones in the spool (SEMANTICS 1).
+//
+// One goroutine per service owns that service's list (follower). All share one client (link); a goroutine of its own replaces it when it must be (links).
+// Another writes the spool.
 package discovery
 
 import (
 	"context"
+	"errors"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,7 +33,7 @@ type Etcd struct {
 	Endpoints    []string
 	Username     string
 	PasswordFile string // read again for each new client (1.4)
-	CAFile       string
+	CAFile       string // this and the next two are read again for each connection
 	CertFile     string
 	KeyFile      string
 	ServerName   string
@@ -35,42 +45,241 @@ type Config struct {
 	Events   *event.Log
 	SpoolDir string // "" = no spool
 	Etcd     *Etcd
-	// OnList is called with each new list, one call at a time per service.
+	// OnList is called with each new list, one call at a time per service. It may be called while Set or Remove runs, also for a service that Remove has just
+	// been called for.
 	OnList func(now time.Time, l *service.List)
-	// OnConfirm is called when the source said that name's list is still so (1.3).
+	// OnConfirm is called when the source said that name's list is still so (1.3): at most every 10 s or so while etcd answers. Static lists are confirmed in
+	// the same way, so that their age stays near 0.
 	OnConfirm func(name string, at time.Time)
 }
 
 // Discovery follows services. Safe for concurrent use.
-type Discovery struct{}
+type Discovery struct {
+	cfg     Config
+	log     hclog.Logger
+	contact *contact
+	links   *links
+	spool   *spool
+	reads   atomic.Uint64
+
+	mu sync.Mutex
+
+	follows   map[string]*follower
+	ending    map[string]<-chan struct{} // of followers that were stopped: the next of the same service begins after them
+	ctx       context.Context            // of Run; nil before
+	stopped   bool
+	followers sync.WaitGroup
+}
 
 // New returns a Discovery; Run starts it. It opens no connection.
-func New(cfg Config) (*Discovery, error) { panic("unwritten") }
+func New(cfg Config) (*Discovery, error) {
+	if cfg.OnList == nil {
+		return nil, errors.New("discovery: no OnList")
+	}
+	if cfg.OnConfirm == nil {
+		cfg.OnConfirm = func(string, time.Time) {}
+	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
+	c := &contact{log: cfg.Log, events: cfg.Events}
+	return &Discovery{
+		cfg:     cfg,
+		log:     cfg.Log,
+		contact: c,
+		links:   newLinks(cfg.Etcd, c),
+		spool:   newSpool(cfg.SpoolDir, cfg.Log),
+		follows: make(map[string]*follower),
+		ending:  make(map[string]<-chan struct{}),
+	}, nil
+}
 
-// LoadSpool calls OnList with every spooled list among follows, and with static ones; before Run, so that the first answer needs no etcd (1.8).
-func (d *Discovery) LoadSpool(now time.Time) {}
+// LoadSpool calls OnList with every spooled list among follows, and with static ones; before Run, so that the first answer needs no etcd (1.8). Services are
+// read in parallel.
+func (d *Discovery) LoadSpool(now time.Time) {
+	d.mu.Lock()
+	var todo []*follower
+	if d.ctx == nil {
+		for _, f := range d.follows {
+			todo = append(todo, f)
+		}
+	}
+	d.mu.Unlock()
+	slices.SortFunc(todo, func(a, b *follower) int { return strings.Compare(a.follow.Name, b.follow.Name) })
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(todo)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(todo); i = int(next.Add(1)) - 1 {
+				todo[i].seed(now)
+			}
+		})
+	}
+	wg.Wait()
+	d.reportSpool(now, todo)
+}
+
+// reportSpool says once how many lists came from the spool.
+func (d *Discovery) reportSpool(now time.Time, seeded []*follower) {
+	n := 0
+	for _, f := range seeded {
+		if f.list != nil && f.list.Source == service.FromSpool {
+			n++
+		}
+	}
+	if n == 0 {
+		return
+	}
+	d.log.Info("lists read from the spool", "count", n)
+	d.contact.event(now, spoolSentence(n))
+}
 
 // Run keeps lists until ctx ends; the last dirty lists are spooled before it returns.
-func (d *Discovery) Run(ctx context.Context) error { return nil }
+func (d *Discovery) Run(ctx context.Context) error {
+	d.mu.Lock()
+	if d.ctx != nil {
+		d.mu.Unlock()
+		return errors.New("discovery: Run was called twice")
+	}
+	d.ctx = ctx
+	for _, f := range d.follows {
+		d.startLocked(f)
+	}
+	d.mu.Unlock()
+
+	var wg sync.WaitGroup
+	wg.Go(func() { d.links.run(ctx) })
+	wg.Go(func() { d.spool.run(ctx) })
+	wg.Go(func() { d.confirmStatic(ctx) })
+	<-ctx.Done()
+	d.mu.Lock()
+	d.stopped = true
+	d.mu.Unlock()
+	d.followers.Wait()
+	wg.Wait()
+	d.spool.flush()
+	return nil
+}
+
+func (d *Discovery) startLocked(f *follower) {
+	if d.ctx == nil || d.stopped {
+		return
+	}
+	ctx, cancel := context.WithCancel(d.ctx)
+	f.cancel = cancel
+	d.followers.Go(func() { f.run(ctx) })
+}
+
+// confirmStatic confirms the lists that need no etcd.
+func (d *Discovery) confirmStatic(ctx context.Context) {
+	t := time.NewTicker(progressEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		var names []string
+		d.mu.Lock()
+		for name, f := range d.follows {
+			if f.follow.Prefix == "" {
+				names = append(names, name)
+			}
+		}
+		d.mu.Unlock()
+		for _, name := range names {
+			d.cfg.OnConfirm(name, time.Now())
+		}
+	}
+}
 
 // SetEtcd changes how etcd is reached; lists stay (6.1). Nothing happens if nothing changed.
-func (d *Discovery) SetEtcd(e *Etcd) {}
+func (d *Discovery) SetEtcd(e *Etcd) {
+	if e != nil {
+		c := *e
+		c.Endpoints = slices.Clone(e.Endpoints)
+		e = &c
+	}
+	if d.links.set(e) {
+		d.log.Info("etcd's configuration changed; lists stay")
+	}
+}
 
-// Set follows f, or changes how; nothing happens if nothing changed. Remove stops following.
-func (d *Discovery) Set(f Follow)       {}
-func (d *Discovery) Remove(name string) {}
+// Set follows f, or changes how; nothing happens if nothing changed. It does not wait: after Run has begun the first list comes from another goroutine, soon.
+func (d *Discovery) Set(f Follow) {
+	if !service.ValidName(f.Name) {
+		d.log.Error("cannot follow service", "service", f.Name, "cause", "not a valid name")
+		return
+	}
+	if f.Prefix != "" && !strings.HasSuffix(f.Prefix, "/") {
+		f.Prefix += "/" // or services/user would also read services/user2/ (1.2)
+	}
+	f.Static = slices.Clone(f.Static)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if old := d.follows[f.Name]; old != nil {
+		if reflect.DeepEqual(old.follow, f) {
+			return
+		}
+		d.endLocked(f.Name)
+	}
+	n := &follower{d: d, follow: f, after: d.ending[f.Name], done: make(chan struct{})}
+	d.follows[f.Name] = n
+	d.startLocked(n)
+}
+
+// Remove stops following; its list leaves the spool.
+func (d *Discovery) Remove(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.follows[name] == nil {
+		return
+	}
+	d.endLocked(name)
+}
+
+// endLocked stops a follower without waiting for it.
+func (d *Discovery) endLocked(name string) {
+	f := d.follows[name]
+	delete(d.follows, name)
+	if f.cancel == nil { // never started
+		d.spool.remove(name)
+		return
+	}
+	f.cancel()
+	d.ending[name] = f.done
+	go func() {
+		<-f.done
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.ending[name] == f.done {
+			delete(d.ending, name)
+		}
+		if d.follows[name] == nil {
+			d.spool.remove(name)
+		}
+	}()
+}
 
 // Status is what discovery knows of etcd and the spool.
 type Status struct {
 	Configured  bool
 	Connected   bool
 	Endpoints   []string
-	LastError   string
+	LastError   string // of the last thing that failed; empty once etcd has answered after a loss
 	LastContact time.Time
 	SpoolError  string // empty if the spool is well
 	Reads       uint64 // whole reads of a prefix
-	Reconnects  uint64
+	Reconnects  uint64 // times that etcd was lost and came back
 }
 
 // Status returns it.
-func (d *Discovery) Status() Status { return Status{} }
+func (d *Discovery) Status() Status {
+	s := Status{Reads: d.reads.Load(), SpoolError: d.spool.trouble()}
+	if e, _ := d.links.configured(); e != nil {
+		s.Configured, s.Endpoints = true, slices.Clone(e.Endpoints)
+	}
+	d.contact.fill(&s)
+	return s
+}

@@ -1,0 +1,189 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+)
+
+// client is what discovery asks of etcd. These few methods are faked where time matters; the real ones are tested against a real etcd.
+type client interface {
+	// ready returns when there is a connection.
+	ready(ctx context.Context) error
+	// page reads the keys of prefix that are not below from, in order, at most limit, at revision rev; rev 0 is a linearizable read of now.
+	page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error)
+	// newest reads, linearizable, how many keys prefix has and the one that was written last.
+	newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error)
+	// watch returns what happens to prefix from revision rev on; first comes a response with Created. A broken stream ends it: it does not resume.
+	watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan
+	// progress asks for a response on each watch. Its error says that there is no connection.
+	progress(ctx context.Context) error
+	close()
+}
+
+// How the real client talks to etcd (SEMANTICS 1.3).
+const (
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+	loginTimeout     = 10 * time.Second
+	dialTimeout      = 5 * time.Second
+	maxMessage       = 64 << 20 // of an answer; a larger page is read in smaller ones
+)
+
+// reconnect is grpc's pace of dialing one endpoint: with a jitter of 1 a wait is uniform from 0 to twice the delay, so at most 200 ms at first and 30 s later.
+func reconnect() grpcbackoff.Config {
+	return grpcbackoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 1, MaxDelay: maxBackoff / 2}
+}
+
+// etcdClient is the real client: one connection per endpoint, one stream for all watches.
+type etcdClient struct{ c *clientv3.Client }
+
+// dialEtcd returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
+func dialEtcd(ctx context.Context, e Etcd, failed func(error)) (client, error) {
+	cfg := clientv3.Config{
+		Endpoints:            e.Endpoints,
+		Context:              ctx,
+		DialTimeout:          loginTimeout,
+		DialKeepAliveTime:    keepaliveTime,
+		DialKeepAliveTimeout: keepaliveTimeout,
+		MaxCallRecvMsgSize:   maxMessage,
+		MaxUnaryRetries:      3, // the second with a fresh token; longer waits are ours to make
+		Logger:               zap.NewNop(),
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect(), MinConnectTimeout: dialTimeout}),
+			grpc.WithIdleTimeout(0),
+			grpc.WithContextDialer(dialer(failed)),
+			grpc.WithChainStreamInterceptor(endBrokenWatch),
+		},
+	}
+	if e.Username != "" && e.PasswordFile != "" {
+		password, err := os.ReadFile(e.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("read the password of etcd user %s: %w", e.Username, err)
+		}
+		cfg.Username, cfg.Password = e.Username, strings.TrimRight(string(password), "\r\n")
+	}
+	if e.usesTLS() {
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(newTLSFiles(e, failed)))
+	}
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("log in to etcd: %w", err)
+	}
+	return &etcdClient{c}, nil
+}
+
+// dialer dials TCP and unix sockets.
+func dialer(failed func(error)) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		network := "tcp"
+		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+			network, addr = "unix", strings.TrimPrefix(path, "//")
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, addr)
+		if err != nil && ctx.Err() == nil {
+			failed(err)
+		}
+		return conn, err
+	}
+}
+
+func (e *etcdClient) ready(ctx context.Context) error {
+	conn := e.c.ActiveConnection()
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.Idle:
+			conn.Connect()
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (e *etcdClient) page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
+	return e.c.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithLimit(int64(limit)))
+}
+
+func (e *etcdClient) newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error) {
+	return e.c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly(),
+		clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend))
+}
+
+// watch uses one stream for all prefixes: clientv3 opens one per set of outgoing metadata, which is the same for all.
+func (e *etcdClient) watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
+	return e.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(rev), clientv3.WithCreatedNotify())
+}
+
+func (e *etcdClient) progress(ctx context.Context) error {
+	if s := e.c.ActiveConnection().GetState(); s != connectivity.Ready {
+		return fmt.Errorf("no connection to etcd (%s)", strings.ToLower(s.String()))
+	}
+	// It must not fail with a connection: a stream that is stuck shows by its silence (1.3).
+	e.c.RequestProgress(clientv3.WithRequireLeader(ctx)) //nolint:errcheck
+	return nil
+}
+
+func (e *etcdClient) close() { e.c.Close() }
+
+// endBrokenWatch ends all watches when their stream breaks. Left alone, clientv3 resumes them from the revision after the last one it saw, and that would be wrong
+// twice: on a quiet etcd such a watch never gets a progress notice (SEMANTICS 1.2), and on a restored one, whose revisions are lower, it stays silent.
+func endBrokenWatch(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := open(ctx, desc, cc, method, opts...)
+	if method != "/etcdserverpb.Watch/Watch" {
+		return s, err
+	}
+	if err != nil {
+		return nil, final(err)
+	}
+	return watchStream{s}, nil
+}
+
+type watchStream struct{ grpc.ClientStream }
+
+func (s watchStream) RecvMsg(m any) error { return final(s.ClientStream.RecvMsg(m)) }
+
+// final makes of an error that clientv3 would try again, by its code, one without a code.
+func final(err error) error {
+	if c := status.Code(err); c == codes.Unavailable || c == codes.Internal {
+		return errors.New("the stream broke: " + status.Convert(err).Message())
+	}
+	return err
+}
+
+// isAuth reports whether err says that who we are is not, or no longer, known: a new client logs in again, with the password as it is now (1.4).
+func isAuth(err error) bool {
+	for _, e := range []error{rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed, rpctypes.ErrUserNotFound} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return status.Code(err) == codes.Unauthenticated
+}
+
+// isDenied reports whether err is about one prefix only.
+func isDenied(err error) bool {
+	return errors.Is(err, rpctypes.ErrPermissionDenied) || status.Code(err) == codes.PermissionDenied
+}
+
+// isTooLarge reports whether an answer was larger than maxMessage; grpc has no better sign of it than its text.
+func isTooLarge(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "received message larger than max")
+}

@@ -1,0 +1,106 @@
+package discovery
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/event"
+)
+
+// contact is what is known of how etcd answers. It tells a person once when etcd is lost, and once when it is back. Safe for concurrent use.
+type contact struct {
+	log    hclog.Logger
+	events *event.Log
+
+	mu sync.Mutex
+
+	state      contactState
+	since      time.Time // of the state
+	last       time.Time // of the last answer
+	lastError  string
+	reconnects uint64
+}
+
+type contactState int
+
+const (
+	untried contactState = iota
+	lost
+	connected
+)
+
+// ok notes an answer of etcd.
+func (c *contact) ok() {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = now
+	if c.state == connected {
+		return
+	}
+	if c.state == lost {
+		c.log.Info("etcd is back", "elapsed", now.Sub(c.since).Round(time.Millisecond), "cause", c.lastError)
+		c.event(now, fmt.Sprintf("etcd is back after %v", now.Sub(c.since).Round(100*time.Millisecond)))
+		c.reconnects++
+	}
+	c.state, c.since, c.lastError = connected, now, ""
+}
+
+// fail notes that etcd did not answer, or not as it should.
+func (c *contact) fail(err error) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastError = err.Error()
+	if c.state == lost {
+		return
+	}
+	c.log.Warn("etcd is lost; lists stay as they are", "cause", err)
+	c.event(now, "etcd is lost; lists stay as they are: "+c.lastError)
+	c.state, c.since = lost, now
+}
+
+// failDial notes that one endpoint could not be reached, which is no loss while another answers.
+func (c *contact) failDial(err error) {
+	c.mu.Lock()
+	isConnected := c.state == connected
+	if isConnected {
+		c.lastError = err.Error()
+	}
+	c.mu.Unlock()
+	if !isConnected {
+		c.fail(err)
+	}
+}
+
+// lose notes that there is no connection; what is known of the cause stays.
+func (c *contact) lose(err error) {
+	c.mu.Lock()
+	isConnected := c.state == connected
+	c.mu.Unlock()
+	if isConnected {
+		c.fail(err)
+	}
+}
+
+// reset forgets the state, since another etcd is asked from now on.
+func (c *contact) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state, c.lastError = untried, ""
+}
+
+func (c *contact) event(now time.Time, detail string) {
+	if c.events != nil {
+		c.events.Add(event.Event{Time: now, Kind: event.Source, Detail: detail})
+	}
+}
+
+// fill sets what c knows in s.
+func (c *contact) fill(s *Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Connected, s.LastError, s.LastContact, s.Reconnects = c.state == connected, c.lastError, c.last, c.reconnects
+}

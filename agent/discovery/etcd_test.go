@@ -1,0 +1,264 @@
+package discovery
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/service"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Put, replace and delete arrive; garbage hides only itself (1.7); a record that is out of service is draining (1.11).
+func TestFollow(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	put(t, c, "services/user/a", record("10.0.0.1:80", 5))
+	put(t, c, "services/user2/a", record("10.0.0.9:80", 5)) // a neighbour whose name begins the same
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+
+	l := d.waitAddrs(t, "user", "10.0.0.1:80")
+	if l.Source != service.FromEtcd || l.Epoch == 0 || l.Revision < 2 || l.Backends[0].Weight != 5 || l.Backends[0].Key != "services/user/a" {
+		t.Errorf("list %+v", l)
+	}
+	rev := put(t, c, "services/user/b", record("[2001:db8::1]:80", 100))
+	if l = d.waitAddrs(t, "user", "10.0.0.1:80", "[2001:db8::1]:80"); l.Revision != rev || l.Backends[1].Created != rev || l.Backends[1].Modified != rev {
+		t.Errorf("revision %d, want %d: %+v", l.Revision, rev, l)
+	}
+	put(t, c, "services/user/bad", "garbage")
+	eventually(t, 10*time.Second, "the bad record is counted", func() bool { return d.last("user").BadCount == 1 })
+	if l = d.last("user"); len(l.Backends) != 2 || l.Bad[0].Key != "services/user/bad" || !strings.Contains(l.Bad[0].Reason, "not JSON") {
+		t.Errorf("with a bad record: %+v", l)
+	}
+	put(t, c, "services/user/bad", record("10.0.0.3:80", 0))
+	if l = d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.3:80", "[2001:db8::1]:80"); l.BadCount != 0 || !l.Backends[1].Draining {
+		t.Errorf("after the bad record was put right: %+v", l)
+	}
+	del(t, c, "services/user/b")
+	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.3:80")
+	put(t, c, "services/user/a", record("10.0.0.4:80", 1)) // the key names another address
+	d.waitAddrs(t, "user", "10.0.0.3:80", "10.0.0.4:80")
+	del(t, c, "services/user/", clientv3.WithPrefix())
+	d.waitAddrs(t, "user")
+
+	st := d.Status()
+	if !st.Configured || !st.Connected || st.LastError != "" || st.Reads != 1 || st.LastContact.IsZero() {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// A backend leaves with its last key; its data is that of the key written last (1.1).
+func TestSameAddressTwice(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	put(t, c, "services/user/b", record("10.0.0.1:80", 2))
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	weight := func(want uint32) func() bool {
+		return func() bool { l := d.last("user"); return l != nil && len(l.Backends) == 1 && l.Backends[0].Weight == want }
+	}
+	eventually(t, 10*time.Second, "the data of b", weight(2))
+	put(t, c, "services/user/a", record("10.0.0.1:80", 3))
+	eventually(t, 10*time.Second, "the data of a", weight(3))
+	del(t, c, "services/user/a")
+	eventually(t, 10*time.Second, "the data of b again", weight(2))
+	del(t, c, "services/user/b")
+	d.waitAddrs(t, "user")
+}
+
+// A process that was restarted has the same address and another CreateRevision (1.1), also when delete and put come as one.
+func TestRestartedBackend(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	before := d.waitAddrs(t, "user", "10.0.0.1:80").Backends[0].Created
+	del(t, c, "services/user/a")
+	rev := put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	eventually(t, 10*time.Second, "the new CreateRevision", func() bool {
+		l := d.last("user")
+		return len(l.Backends) == 1 && l.Backends[0].Created == rev
+	})
+	if before == rev {
+		t.Error("the test has no restart")
+	}
+}
+
+// The same value put again is nothing that a caller sees.
+func TestWrittenAgain(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d.waitAddrs(t, "user", "10.0.0.1:80")
+	for range 10 {
+		put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	}
+	put(t, c, "services/user/b", record("10.0.0.2:80", 1))
+	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
+	if n := len(d.all("user")); n != 2 {
+		t.Errorf("%d lists, want 2", n)
+	}
+}
+
+func TestLeaseExpires(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	lease, err := c.Grant(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1), clientv3.WithLease(lease.ID))
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d.waitAddrs(t, "user", "10.0.0.1:80")
+	d.waitAddrs(t, "user")
+}
+
+// Pages: more keys than one has, read at one revision while others are written.
+func TestPages(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	all := fill(t, c, "services/user/", 2*pageSize+7)
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	put(t, c, "services/user/0", record("10.99.0.1:80", 1))
+	del(t, c, "services/user/10.0.0.0:80")
+	eventually(t, 20*time.Second, "all backends", func() bool {
+		l := d.last("user")
+		return l != nil && len(l.Backends) == len(all) && l.Backends[0].Addr.String() == "10.0.0.1:80" && l.Backends[len(all)-1].Addr.String() == "10.99.0.1:80"
+	})
+}
+
+// A burst becomes few lists, not one per event.
+func TestBurst(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d.waitAddrs(t, "user")
+	const n = 3000
+	fill(t, c, "services/user/", n)
+	eventually(t, 20*time.Second, "all backends", func() bool { return len(d.last("user").Backends) == n })
+	if lists := len(d.all("user")); lists > n/10 {
+		t.Errorf("%d lists for %d events", lists, n)
+	}
+}
+
+// A change reaches OnList in milliseconds.
+func TestLatency(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d.waitAddrs(t, "user")
+	best := time.Hour
+	for i := range 20 {
+		addr := fmt.Sprintf("10.0.0.%d:80", i+1)
+		begin := time.Now()
+		put(t, c, "services/user/a", record(addr, 1))
+		d.waitAddrs(t, "user", addr)
+		best = min(best, time.Since(begin))
+	}
+	t.Logf("put to OnList: %v at best", best)
+	if best > 200*time.Millisecond {
+		t.Errorf("put to OnList takes %v at best", best)
+	}
+}
+
+// 200 services over one client: one connection, one watch stream.
+func TestManyServices(t *testing.T) {
+	const n = 200
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	proxy := etcdtest.StartProxy(t, s.Addr())
+	var follows []Follow
+	for i := range n {
+		name := fmt.Sprintf("s%d", i)
+		put(t, c, "services/"+name+"/a", record("10.0.0.1:80", 1))
+		follows = append(follows, naming(name))
+	}
+	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{"http://" + proxy.Addr()}}}, follows...)
+	for _, f := range follows {
+		d.waitAddrs(t, f.Name, "10.0.0.1:80")
+	}
+	for _, f := range follows {
+		put(t, c, f.Prefix+"b", record("10.0.0.2:80", 1))
+	}
+	for _, f := range follows {
+		d.waitAddrs(t, f.Name, "10.0.0.1:80", "10.0.0.2:80")
+	}
+	if got := proxy.Accepted(); got != 1 {
+		t.Errorf("%d connections, want 1", got)
+	}
+}
+
+// Set and Remove at runtime (1.15).
+func TestSetAndRemove(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	put(t, c, "other/user/a", "10.0.0.2:80")
+	d := start(t, Config{Etcd: etcdAt(s)})
+	d.Set(naming("user"))
+	d.waitAddrs(t, "user", "10.0.0.1:80")
+	reads := d.Status().Reads
+	d.Set(naming("user"))
+	d.Set(Follow{Name: "user", Prefix: "other/user", Format: "plain"}) // a prefix ends in / (1.2)
+	d.waitAddrs(t, "user", "10.0.0.2:80")
+	if got := d.Status().Reads; got != reads+1 {
+		t.Errorf("%d reads, want %d: Set of the same again must do nothing", got, reads+1)
+	}
+	d.Set(Follow{Name: "user", Static: []service.Backend{{Addr: d.last("user").Backends[0].Addr}}})
+	eventually(t, 10*time.Second, "the static list", func() bool { return d.last("user").Source == service.FromStatic })
+	d.Set(naming("user"))
+	d.waitAddrs(t, "user", "10.0.0.1:80")
+	d.Remove("user")
+	d.Remove("user")
+	n := len(d.all("user"))
+	d.Set(naming("last"))
+	put(t, c, "services/user/b", record("10.0.0.3:80", 1))
+	put(t, c, "services/last/a", record("10.0.0.1:80", 1))
+	d.waitAddrs(t, "last", "10.0.0.1:80")
+	if got := len(d.all("user")); got != n {
+		t.Errorf("%d lists after Remove", got-n)
+	}
+	d.Set(Follow{Name: "no/name", Prefix: "x/", Format: "plain"})
+	if d.Discovery.follows["no/name"] != nil {
+		t.Error("a service with a bad name is followed")
+	}
+}
+
+// SetEtcd moves to another cluster, and to none; lists stay until there is a better one.
+func TestSetEtcd(t *testing.T) {
+	one := etcdtest.Start(t, etcdtest.Config{Token: "one"})
+	two := etcdtest.Start(t, etcdtest.Config{Token: "two"})
+	put(t, etcdtest.NewClient(t, one), "services/user/a", record("10.0.0.1:80", 1))
+	put(t, etcdtest.NewClient(t, two), "services/user/a", record("10.0.0.2:80", 1))
+	d := start(t, Config{Etcd: etcdAt(one)}, naming("user"))
+	first := d.waitAddrs(t, "user", "10.0.0.1:80")
+	d.SetEtcd(etcdAt(two)) // another cluster, as after a move (1.5): another epoch, the new list whole
+	second := d.waitAddrs(t, "user", "10.0.0.2:80")
+	if first.Epoch == second.Epoch {
+		t.Error("two clusters, one epoch")
+	}
+	d.SetEtcd(nil)
+	eventually(t, 10*time.Second, "no etcd", func() bool { s := d.Status(); return !s.Configured && !s.Connected })
+	if got := addrs(d.last("user")); got != "10.0.0.2:80" {
+		t.Errorf("without etcd the list became %q", got)
+	}
+	for _, l := range d.all("user") {
+		if len(l.Backends) == 0 {
+			t.Error("an empty list passed")
+		}
+	}
+}
+
+// compact compacts etcd now.
+func compact(t testing.TB, s *etcdtest.Server, c *clientv3.Client) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := s.Compact(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,313 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/discovery/format"
+	"github.com/lbagent/lbagent/agent/service"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	silence      = 30 * time.Second // without a word on a watch: ask (1.3). Lower costs etcd a read more often, higher finds a dead watch later
+	silenceJoin  = 3 * time.Second  // and up to this much more, so that the watches of a dead stream don't ask all at once
+	watchSettles = time.Second      // a watch that lived this long was a good one: its loss is a first failure
+	batchEvents  = 10000            // events that become one list at most; more would hold up a list while etcd is busy
+	batchTries   = 3                // looks for events that are on their way already
+)
+
+// Why a watch is given up although it did not fail.
+var (
+	errMissed   = errors.New("the watch missed a change")
+	errMute     = errors.New("etcd does not answer on the watch")
+	errRestored = errors.New("etcd was replaced or restored from a backup")
+	errEnded    = errors.New("the watch ended")
+)
+
+// follower keeps one service's list. Its goroutine owns all that follows the blank line.
+type follower struct {
+	d      *Discovery
+	follow Follow
+	after  <-chan struct{}    // closed when the follower before it, of the same service, has ended
+	cancel context.CancelFunc // set when it is started
+	done   chan struct{}      // closed when it has ended
+
+	seeded  bool
+	decoder *format.Decoder
+	records records
+	list    *service.List // the last one given to OnList
+	epoch   uint64        // of records
+	rev     int64         // of records
+	back    backoff
+	trouble string // the last error that was logged
+}
+
+// run follows until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	defer close(f.done)
+	if f.after != nil {
+		<-f.after
+		f.after = nil
+	}
+	f.seed(time.Now())
+	if f.follow.Prefix == "" {
+		return
+	}
+	dec, err := format.New(f.follow.Format)
+	if err != nil {
+		f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
+		return
+	}
+	f.decoder = dec
+	for {
+		l, err := f.d.links.get(ctx)
+		if err != nil {
+			return
+		}
+		both, cancel := l.join(ctx)
+		err = f.attempt(both, l)
+		ended := context.Cause(l.ctx)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if ended == nil {
+			f.report(l, err)
+		}
+		sleep(ctx, f.back.next(), nil)
+	}
+}
+
+// seed gives OnList the list that needs no etcd: the static one, or the one in the spool.
+func (f *follower) seed(now time.Time) {
+	if f.seeded {
+		return
+	}
+	f.seeded = true
+	if f.follow.Prefix == "" {
+		f.emit(now, staticList(now, f.follow))
+		return
+	}
+	if l := f.d.spool.load(f.follow, now); l != nil {
+		f.records, f.epoch, f.rev = records{shown: l.Backends}, l.Epoch, l.Revision
+		f.emit(now, l)
+	}
+}
+
+// attempt reads the list and watches it until something fails; it never returns nil.
+func (f *follower) attempt(ctx context.Context, l *link) error {
+	s, err := read(ctx, l, f.decoder, f.follow.Prefix)
+	if err != nil {
+		return err
+	}
+	f.d.reads.Add(1)
+	f.install(s)
+
+	wctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	guard := time.AfterFunc(silence, func() { cancel(errMute) }) // clientv3 waits without limit until etcd has made the watch
+	began := time.Now()
+	err = f.watch(wctx, l, guard)
+	if cause := context.Cause(wctx); cause != nil {
+		err = cause
+	}
+	if time.Since(began) >= watchSettles {
+		f.back.reset()
+	}
+	return fmt.Errorf("watch %q: %w", f.follow.Prefix, err)
+}
+
+// install takes what a whole read found.
+func (f *follower) install(s snapshot) {
+	now := time.Now()
+	if f.list != nil && f.epoch != 0 && (s.epoch != f.epoch || s.revision < f.rev) {
+		f.d.log.Info("etcd was replaced or restored: its revisions start anew", "service", f.follow.Name, "revision", s.revision)
+	}
+	f.answered()
+	if f.list != nil && f.list.Source == service.FromEtcd && s.epoch == f.epoch && s.revision >= f.rev &&
+		compare(f.records, s.records, sameContent) == nothing {
+		f.rev = s.revision
+		f.confirm(now)
+		return
+	}
+	spooled := f.list != nil && s.epoch == f.epoch && compare(f.records, s.records, sameContent) != content
+	f.records, f.epoch, f.rev = s.records, s.epoch, s.revision
+	f.publish(now, !spooled)
+}
+
+// watch follows from the revision that was read (1.2) until the watch fails.
+func (f *follower) watch(ctx context.Context, l *link, guard *time.Timer) error {
+	defer guard.Stop()
+	responses := l.watch(ctx, f.follow.Prefix, f.rev)
+	quiet := time.NewTimer(silence + rand.N(silenceJoin))
+	defer quiet.Stop()
+	for {
+		var batch []*mvccpb.Event
+		select {
+		case r, ok := <-responses:
+			guard.Stop()
+			err := f.accept(r, ok, &batch)
+			for tries := 0; err == nil && len(batch) > 0 && len(batch) < batchEvents && tries < batchTries; {
+				// A burst comes as many responses. Take what is there or a moment away: one list for all of it.
+				select {
+				case r, ok := <-responses:
+					err, tries = f.accept(r, ok, &batch), 0
+				default:
+					tries++
+					runtime.Gosched()
+				}
+			}
+			f.apply(batch)
+			if err != nil {
+				return err
+			}
+		case <-quiet.C:
+			if err := f.check(ctx, l); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		quiet.Reset(silence + rand.N(silenceJoin))
+	}
+}
+
+// accept looks at one response and adds its events to batch.
+func (f *follower) accept(r clientv3.WatchResponse, ok bool, batch *[]*mvccpb.Event) error {
+	if !ok {
+		return errEnded
+	}
+	if err := r.Err(); err != nil {
+		return err
+	}
+	if r.Header.GetClusterId() != f.epoch { // a lower revision says nothing here: the watch may be with a member that is behind
+		return errRestored
+	}
+	f.answered()
+	*batch = append(*batch, r.Events...)
+	if len(*batch) == 0 && !r.Created {
+		f.confirm(time.Now()) // all that happened up to now has come: etcd answers progress only on watches that are level with it
+	}
+	return nil
+}
+
+// apply makes one list of a batch of events.
+func (f *follower) apply(batch []*mvccpb.Event) {
+	if len(batch) == 0 {
+		return
+	}
+	last := make(map[string]*mvccpb.Event, len(batch))
+	for _, e := range batch {
+		last[string(e.Kv.Key)] = e
+		f.rev = max(f.rev, e.Kv.ModRevision)
+	}
+	changes := make(map[string]change, len(last))
+	for key, e := range last {
+		if e.Type == clientv3.EventTypeDelete {
+			changes[key] = change{}
+		} else {
+			changes[key] = decode(f.decoder, nil, e.Kv)
+		}
+	}
+	next, effect := f.records.apply(changes)
+	switch effect {
+	case content:
+		f.records = next
+		f.publish(time.Now(), true)
+	case revisions: // written again as it was: nothing that a caller could see
+		f.records = next
+		f.confirm(time.Now())
+	case nothing:
+		f.confirm(time.Now())
+	}
+}
+
+// check asks etcd, after a silence, whether the list is still so (1.3).
+func (f *follower) check(ctx context.Context, l *link) error {
+	release, err := l.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	r, err := l.newest(rctx, f.follow.Prefix)
+	if err != nil {
+		return err
+	}
+	if r.Header.ClusterId != f.epoch || r.Header.Revision < f.rev {
+		return errRestored
+	}
+	count, newest := f.records.keys()
+	var theirs int64
+	if len(r.Kvs) > 0 {
+		theirs = r.Kvs[0].ModRevision
+	}
+	if r.Count != int64(count) || theirs != newest {
+		return errMissed
+	}
+	f.answered()
+	f.confirm(time.Now())
+	return nil
+}
+
+// publish gives OnList the list of records, and spools it if that is not there yet.
+func (f *follower) publish(now time.Time, spool bool) {
+	l := &service.List{
+		Service: f.follow.Name, Source: service.FromEtcd, Epoch: f.epoch, Revision: f.rev, Confirmed: now, Backends: f.records.shown,
+	}
+	l.Bad, l.BadCount = f.records.bad()
+	f.emit(now, l)
+	if spool {
+		f.d.spool.put(f.follow, l)
+	} else {
+		f.d.spool.confirm(f.follow.Name, now)
+	}
+}
+
+func (f *follower) emit(now time.Time, l *service.List) {
+	f.list = l
+	f.d.cfg.OnList(now, l)
+}
+
+// confirm tells that the list is still so.
+func (f *follower) confirm(now time.Time) {
+	f.d.cfg.OnConfirm(f.follow.Name, now)
+	f.d.spool.confirm(f.follow.Name, now)
+}
+
+// answered notes that etcd answers, for this service too.
+func (f *follower) answered() {
+	f.d.contact.ok()
+	if f.trouble != "" {
+		f.d.log.Info("service is followed again", "service", f.follow.Name)
+		f.trouble = ""
+	}
+}
+
+// report says why an attempt ended, to whom it concerns: the link if a new client is needed, a person if it is about this service only.
+func (f *follower) report(l *link, err error) {
+	switch {
+	case isAuth(err), errors.Is(err, errMute):
+		f.d.contact.fail(err)
+		l.fail(err)
+	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded):
+		f.d.log.Debug("reading the list again", "service", f.follow.Name, "cause", err)
+	case errors.Is(err, errMissed):
+		f.d.log.Warn("reading the list again", "service", f.follow.Name, "cause", err)
+	case isDenied(err), isTooLarge(err), errors.Is(err, errMixed):
+		if f.trouble != err.Error() {
+			f.trouble = err.Error()
+			f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
+		}
+	default:
+		f.d.contact.fail(err)
+	}
+}

@@ -1,0 +1,346 @@
+package discovery
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/lbagent/lbagent/agent/service"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// A spool file is a header and a body. The header has fixed fields, big endian: magic (8 bytes), version (4), length of the body (8), xxhash64 of the body (8).
+// The body has protobuf's wire format, so that a reader skips fields that it does not know: new fields need no new version, and a version is only for what an
+// older reader would get wrong. A number of a field is never used again.
+const (
+	spoolMagic   = "lbspool\n"
+	spoolVersion = 1
+	spoolHeader  = 8 + 4 + 8 + 8
+	maxSpoolFile = 256 << 20
+)
+
+// Fields of the body.
+const (
+	fieldService   = 1
+	fieldPrefix    = 2
+	fieldFormat    = 3
+	fieldEpoch     = 4
+	fieldRevision  = 5
+	fieldConfirmed = 6 // Unix time in nanoseconds
+	fieldBackend   = 7
+	fieldBad       = 8
+	fieldBadCount  = 9
+)
+
+// Fields of a backend.
+const (
+	backendAddr     = 1 // 4 or 16 bytes
+	backendPort     = 2
+	backendHost     = 3
+	backendWeight   = 4
+	backendDraining = 5
+	backendZone     = 6
+	backendRegion   = 7
+	backendMetadata = 8 // a message: 1 key and 2 value, in turn
+	backendKey      = 9
+	backendCreated  = 10
+	backendModified = 11
+)
+
+var (
+	errUnreadable = errors.New("not a list that can be read")
+	errOtherList  = errors.New("the list of another prefix or format")
+)
+
+// readSpoolFile reads a file of bounded size, and when it was modified.
+func readSpoolFile(path string) ([]byte, time.Time, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxSpoolFile {
+		return nil, time.Time{}, fmt.Errorf("%w: not a file of at most %d bytes", errUnreadable, maxSpoolFile)
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(file, data); err != nil {
+		return nil, time.Time{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return data, info.ModTime(), nil
+}
+
+// encodeSpool is the file of a list.
+func encodeSpool(f Follow, l *service.List) []byte {
+	b := make([]byte, spoolHeader, spoolHeader+256+len(l.Backends)*128)
+	b = appendString(b, fieldService, f.Name)
+	b = appendString(b, fieldPrefix, f.Prefix)
+	b = appendString(b, fieldFormat, f.Format)
+	b = appendUint(b, fieldEpoch, l.Epoch)
+	b = appendUint(b, fieldRevision, uint64(l.Revision))
+	b = appendUint(b, fieldConfirmed, uint64(l.Confirmed.UnixNano()))
+	var one []byte
+	for i := range l.Backends {
+		one = appendBackend(one[:0], &l.Backends[i])
+		b = protowire.AppendTag(b, fieldBackend, protowire.BytesType)
+		b = protowire.AppendBytes(b, one)
+	}
+	for _, bad := range l.Bad {
+		one = appendString(appendString(one[:0], 1, bad.Key), 2, bad.Reason)
+		b = protowire.AppendTag(b, fieldBad, protowire.BytesType)
+		b = protowire.AppendBytes(b, one)
+	}
+	b = appendUint(b, fieldBadCount, uint64(l.BadCount))
+
+	copy(b, spoolMagic)
+	binary.BigEndian.PutUint32(b[8:], spoolVersion)
+	binary.BigEndian.PutUint64(b[12:], uint64(len(b)-spoolHeader))
+	binary.BigEndian.PutUint64(b[20:], xxhash.Sum64(b[spoolHeader:]))
+	return b
+}
+
+func appendBackend(b []byte, e *service.Backend) []byte {
+	b = protowire.AppendTag(b, backendAddr, protowire.BytesType)
+	b = protowire.AppendBytes(b, e.Addr.Addr().AsSlice())
+	b = appendUint(b, backendPort, uint64(e.Addr.Port()))
+	b = appendString(b, backendHost, e.Host)
+	b = appendUint(b, backendWeight, uint64(e.Weight))
+	b = appendUint(b, backendDraining, protowire.EncodeBool(e.Draining))
+	b = appendString(b, backendZone, e.Zone)
+	b = appendString(b, backendRegion, e.Region)
+	if len(e.Metadata) > 0 {
+		var m []byte
+		for _, k := range slices.Sorted(maps.Keys(e.Metadata)) { // sorted: equal metadata has equal bytes
+			m = protowire.AppendString(protowire.AppendTag(m, 1, protowire.BytesType), k)
+			m = protowire.AppendString(protowire.AppendTag(m, 2, protowire.BytesType), e.Metadata[k])
+		}
+		b = protowire.AppendTag(b, backendMetadata, protowire.BytesType)
+		b = protowire.AppendBytes(b, m)
+	}
+	b = appendString(b, backendKey, e.Key)
+	b = appendUint(b, backendCreated, uint64(e.Created))
+	return appendUint(b, backendModified, uint64(e.Modified))
+}
+
+// appendString and appendUint leave out what is empty or 0.
+func appendString(b []byte, field protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
+}
+
+func appendUint(b []byte, field protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+// decodeSpool reads a file that should hold f's list.
+func decodeSpool(data []byte, f Follow) (*service.List, error) {
+	if len(data) < spoolHeader || string(data[:8]) != spoolMagic {
+		return nil, fmt.Errorf("%w: no such header", errUnreadable)
+	}
+	if v := binary.BigEndian.Uint32(data[8:]); v != spoolVersion {
+		return nil, fmt.Errorf("%w: version %d, this program reads %d", errUnreadable, v, spoolVersion)
+	}
+	body := data[spoolHeader:]
+	if n := binary.BigEndian.Uint64(data[12:]); n != uint64(len(body)) {
+		return nil, fmt.Errorf("%w: %d bytes of %d", errUnreadable, len(body), n)
+	}
+	if binary.BigEndian.Uint64(data[20:]) != xxhash.Sum64(body) {
+		return nil, fmt.Errorf("%w: wrong checksum", errUnreadable)
+	}
+	return decodeBody(body, f)
+}
+
+func decodeBody(body []byte, f Follow) (*service.List, error) {
+	l := &service.List{Source: service.FromSpool}
+	var prefix, format string
+	var dec backendDecoder
+	c := newCursor(body)
+	n := 0
+	for all := c; all.next(); {
+		if all.field == fieldBackend {
+			n++
+		}
+	}
+	l.Backends = make([]service.Backend, 0, n)
+	for c.next() {
+		switch c.field {
+		case fieldService:
+			l.Service = c.text
+		case fieldPrefix:
+			prefix = c.text
+		case fieldFormat:
+			format = c.text
+		case fieldEpoch:
+			l.Epoch = c.number
+		case fieldRevision:
+			l.Revision = int64(c.number)
+		case fieldConfirmed:
+			l.Confirmed = time.Unix(0, int64(c.number))
+		case fieldBackend:
+			b, err := dec.decode(c.message())
+			if err != nil {
+				return nil, err
+			}
+			l.Backends = append(l.Backends, b)
+		case fieldBad:
+			l.Bad = append(l.Bad, decodeBad(c.message()))
+		case fieldBadCount:
+			l.BadCount = int(c.number)
+		}
+	}
+	switch {
+	case c.broken:
+		return nil, fmt.Errorf("%w: broken body", errUnreadable)
+	case l.Service != f.Name:
+		return nil, fmt.Errorf("%w: the list of service %.80q", errUnreadable, l.Service)
+	case prefix != f.Prefix || format != f.Format:
+		return nil, errOtherList
+	case len(l.Bad) > service.MaxBadRecords || l.BadCount < len(l.Bad):
+		return nil, fmt.Errorf("%w: %d bad records of %d", errUnreadable, len(l.Bad), l.BadCount)
+	}
+	for i := 1; i < len(l.Backends); i++ {
+		if l.Backends[i-1].Addr.Compare(l.Backends[i].Addr) >= 0 {
+			return nil, fmt.Errorf("%w: not sorted", errUnreadable)
+		}
+	}
+	return l, nil
+}
+
+// backendDecoder shares the map of metadata with the backend before, if theirs is equal.
+type backendDecoder struct {
+	text string
+	last map[string]string
+}
+
+func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
+	var b service.Backend
+	var ip netip.Addr
+	var port uint64
+	for c.next() {
+		switch c.field {
+		case backendAddr:
+			ip, _ = netip.AddrFromSlice([]byte(c.text))
+		case backendPort:
+			port = c.number
+		case backendHost:
+			b.Host = c.text
+		case backendWeight:
+			b.Weight = uint32(min(c.number, 1<<32-1))
+		case backendDraining:
+			b.Draining = protowire.DecodeBool(c.number)
+		case backendZone:
+			b.Zone = c.text
+		case backendRegion:
+			b.Region = c.text
+		case backendMetadata:
+			if d.last == nil || c.text != d.text {
+				d.text, d.last = c.text, decodeMetadata(c.message())
+			}
+			b.Metadata = d.last
+		case backendKey:
+			b.Key = c.text
+		case backendCreated:
+			b.Created = int64(c.number)
+		case backendModified:
+			b.Modified = int64(c.number)
+		}
+	}
+	if c.broken || !ip.IsValid() || ip.Is4In6() || port == 0 || port > 65535 || b.Weight == 0 {
+		return b, fmt.Errorf("%w: broken backend", errUnreadable)
+	}
+	b.Addr = netip.AddrPortFrom(ip, uint16(port))
+	return b, nil
+}
+
+func decodeMetadata(c cursor) map[string]string {
+	m := make(map[string]string)
+	key := ""
+	for c.next() {
+		switch c.field {
+		case 1:
+			key = c.text
+		case 2:
+			m[key] = c.text
+		}
+	}
+	return m
+}
+
+func decodeBad(c cursor) (b service.BadRecord) {
+	for c.next() {
+		switch c.field {
+		case 1:
+			b.Key = c.text
+		case 2:
+			b.Reason = c.text
+		}
+	}
+	return b
+}
+
+// cursor walks over the fields of a message. Strings are parts of one copy of the whole, so that a list takes a few allocations.
+type cursor struct {
+	b    []byte
+	s    string // the same bytes
+	text string // of a field of bytes
+	raw  []byte // the same bytes
+
+	field  protowire.Number
+	number uint64 // of a field with a number
+	broken bool
+}
+
+func newCursor(b []byte) cursor { return cursor{b: b, s: string(b)} }
+
+// message is a cursor over the field's own fields.
+func (c *cursor) message() cursor { return cursor{b: c.raw, s: c.text} }
+
+// next goes to the next field; other types than bytes and varint are skipped.
+func (c *cursor) next() bool {
+	c.text, c.raw, c.number, c.field = "", nil, 0, 0
+	if len(c.b) == 0 || c.broken {
+		return false
+	}
+	field, kind, n := protowire.ConsumeTag(c.b)
+	if n < 0 {
+		c.broken = true
+		return false
+	}
+	c.advance(n)
+	switch kind {
+	case protowire.VarintType:
+		c.number, n = protowire.ConsumeVarint(c.b)
+	case protowire.BytesType:
+		c.raw, n = protowire.ConsumeBytes(c.b)
+		if n >= 0 {
+			c.text = c.s[n-len(c.raw) : n]
+		}
+	default:
+		n = protowire.ConsumeFieldValue(field, kind, c.b)
+		field = 0 // of a type that no field of ours has
+	}
+	if n < 0 {
+		c.broken = true
+		return false
+	}
+	c.field = field
+	c.advance(n)
+	return true
+}
+
+func (c *cursor) advance(n int) { c.b, c.s = c.b[n:], c.s[n:] }
