@@ -1,26 +1,189 @@
 package proxy
 
 import (
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/h2"
+	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
 	"golang.org/x/sys/unix"
 )
 
-// relay is the HTTP/2 side of a worker.
-type relay struct{ w *worker }
+const (
+	// streamWindow is what one stream may have parked here, in either direction: what a reader doesn't take is bounded by it, and a stream to a
+	// backend 1 ms away gets 256 MB/s. Larger costs memory under slow readers, smaller costs speed over longer ways.
+	streamWindow = 256 << 10
+	// connWindow only bounds what is under way: its credit goes back when bytes are read, so that a slow reader never stalls the other streams.
+	connWindow = 16 << 20
+	// creditStep is how many bytes of a stream have to be with the other side's kernel before their credit goes back: few WINDOW_UPDATE frames, and
+	// the sender always has three quarters of the window to go on with.
+	creditStep = streamWindow / 4
 
-func newRelay(w *worker) *relay { return &relay{w: w} }
+	headerBytes  = 64 << 10
+	headerFields = 200
+	// clientStreams is MAX_CONCURRENT_STREAMS of a client connection.
+	clientStreams = 250
+
+	// keepBytes and keepLoop bound the request DATA that is kept for a retry until response headers: per call and per loop (4.3).
+	keepBytes = 64 << 10
+	keepLoop  = 16 << 20
+
+	// fullAt and roomAt: DATA for a connection of which so much is unwritten waits in chunks, where a reset can drop it and other frames pass it.
+	fullAt = 256 << 10
+	roomAt = 64 << 10
+	// pauseAt: a client that has so many answers unread isn't read from, a backend gets no new streams.
+	pauseAt = 1 << 20
+
+	// backendConns is the most connections of one loop to one backend.
+	backendConns = 8
+	// backendStreams bounds the streams of one connection whose backend sets no limit.
+	backendStreams = 10000
+	// waitForSlot and waitForConn bound the calls that wait for a stream slot of a backend (4.4), and for its first connection: these were all there
+	// at once, and will be gone at once.
+	waitForSlot = 100
+	waitForConn = 1000
+	// maxTries bounds the backends that one call goes to (4.1 says all of them; this many take long enough).
+	maxTries = 128
+
+	// reconnectBase and reconnectMax are 4.10.
+	reconnectBase = 100 * time.Millisecond
+	reconnectMax  = 10 * time.Second
+
+	// goawayPatience is how long a client may take to answer the PING of a graceful end, and to close.
+	goawayPatience = time.Second
+
+	freeCalls  = 1024
+	freeChunks = 1024 // 4 MiB
+)
+
+// relay is the HTTP/2 side of a worker: it joins streams of client connections with streams of backend connections, call by call. The loop's goroutine
+// owns all of it.
+type relay struct {
+	w    *worker
+	loop *loop.Loop
+
+	pools   map[*table.Service]*pool
+	clients map[*clientConn]struct{}
+	calls   int // running
+	idleRun *call
+	nIdle   int
+
+	chunks  *chunk // free list
+	nChunks int
+	inUse   int // chunks that are somewhere in a call
+	kept    int // bytes of them that hold request DATA
+
+	scratch  []h2.Field
+	streams  []*h2.Stream
+	draining bool
+}
+
+// pool is what one loop has to do with one service.
+type pool struct {
+	relay    *relay
+	svc      *table.Service
+	backends map[*health.State]*backend
+	clients  int
+}
+
+func newRelay(w *worker) *relay {
+	return &relay{w: w, loop: w.loop, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{}}
+}
 
 // serve takes a client connection; clientDone follows when it is over.
 func (r *relay) serve(rt *route, fd int, received []byte) {
-	unix.Close(fd)
-	r.w.clientDone(rt, protoH2)
+	p := r.pools[rt.svc]
+	if p == nil {
+		p = &pool{relay: r, svc: rt.svc, backends: map[*health.State]*backend{}}
+		r.pools[rt.svc] = p
+	}
+	c := &clientConn{relay: r, rt: rt, pool: p, stats: r.w.statsOf(rt)}
+	lc, err := r.loop.Add(fd, c, received)
+	if err != nil {
+		unix.Close(fd)
+		r.w.clientDone(rt, protoH2)
+		r.dropPool(p)
+		return
+	}
+	p.clients++
+	r.clients[c] = struct{}{}
+	c.begin(lc)
 }
 
-// viewChanged says that svc has a new view.
-func (r *relay) viewChanged(svc *table.Service) {}
+// viewChanged compares the backend connections of this loop with the view of now (4.7).
+func (r *relay) viewChanged(svc *table.Service) {
+	p := r.pools[svc]
+	if p == nil {
+		return
+	}
+	v := svc.View()
+	for state, be := range p.backends {
+		b := v.Find(be.addr)
+		switch {
+		case b == nil || b.State != state || b.Verdict.Kind == health.Draining:
+			be.remove()
+		default:
+			be.keep(b.Verdict.Kind.Usable())
+		}
+	}
+	r.dropPool(p)
+}
+
+// dropPool forgets a pool that has nothing.
+func (r *relay) dropPool(p *pool) {
+	if p.clients == 0 && len(p.backends) == 0 {
+		delete(r.pools, p.svc)
+	}
+}
 
 // drain sends GOAWAY to clients; running streams go on.
-func (r *relay) drain() {}
+func (r *relay) drain() {
+	r.draining = true
+	for c := range r.clients {
+		c.shutdown()
+	}
+}
 
-// idle reports whether no client connection is left.
-func (r *relay) idle() bool { return true }
+// idle reports whether no client connection and no call is left.
+func (r *relay) idle() bool { return len(r.clients) == 0 && r.calls == 0 }
+
+// newCall takes a call from the free list.
+func (r *relay) newCall() *call {
+	c := r.idleRun
+	if c == nil {
+		c = &call{relay: r}
+		c.cs.Owner, c.bs.Owner = c, c
+		c.timer.F = c.timeUp
+	} else {
+		r.idleRun = c.next
+		r.nIdle--
+		c.next = nil
+	}
+	r.calls++
+	return c
+}
+
+// freeCall gives a call back. Entries that still name it know by gen that it is another one.
+func (r *relay) freeCall(c *call) {
+	r.calls--
+	c.req.release(r)
+	c.resp.release(r)
+	r.loop.Disarm(&c.timer)
+	gen := c.gen + 1
+	fields, tried := c.fields, c.tried
+	if cap(fields) > 64 {
+		fields = nil
+	}
+	clear(tried)
+	*c = call{
+		relay: r, gen: gen, fields: fields[:0], tried: tried[:0], timer: c.timer,
+		req: pipe{trailers: c.req.trailers[:0]}, resp: pipe{trailers: c.resp.trailers[:0]},
+	}
+	c.cs.Owner, c.bs.Owner = c, c
+	if r.nIdle < freeCalls {
+		c.next = r.idleRun
+		r.idleRun = c
+		r.nIdle++
+	}
+}

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"encoding/binary"
+	"iter"
 
 	"golang.org/x/net/http2/hpack"
 )
@@ -256,6 +257,14 @@ func (c *Conn) Release() { c.slots-- }
 
 // Streams is the number of open streams.
 func (c *Conn) Streams() int { return c.streams.n }
+
+// All walks over the open streams; none may be opened or closed meanwhile.
+func (c *Conn) All() iter.Seq[*Stream] {
+	return func(yield func(*Stream) bool) {
+		for s := c.open; s != nil && yield(s); s = s.next {
+		}
+	}
+}
 
 // Any returns an open stream, nil if there is none.
 func (c *Conn) Any() *Stream { return c.open }

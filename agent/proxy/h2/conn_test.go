@@ -487,3 +487,25 @@ func TestTable(t *testing.T) {
 		t.Fatalf("%d entries, want %d", tab.n, len(ref))
 	}
 }
+
+func TestClasses(t *testing.T) {
+	for i := range 256 {
+		b := byte(i)
+		var c byte
+		if 'a' <= b && b <= 'z' || '0' <= b && b <= '9' || b != 0 && strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0 {
+			c |= inName | inToken
+		}
+		if 'A' <= b && b <= 'Z' {
+			c |= inToken
+		}
+		if b != 0 && b != '\r' && b != '\n' {
+			c |= inValue
+		}
+		if b > ' ' && b != 0x7f {
+			c |= inURI
+		}
+		if classes[b] != c {
+			t.Errorf("%q: %d, want %d", b, classes[b], c)
+		}
+	}
+}

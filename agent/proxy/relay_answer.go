@@ -1,0 +1,276 @@
+package proxy
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/h2"
+	"github.com/lbagent/lbagent/health"
+)
+
+// gRPC status codes that this package gives or looks at.
+const (
+	codeCancelled   = 1
+	codeUnknown     = 2
+	codeDeadline    = 4
+	codeExhausted   = 8
+	codeInternal    = 13
+	codeUnavailable = 14
+	codeDataLoss    = 15
+)
+
+// statusAborted counts HTTP calls that ended without a whole response: the client's cancel, or a reset.
+const statusAborted = 499
+
+// deadlineSlack is how much earlier than its deadline a cancel may come and still count as one because of it: the caller's clock began before ours.
+const deadlineSlack = 2 * time.Millisecond
+
+// answer gives the client a response of our own: gRPC trailers-only, or HTTP with text (4.5).
+func (c *call) answer(status, code int, text string) {
+	if !c.cs.Sending() {
+		return
+	}
+	c.count(status, code)
+	c.answered, c.touched = true, true
+	r, client := c.relay, c.client
+	if c.grpc {
+		r.scratch = append(r.scratch[:0],
+			h2.Field{Name: ":status", Value: "200"},
+			h2.Field{Name: "content-type", Value: "application/grpc"},
+			h2.Field{Name: "grpc-status", Value: strconv.Itoa(code)},
+			h2.Field{Name: "grpc-message", Value: percentEncode(text)})
+		client.h2.WriteHeaders(&c.cs, r.scratch, true)
+		c.resp.end = true
+		client.flush()
+		return
+	}
+	text += "\n"
+	r.scratch = append(r.scratch[:0],
+		h2.Field{Name: ":status", Value: strconv.Itoa(status)},
+		h2.Field{Name: "content-type", Value: "text/plain; charset=utf-8"},
+		h2.Field{Name: "content-length", Value: strconv.Itoa(len(text))})
+	client.h2.WriteHeaders(&c.cs, r.scratch, c.head)
+	c.resp.end = true
+	if !c.head {
+		c.resp.store(r, []byte(text))
+		c.resp.got += int64(len(text))
+		c.pumpResponse()
+	}
+	client.flush()
+}
+
+// abort ends a call that can't be served: by an answer; if a response has begun, by trailers for gRPC, by a reset else.
+func (c *call) abort(status, code int, text string) {
+	switch {
+	case !c.cs.Sending() || c.resp.end:
+	case !c.answered:
+		c.answer(status, code, text)
+	case c.grpc && !c.sized:
+		c.count(status, code)
+		p := &c.resp
+		p.end, p.trailing = true, true
+		p.trailers = append(p.trailers[:0], h2.Field{Name: "grpc-status", Value: strconv.Itoa(code)}, h2.Field{Name: "grpc-message", Value: percentEncode(text)})
+		c.pumpResponse()
+	default:
+		c.count(statusAborted, code)
+		c.resetClient(h2.InternalError)
+	}
+}
+
+// resetClient resets the client's stream.
+func (c *call) resetClient(code h2.Code) {
+	if c.cs.Open() {
+		c.client.h2.Reset(&c.cs, code)
+		c.client.flush()
+	}
+}
+
+// count counts the call, once, as ended by this agent or the caller.
+func (c *call) count(status, code int) {
+	if c.counted {
+		return
+	}
+	c.counted = true
+	d := c.relay.loop.Now().Sub(c.start)
+	switch {
+	case !c.grpc:
+		c.client.stats.http(protoH2, status, d)
+	case code == codeUnavailable:
+		c.client.stats.unavailable(d)
+	default:
+		c.client.stats.grpc(code, d)
+	}
+}
+
+// countResponse counts a call that a backend answered.
+func (c *call) countResponse() {
+	if c.counted {
+		return
+	}
+	c.counted = true
+	d := c.relay.loop.Now().Sub(c.start)
+	switch {
+	case !c.grpc:
+		c.client.stats.http(protoH2, c.status, d)
+	case c.grpcStatus < 0:
+		c.client.stats.grpc(codeUnknown, d)
+	default:
+		c.client.stats.grpc(c.grpcStatus, d)
+	}
+}
+
+// noteStatus keeps what the end of a gRPC response says.
+func (c *call) noteStatus(head *h2.Head) {
+	c.grpcStatus = -1
+	if n, err := strconv.Atoi(head.GRPCStatus); err == nil && n >= 0 {
+		c.grpcStatus = n
+	}
+	c.reason = head.GRPCMessage
+}
+
+// outcome is what a whole response says about the backend (SEMANTICS 2): only :status and grpc-status count.
+func (c *call) outcome() (health.Result, string) {
+	switch c.status {
+	case 502, 503, 504:
+		return health.Failure, "HTTP " + strconv.Itoa(c.status)
+	case 429:
+		return health.Overloaded, "HTTP 429"
+	case 500:
+		return health.AppError, "HTTP 500"
+	}
+	if !c.grpc || c.grpcStatus <= 0 {
+		return health.Success, ""
+	}
+	switch c.grpcStatus {
+	case codeUnavailable:
+		if c.onlyHead {
+			return health.Failure, c.inWords("UNAVAILABLE")
+		}
+	case codeExhausted:
+		return health.Overloaded, c.inWords("RESOURCE_EXHAUSTED")
+	case codeUnknown:
+		return health.AppError, c.inWords("UNKNOWN")
+	case codeInternal:
+		return health.AppError, c.inWords("INTERNAL")
+	case codeDataLoss:
+		return health.AppError, c.inWords("DATA_LOSS")
+	case codeDeadline:
+		if c.late(c.relay.loop.Now()) {
+			return health.Timeout, "the caller's deadline passed"
+		}
+	}
+	return health.Success, ""
+}
+
+func (c *call) inWords(code string) string {
+	if c.reason == "" {
+		return "gRPC " + code
+	}
+	return "gRPC " + code + ": " + c.reason[:min(len(c.reason), 200)]
+}
+
+// late reports whether the caller's deadline has passed.
+func (c *call) late(now time.Time) bool {
+	return !c.deadline.IsZero() && !now.Before(c.deadline.Add(-deadlineSlack))
+}
+
+// lastName names the backend of the last attempt.
+func (c *call) lastName() string {
+	if c.be == nil {
+		return c.client.rt.name + ":"
+	}
+	return c.be.name()
+}
+
+// rewriteAuthority sets :authority, and host beside it, for the attempt's backend (4.6).
+func (c *call) rewriteAuthority() {
+	v := c.opts.authority
+	if v == "host" {
+		v = c.be.host
+		if v == "" {
+			v = c.be.addr.String()
+		}
+	}
+	found := false
+	for i := range c.fields {
+		if n := c.fields[i].Name; n == ":authority" || n == "host" {
+			c.fields[i].Value = v
+			found = true
+		}
+	}
+	if !found {
+		c.fields = slices.Insert(c.fields, 0, h2.Field{Name: ":authority", Value: v})
+	}
+}
+
+// idempotent methods may be sent twice (RFC 9110 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// passCode is the error code with which a reset goes on: what is between a peer and this agent stays there.
+func passCode(code h2.Code) h2.Code {
+	switch code {
+	case h2.NoError, h2.InternalError, h2.RefusedStream, h2.Cancel, h2.EnhanceYourCalm, h2.InadequateSecurity, h2.HTTP11Required, h2.ConnectError:
+		return code
+	}
+	return h2.InternalError
+}
+
+// parseTimeout reads grpc-timeout: at most 8 digits and a unit.
+func parseTimeout(v string) (time.Duration, bool) {
+	if len(v) < 2 || len(v) > 9 {
+		return 0, false
+	}
+	n := time.Duration(0)
+	for _, d := range []byte(v[:len(v)-1]) {
+		if d < '0' || d > '9' {
+			return 0, false
+		}
+		n = n*10 + time.Duration(d-'0')
+	}
+	unit := time.Duration(0)
+	switch v[len(v)-1] {
+	case 'H':
+		unit = time.Hour
+	case 'M':
+		unit = time.Minute
+	case 'S':
+		unit = time.Second
+	case 'm':
+		unit = time.Millisecond
+	case 'u':
+		unit = time.Microsecond
+	case 'n':
+		unit = time.Nanosecond
+	default:
+		return 0, false
+	}
+	if n > (1<<63-1)/unit {
+		return 1<<63 - 1, true
+	}
+	return n * unit, true
+}
+
+// percentEncode encodes a grpc-message.
+func percentEncode(s string) string {
+	plain := func(b byte) bool { return b >= ' ' && b <= '~' && b != '%' }
+	var b strings.Builder
+	for i := range len(s) {
+		if plain(s[i]) {
+			b.WriteByte(s[i])
+		} else {
+			const hex = "0123456789ABCDEF"
+			b.WriteByte('%')
+			b.WriteByte(hex[s[i]>>4])
+			b.WriteByte(hex[s[i]&15])
+		}
+	}
+	return b.String()
+}

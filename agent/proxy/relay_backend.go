@@ -1,0 +1,259 @@
+package proxy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
+)
+
+// backend is one backend as one loop sees it: its connections, and the calls that wait for one.
+type backend struct {
+	pool  *pool
+	state *health.State
+	addr  netip.AddrPort
+	host  string // for authority: host (4.6)
+	rt    *route // of the last call: its options
+
+	conns   []*backendConn // dialing, up, or going away
+	dialing int            // of these, without SETTINGS yet
+
+	waiting    callQueue
+	failures   int       // connects that failed in a row
+	lastTry    time.Time // of a connect
+	retryAt    time.Time // no connect before (4.10)
+	usable     bool      // its verdict in the last view
+	removed    bool      // not in the view, or draining there
+	drainTimer loop.Timer
+}
+
+// backend returns what this loop knows of b.
+func (p *pool) backend(b *table.Backend, rt *route) *backend {
+	be := p.backends[b.State]
+	if be == nil {
+		be = &backend{pool: p, state: b.State, addr: b.Addr, usable: true}
+		be.drainTimer.F = be.expire
+		p.backends[b.State] = be
+	}
+	be.rt = rt
+	be.host = b.Host
+	return be
+}
+
+// take gets c a stream, or lets it wait for one; false: the call has to go elsewhere.
+func (be *backend) take(c *call, usable bool) bool {
+	if conn := be.ready(); conn != nil {
+		c.send(conn)
+		return true
+	}
+	be.grow(usable)
+	limit := waitForSlot
+	switch {
+	case len(be.conns) == 0:
+		return false // no connect now (4.10)
+	case be.dialing == len(be.conns):
+		limit = waitForConn
+	}
+	if be.waiting.n >= limit {
+		return false
+	}
+	c.wait(be)
+	return true
+}
+
+// ready is a connection with a free stream slot: the first one, so that few are used.
+func (be *backend) ready() *backendConn {
+	for _, conn := range be.conns {
+		if conn.up && conn.h2.Free() > 0 && conn.h2.Slots() < backendStreams && conn.lc.Unwritten() < pauseAt {
+			return conn
+		}
+	}
+	return nil
+}
+
+// grow dials one connection more, if that is allowed now: one at a time.
+func (be *backend) grow(usable bool) {
+	now := be.pool.relay.loop.Now()
+	// The Monitor says when a backend that is out is tried again; the time between failed connects is for those that it still holds for well.
+	if usable && now.Before(be.retryAt) || !usable && now.Before(be.lastTry.Add(reconnectBase)) && be.failures > 0 {
+		return
+	}
+	if be.dialing > 0 || be.removed || be.inUse() >= backendConns {
+		return
+	}
+	be.lastTry = now
+	conn := &backendConn{relay: be.pool.relay, be: be, busy: now}
+	conn.timer.F = conn.tick
+	connect := be.rt.options().connect
+	lc, err := be.pool.relay.loop.Dial(be.addr, 0, conn) // the timer below ends it
+	if err != nil {
+		be.pool.relay.w.proxy.log.Warn("no connection to a backend", "service", be.pool.svc.Name(), "backend", be.addr, "cause", err)
+		return // this host could not try: the call goes elsewhere, and nobody is blamed
+	}
+	conn.lc = lc
+	be.conns = append(be.conns, conn)
+	be.dialing++
+	be.pool.relay.loop.Arm(&conn.timer, connect)
+}
+
+// inUse is the number of connections that take new streams, or will.
+func (be *backend) inUse() int {
+	n := 0
+	for _, conn := range be.conns {
+		if !conn.retired {
+			n++
+		}
+	}
+	return n
+}
+
+// pump gives what is free to the calls that wait.
+func (be *backend) pump() {
+	for be.waiting.head != nil {
+		conn := be.ready()
+		if conn == nil {
+			break
+		}
+		c := be.waiting.head
+		c.unwait()
+		c.send(conn)
+	}
+	if be.waiting.head == nil {
+		return
+	}
+	be.grow(be.usable)
+	if be.inUse() == 0 {
+		be.giveUp()
+	}
+}
+
+// giveUp sends all that wait elsewhere.
+func (be *backend) giveUp() {
+	for c := be.waiting.head; c != nil; c = be.waiting.head {
+		c.unwait()
+		c.endAttempt(health.Neutral, 0, false, "")
+		c.dispatch()
+	}
+}
+
+// connected notes that a connection is up.
+func (be *backend) connected() {
+	be.dialing--
+	be.failures = 0
+	be.retryAt = time.Time{}
+	be.state.Connected(be.pool.relay.loop.Now())
+	be.pump()
+}
+
+// connectFailed notes one failed connect, whatever number of calls waited for it (2.4, 4.1).
+func (be *backend) connectFailed(conn *backendConn, cause string) {
+	now := be.pool.relay.loop.Now()
+	be.dialing--
+	be.failures++
+	limit := min(reconnectBase<<min(be.failures-1, 10), reconnectMax)
+	be.retryAt = now.Add(rand.N(limit)) // full jitter
+	be.drop(conn)
+	be.state.ConnectFailed(now, cause)
+	if be.inUse() == 0 {
+		be.giveUp()
+	}
+	be.forget()
+}
+
+// drop forgets a connection.
+func (be *backend) drop(conn *backendConn) {
+	if i := slices.Index(be.conns, conn); i >= 0 {
+		be.conns = slices.Delete(be.conns, i, i+1)
+	}
+}
+
+// forget drops the backend itself once it is out of the view and has nothing left.
+func (be *backend) forget() {
+	if be.removed && len(be.conns) == 0 && be.pool.backends[be.state] == be {
+		be.pool.relay.loop.Disarm(&be.drainTimer)
+		delete(be.pool.backends, be.state)
+		be.pool.relay.dropPool(be.pool)
+	}
+}
+
+// keep notes that the view has the backend. One that comes back is connected to at once (4.10), and no longer drained (4.7).
+func (be *backend) keep(usable bool) {
+	if be.removed {
+		be.removed = false
+		be.pool.relay.loop.Disarm(&be.drainTimer)
+	}
+	if usable && !be.usable {
+		be.failures = 0
+		be.retryAt = time.Time{}
+	}
+	be.usable = usable
+}
+
+// remove lets running streams go on until drain is over; idle connections close now (4.7).
+func (be *backend) remove() {
+	if be.removed {
+		return
+	}
+	be.removed = true
+	be.giveUp()
+	for _, conn := range slices.Clone(be.conns) {
+		if !conn.up || conn.h2.Streams() == 0 {
+			conn.end()
+		}
+	}
+	if len(be.conns) == 0 {
+		be.forget()
+		return
+	}
+	be.pool.relay.loop.Arm(&be.drainTimer, be.rt.options().drain)
+}
+
+// expire ends what still runs on a removed backend.
+func (be *backend) expire() {
+	for _, conn := range slices.Clone(be.conns) {
+		for s := conn.anyStream(); s != nil; s = conn.anyStream() {
+			s.Owner.(*call).backendRemoved()
+		}
+		conn.end()
+	}
+	be.forget()
+}
+
+// name is the backend in a sentence.
+func (be *backend) name() string { return fmt.Sprintf("%s: %s", be.pool.svc.Name(), be.addr) }
+
+// callQueue is a list of waiting calls.
+type callQueue struct {
+	head, tail *call
+	n          int
+}
+
+func (q *callQueue) push(c *call) {
+	if q.tail == nil {
+		q.head = c
+	} else {
+		q.tail.next, c.prev = c, q.tail
+	}
+	q.tail = c
+	q.n++
+}
+
+func (q *callQueue) remove(c *call) {
+	if c.prev == nil {
+		q.head = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next == nil {
+		q.tail = c.prev
+	} else {
+		c.next.prev = c.prev
+	}
+	c.next, c.prev = nil, nil
+	q.n--
+}

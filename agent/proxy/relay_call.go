@@ -1,0 +1,418 @@
+package proxy
+
+import (
+	"strings"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/h2"
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/health"
+)
+
+// call joins a client's stream with a stream to a backend. An attempt begins at a pick and ends with endAttempt, once; a call has one after the other.
+type call struct {
+	relay  *relay
+	client *clientConn
+	cs, bs h2.Stream // to the client, to the backend
+	gen    uint32    // rises when the call is given back
+
+	conn  *backendConn  // of bs; nil while there is none
+	be    *backend      // of the attempt
+	state *health.State // of the attempt: Begin was called, End was not
+	tried []*health.State
+
+	opts      *options
+	fields    []h2.Field // the request's header list, kept for retries
+	req, resp pipe
+
+	start, began time.Time // of the call, of the attempt
+	deadline     time.Time // of grpc-timeout; zero: none
+	firstByte    time.Duration
+	timer        loop.Timer
+	waitUntil    time.Time // for a stream slot
+
+	status     int    // :status of the final response
+	grpcStatus int    // -1: none
+	reason     string // grpc-message, still encoded
+	sentAt     uint64 // where the attempt begins in its connection's output
+
+	grpc       bool
+	head       bool
+	idempotent bool
+	expected   bool // the request's end was sent before response headers came
+	touched    bool // something of a response was passed on
+	answered   bool // final response headers were passed on
+	sized      bool // with content-length
+	sawData    bool
+	onlyHead   bool // trailers-only
+	reused     bool // the attempt's connection had answered before
+	again      bool // one try more on a backend that was tried
+	queued     bool // in be.waiting
+	counted    bool
+
+	next, prev *call // in be.waiting, or the free list
+}
+
+// begin takes a new request.
+func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
+	r := c.relay
+	c.start = r.loop.Now()
+	c.opts = c.client.rt.options()
+	c.fields = append(c.fields[:0], fields...)
+	c.grpc = strings.HasPrefix(head.ContentType, "application/grpc")
+	c.grpcStatus = -1
+	c.head = head.Method == "HEAD"
+	c.idempotent = idempotent(head.Method)
+	c.req.keep, c.req.end = true, end
+	c.req.counted = &r.kept
+	if d, ok := parseTimeout(head.GRPCTimeout); ok && c.grpc {
+		c.deadline = c.start.Add(d)
+	}
+	if c.opts.request > 0 {
+		r.loop.Arm(&c.timer, c.opts.request)
+	}
+	c.dispatch()
+}
+
+// dispatch picks a backend and sends the call there; without one, it's answered (4.1, 4.5).
+func (c *call) dispatch() {
+	r := c.relay
+	now := r.loop.Now()
+	v := c.client.rt.svc.View()
+	for len(c.tried) < maxTries {
+		b := v.Pick(now, c.tried)
+		if b == nil {
+			break
+		}
+		c.client.stats.picks++
+		if len(c.tried) > 0 || c.again {
+			c.client.stats.retried++
+		}
+		c.tried = append(c.tried, b.State)
+		c.state, c.began = b.State, now
+		b.State.Begin()
+		c.be = c.client.pool.backend(b, c.client.rt)
+		if c.be.take(c, b.Verdict.Kind.Usable()) {
+			return
+		}
+		c.endAttempt(health.Neutral, 0, false, "")
+	}
+	c.client.stats.noBackend++
+	c.answer(503, codeUnavailable, v.Unusable(now))
+	c.settle()
+}
+
+// wait queues the call for a stream to be (4.4).
+func (c *call) wait(be *backend) {
+	be.waiting.push(c)
+	c.queued = true
+	now := c.relay.loop.Now()
+	c.waitUntil = now.Add(c.opts.connect)
+	c.arm(now)
+}
+
+// unwait takes the call out of the queue.
+func (c *call) unwait() {
+	c.be.waiting.remove(c)
+	c.queued = false
+	c.arm(c.relay.loop.Now())
+}
+
+// arm sets the timer to what ends first: the wait for a stream and, during it, the caller's deadline; and timeout.request.
+func (c *call) arm(now time.Time) {
+	var at time.Time
+	sooner := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if c.opts.request > 0 {
+		sooner(c.start.Add(c.opts.request))
+	}
+	if c.queued {
+		sooner(c.waitUntil)
+		if !c.deadline.IsZero() {
+			sooner(c.deadline)
+		}
+	}
+	if at.IsZero() {
+		c.relay.loop.Disarm(&c.timer)
+	} else {
+		c.relay.loop.Arm(&c.timer, at.Sub(now))
+	}
+}
+
+// timeUp: the timer fired.
+func (c *call) timeUp() {
+	now := c.relay.loop.Now()
+	switch {
+	case c.opts.request > 0 && !now.Before(c.start.Add(c.opts.request)):
+		c.timedOut("timeout.request of the service passed")
+	case c.queued && !c.deadline.IsZero() && !now.Before(c.deadline):
+		c.timedOut("the caller's deadline passed while the call waited for a connection to " + c.be.name())
+	case c.queued && !now.Before(c.waitUntil):
+		c.unwait()
+		c.endAttempt(health.Neutral, 0, false, "")
+		c.dispatch()
+	default:
+		c.arm(now)
+	}
+}
+
+// timedOut ends a call whose time is over.
+func (c *call) timedOut(why string) {
+	now := c.relay.loop.Now()
+	result := health.Timeout
+	if c.queued {
+		c.unwait()
+		result = health.Neutral // the backend never had it
+	}
+	sample := c.bs.Open() && !c.bs.Sending()
+	c.abandon(h2.Cancel)
+	c.endAttempt(result, now.Sub(c.began), sample, why)
+	c.abort(504, codeDeadline, "lbagent: "+why)
+	c.settle()
+}
+
+// send opens a stream on conn and sends what there is of the request.
+func (c *call) send(conn *backendConn) {
+	c.conn = conn
+	c.reused = conn.answers > 0
+	c.sentAt = conn.lc.Queued()
+	if c.opts.authority != "" && c.opts.authority != "keep" {
+		c.rewriteAuthority()
+	}
+	conn.h2.OpenStream(&c.bs, c.head)
+	p := &c.req
+	whole := p.end && p.got == 0 && !p.trailing
+	conn.h2.WriteHeaders(&c.bs, c.fields, whole)
+	if !whole && (p.got > 0 || p.end) {
+		c.pumpRequest()
+	}
+	conn.flush()
+}
+
+// requestTrailers ends the request.
+func (c *call) requestTrailers(fields []h2.Field) {
+	p := &c.req
+	p.end, p.trailing = true, true
+	p.trailers = append(p.trailers[:0], fields...)
+	c.pumpRequest()
+	c.settle()
+}
+
+// response takes a response's header list, informational or final.
+func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
+	c.touched = true
+	if head.Status < 200 {
+		if c.cs.Sending() {
+			c.client.h2.WriteHeaders(&c.cs, fields, false)
+			c.client.flush()
+		}
+		return
+	}
+	now := c.relay.loop.Now()
+	c.answered, c.status, c.sized = true, head.Status, head.HasLength
+	c.firstByte = max(now.Sub(c.began), 1)
+	c.expected = !c.bs.Sending()
+	if c.req.keep { // from now on there is no retry
+		c.req.keep = false
+		c.req.discard(c.relay, c.req.sent)
+	}
+	if end {
+		c.onlyHead = true
+		c.noteStatus(head)
+		c.resp.end = true
+	}
+	if c.cs.Sending() {
+		c.client.h2.WriteHeaders(&c.cs, fields, end)
+		c.client.flush()
+	}
+	if end {
+		c.settle()
+	}
+}
+
+// responseTrailers ends the response.
+func (c *call) responseTrailers(fields []h2.Field, head *h2.Head) {
+	c.noteStatus(head)
+	p := &c.resp
+	p.end = true
+	if p.sent == p.got && c.cs.Sending() { // the usual case, without a copy
+		c.client.h2.WriteHeaders(&c.cs, fields, true)
+		c.client.flush()
+	} else {
+		p.trailing = true
+		p.trailers = append(p.trailers[:0], fields...)
+	}
+	c.settle()
+}
+
+// resetByBackend: the backend reset the stream, or (local) sent what had to be reset.
+func (c *call) resetByBackend(code h2.Code, local bool) {
+	switch {
+	case c.resp.end: // all of the response is here: only the rest of the request is unwanted (RFC 9113 8.1)
+		c.settle()
+		return
+	case code == h2.RefusedStream && !local && !c.touched:
+		c.endAttempt(health.Neutral, 0, false, "")
+		c.retryOr("refused the call")
+		return
+	}
+	why := "reset the call: " + code.String()
+	if local {
+		why = "sent a malformed response"
+	}
+	result, cause := health.Failure, why+" before response headers"
+	if c.answered {
+		result, cause = c.outcome()
+	}
+	name := c.be.name()
+	c.endAttempt(result, c.firstByte, c.expected, cause)
+	if local {
+		c.abort(502, codeUnavailable, "lbagent: "+name+" "+why)
+	} else {
+		c.count(statusAborted, codeUnavailable)
+		c.resetClient(passCode(code))
+	}
+	c.settle()
+}
+
+// unseen: the backend said by GOAWAY that it never saw the stream.
+func (c *call) unseen() {
+	c.endAttempt(health.Neutral, 0, false, "")
+	c.retrySame()
+	c.retryOr("went away")
+}
+
+// connLost: the connection broke; of its output, bytes up to written went to the kernel.
+func (c *call) connLost(cause string, written uint64) {
+	c.conn.h2.Forget(&c.bs)
+	if c.resp.end {
+		c.settle()
+		return
+	}
+	unsent := written <= c.sentAt
+	c.endAttempt(health.Neutral, 0, false, "")
+	if !c.touched && (unsent || c.reused && c.idempotent) {
+		if c.reused {
+			c.retrySame()
+		}
+		c.retryOr("connection lost: " + cause)
+		return
+	}
+	c.failed("connection lost: " + cause)
+}
+
+// retrySame lets the call go once more to a backend that said nothing against it: its connection was old, or going away (4.1).
+func (c *call) retrySame() {
+	if !c.again && len(c.tried) > 0 {
+		c.again = true
+		c.tried = c.tried[:len(c.tried)-1]
+	}
+}
+
+// retryOr sends the call elsewhere, or says why not.
+func (c *call) retryOr(why string) {
+	p := &c.req
+	if p.base > 0 { // 4.3
+		c.failed(why + "; more of the request was sent than is kept for a retry")
+		return
+	}
+	p.sent = 0
+	p.marked = p.granted
+	c.dispatch()
+}
+
+// failed ends a call that can't go on.
+func (c *call) failed(why string) {
+	c.abort(502, codeUnavailable, "lbagent: "+c.lastName()+" "+why)
+	c.settle()
+}
+
+// backendRemoved ends a call whose backend is gone for longer than drain (4.7).
+func (c *call) backendRemoved() {
+	c.abandon(h2.Cancel)
+	c.endAttempt(health.Neutral, 0, false, "")
+	c.abort(502, codeUnavailable, "lbagent: "+c.lastName()+" backend removed")
+	c.settle()
+}
+
+// cancelled: the client reset its stream, or is gone.
+func (c *call) cancelled(code h2.Code) {
+	now := c.relay.loop.Now()
+	if c.queued {
+		c.unwait()
+	}
+	late := c.late(now)
+	if c.bs.Open() {
+		c.abandon(passCode(code))
+	}
+	if c.state != nil {
+		result, cause := health.Neutral, ""
+		first := c.firstByte
+		if c.resp.end {
+			result, cause = c.outcome()
+		} else if late {
+			result, cause, first = health.Timeout, "the caller's deadline passed", now.Sub(c.began)
+		} else if !c.answered {
+			first = now.Sub(c.began)
+		}
+		sample := c.expected || !c.answered && c.req.end && c.req.sent == c.req.got
+		c.endAttempt(result, first, sample, cause)
+	}
+	if late {
+		c.count(statusAborted, codeDeadline)
+	} else {
+		c.count(statusAborted, codeCancelled)
+	}
+	c.settle()
+}
+
+// abandon resets the backend's stream.
+func (c *call) abandon(code h2.Code) {
+	if c.bs.Open() {
+		c.conn.h2.Reset(&c.bs, code)
+		c.conn.flush()
+	}
+}
+
+// endAttempt notes how the attempt went; its stream must be closed.
+func (c *call) endAttempt(result health.Result, firstByte time.Duration, sample bool, cause string) {
+	if c.state == nil {
+		return
+	}
+	c.state.End(c.relay.loop.Now(), result, firstByte, sample, cause)
+	c.state = nil
+	if conn := c.conn; conn != nil {
+		c.conn = nil
+		conn.freed()
+	}
+}
+
+// settle ends what is over after an event: the attempt, the rest of an unwanted request, the call.
+func (c *call) settle() {
+	if c.queued || c.bs.Open() && c.cs.Open() {
+		return
+	}
+	if c.conn != nil && !c.bs.Open() {
+		result, cause := c.outcome()
+		c.endAttempt(result, c.firstByte, c.expected, cause)
+	}
+	if c.state != nil || c.bs.Open() {
+		return
+	}
+	if c.cs.Open() && !c.cs.Sending() {
+		// The answer is out, and the backend takes no more of the request (RFC 9113 8.1).
+		c.client.h2.Reset(&c.cs, h2.NoError)
+		c.client.flush()
+	}
+	if !c.cs.Open() {
+		if c.resp.end {
+			c.countResponse()
+		}
+		client := c.client
+		c.relay.freeCall(c)
+		client.release()
+	}
+}

@@ -1,0 +1,237 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/h2"
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+)
+
+// clientConn is a client's connection: loop.Handler for its socket, h2.Handler for its streams.
+type clientConn struct {
+	relay *relay
+	rt    *route
+	pool  *pool
+	stats *serviceStats
+	lc    *loop.Conn
+	h2    *h2.Conn
+
+	credits credits
+	timer   loop.Timer
+	busy    time.Time // when a call last began or ended
+	paused  bool
+	ending  ending
+	gone    bool
+}
+
+// ending is how far the graceful end of a connection has come.
+type ending uint8
+
+const (
+	notEnding ending = iota
+	goingAway        // Shutdown: the client may not know yet
+	lastCalls        // no new stream can come
+	finSent          // waiting for the client's FIN
+)
+
+func (c *clientConn) begin(lc *loop.Conn) {
+	c.lc = lc
+	c.h2 = h2.New(h2.Config{
+		Server: true, MaxStreams: clientStreams, StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: headerBytes, HeaderFields: headerFields,
+	}, &lc.Out, c)
+	c.timer.F = c.tick
+	c.busy = c.relay.loop.Now()
+	if idle := c.rt.options().idle; idle > 0 {
+		c.relay.loop.Arm(&c.timer, idle)
+	}
+	if c.relay.draining {
+		c.shutdown()
+	}
+	lc.Flush()
+}
+
+// flush has what was appended written at the end of this wake-up, and holds DATA and reading back while the client doesn't keep up.
+func (c *clientConn) flush() {
+	c.lc.Flush()
+	if len(c.lc.Out) > fullAt {
+		if n := c.lc.Unwritten(); n > fullAt {
+			c.h2.SetFull(true)
+			if n > pauseAt && !c.paused {
+				c.paused = true
+				c.lc.Pause()
+			}
+		}
+	}
+}
+
+// Written: loop.Handler.
+func (c *clientConn) Written(total uint64) {
+	for {
+		k, ok := c.credits.pop(total)
+		if !ok {
+			break
+		}
+		if k.call.gen == k.gen {
+			k.call.writtenToClient(k.pos)
+		}
+	}
+	left := c.lc.Unwritten()
+	if left == 0 {
+		c.h2.Flushed()
+	}
+	if left <= pauseAt/2 && c.paused {
+		c.paused = false
+		c.lc.Resume()
+	}
+	if left <= roomAt {
+		c.h2.SetFull(false)
+	}
+}
+
+// Readable: loop.Handler.
+func (c *clientConn) Readable(b []byte) int {
+	n, err := c.h2.Feed(b)
+	if err != nil {
+		c.close()
+		return len(b)
+	}
+	if !c.gone {
+		c.flush()
+	}
+	return n
+}
+
+// Connected: loop.Handler, not for accepted connections.
+func (c *clientConn) Connected() {}
+
+// EOF: nobody can be answered who half-closes; an HTTP/2 connection ends as a whole.
+func (c *clientConn) EOF() { c.close() }
+
+// Closed: loop.Handler.
+func (c *clientConn) Closed(error) { c.over() }
+
+// close ends the connection now.
+func (c *clientConn) close() {
+	c.lc.Close()
+	c.over()
+}
+
+// over cancels what runs for a connection that is gone.
+func (c *clientConn) over() {
+	if c.gone {
+		return
+	}
+	c.gone = true
+	r := c.relay
+	r.loop.Disarm(&c.timer)
+	for s := c.h2.Any(); s != nil; s = c.h2.Any() {
+		c.h2.Forget(s)
+		s.Owner.(*call).cancelled(h2.Cancel)
+	}
+	c.credits = credits{}
+	delete(r.clients, c)
+	c.pool.clients--
+	r.dropPool(c.pool)
+	r.w.clientDone(c.rt, protoH2)
+}
+
+// tick is the connection's one timer: idle time (4.8), or the patience of a graceful end.
+func (c *clientConn) tick() {
+	now := c.relay.loop.Now()
+	switch c.ending {
+	case notEnding:
+		idle := c.rt.options().idle
+		if idle <= 0 {
+			return
+		}
+		if left := idle - now.Sub(c.busy); c.h2.Slots() > 0 {
+			c.relay.loop.Arm(&c.timer, idle)
+		} else if left > 0 {
+			c.relay.loop.Arm(&c.timer, left)
+		} else {
+			c.shutdown()
+		}
+	case goingAway:
+		c.h2.Drain()
+		c.lc.Flush()
+	case lastCalls:
+	case finSent:
+		c.close()
+	}
+}
+
+// shutdown begins a graceful end: two GOAWAYs, then the running calls, then FIN.
+func (c *clientConn) shutdown() {
+	if c.ending != notEnding || c.gone {
+		return
+	}
+	c.ending = goingAway
+	c.h2.Shutdown()
+	c.lc.Flush()
+	c.relay.loop.Arm(&c.timer, goawayPatience)
+}
+
+// Drained: h2.Handler.
+func (c *clientConn) Drained() {
+	c.ending = lastCalls
+	c.relay.loop.Disarm(&c.timer)
+	c.finish()
+}
+
+// finish ends the connection after its last call. FIN goes first: close would make the kernel drop answers that the client has not read, if it has
+// sent anything meanwhile.
+func (c *clientConn) finish() {
+	if c.ending == lastCalls && c.h2.Slots() == 0 && !c.gone {
+		c.ending = finSent
+		c.lc.CloseWrite()
+		c.relay.loop.Arm(&c.timer, goawayPatience)
+	}
+}
+
+// release gives a call's slot back.
+func (c *clientConn) release() {
+	c.h2.Release()
+	c.busy = c.relay.loop.Now()
+	c.finish()
+}
+
+// Open: h2.Handler.
+func (c *clientConn) Open() *h2.Stream {
+	k := c.relay.newCall()
+	k.client = c
+	return &k.cs
+}
+
+// Headers: h2.Handler.
+func (c *clientConn) Headers(s *h2.Stream, fields []h2.Field, head *h2.Head, end bool) {
+	s.Owner.(*call).begin(fields, head, end)
+}
+
+// Data: h2.Handler.
+func (c *clientConn) Data(s *h2.Stream, p []byte, end bool) { s.Owner.(*call).requestData(p, end) }
+
+// Trailers: h2.Handler.
+func (c *clientConn) Trailers(s *h2.Stream, fields []h2.Field, head *h2.Head) {
+	s.Owner.(*call).requestTrailers(fields)
+}
+
+// Reset: h2.Handler.
+func (c *clientConn) Reset(s *h2.Stream, code h2.Code, local bool) {
+	if local {
+		code = h2.Cancel
+	}
+	s.Owner.(*call).cancelled(code)
+}
+
+// Writable: h2.Handler.
+func (c *clientConn) Writable(s *h2.Stream) {
+	k := s.Owner.(*call)
+	k.pumpResponse()
+	k.settle()
+}
+
+// Settings: h2.Handler.
+func (c *clientConn) Settings() {}
+
+// Goaway: h2.Handler. The client opens no more streams: the connection ends with its last call.
+func (c *clientConn) Goaway(uint32, h2.Code, []byte) { c.shutdown() }
