@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"net"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -54,4 +57,26 @@ func optionsOf(s *Service) *options {
 		o.auto = true
 	}
 	return o
+}
+
+// authority is what a backend gets as :authority or Host for a request that came with the given one (4.6).
+func authority(o *options, b *table.Backend, came string) string {
+	switch o.authority {
+	case "", "keep":
+		return came
+	case "host":
+		host := b.Host
+		if host == "" {
+			host = b.Addr.Addr().String()
+		}
+		if b.Addr.Port() == 80 { // the scheme's own
+			if strings.Contains(host, ":") {
+				return "[" + host + "]"
+			}
+			return host
+		}
+		return net.JoinHostPort(host, strconv.Itoa(int(b.Addr.Port())))
+	default:
+		return o.authority
+	}
 }

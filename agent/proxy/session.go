@@ -1,15 +1,264 @@
 package proxy
 
 import (
+	"net/netip"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/agent/proxy/tcp"
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
 	"golang.org/x/sys/unix"
 )
 
-type session struct{}
+// session is one client connection that is relayed as bytes (4.8).
+type session struct {
+	w     *worker
+	rt    *route
+	opts  *options
+	m     tcp.Machine
+	ends  [2]end // by tcp.Side
+	state *health.State
+	addr  netip.AddrPort
+	tried []*health.State
 
-func (w *worker) serveTCP(rt *route, fd int, received []byte) {
-	unix.Close(fd)
-	w.clientDone(rt, protoTCP)
+	began  time.Time
+	picked time.Time
+	first  time.Duration // from the pick to the backend's first byte
+	up     bool          // the backend is connected
+	failed bool          // no backend, or it broke
+	over   bool
+	timer  loop.Timer // of the drain, then of its end
 }
-func (w *worker) tcpViewChanged(svc *table.Service) {}
-func (w *worker) drainTCP()                         {}
+
+// end is the handler of one of the two connections.
+type end struct {
+	s    *session
+	side tcp.Side
+	conn *loop.Conn
+}
+
+// serveTCP relays a client connection to a backend.
+func (w *worker) serveTCP(rt *route, fd int, received []byte) {
+	s := &session{w: w, rt: rt, opts: rt.options(), began: w.loop.Now()}
+	for side := range s.ends {
+		s.ends[side] = end{s: s, side: tcp.Side(side)}
+	}
+	c, err := w.loop.Add(fd, &s.ends[tcp.Client], received)
+	if err != nil {
+		unix.Close(fd)
+		w.clientDone(rt, protoTCP)
+		return
+	}
+	s.ends[tcp.Client].conn = c
+	c.Pause() // what the client sends meanwhile stays in the kernel
+	all := w.sessions[rt.svc]
+	if all == nil {
+		all = map[*session]struct{}{}
+		w.sessions[rt.svc] = all
+	}
+	all[s] = struct{}{}
+	s.connect()
+}
+
+// connect goes to the next candidate, each once, usable ones first (4.1).
+func (s *session) connect() {
+	now := s.w.loop.Now()
+	stats := s.w.statsOf(s.rt)
+	for {
+		b := s.rt.svc.View().Pick(now, s.tried)
+		if b == nil {
+			stats.noBackend++
+			s.failed = true
+			s.do(s.m.NoBackend())
+			return
+		}
+		stats.picks++
+		if len(s.tried) > 0 {
+			stats.retried++
+		}
+		s.tried = append(s.tried, b.State)
+		s.state, s.addr, s.picked = b.State, b.Addr, now
+		s.state.Begin()
+		c, err := s.w.loop.Dial(b.Addr, s.opts.connect, &s.ends[tcp.Backend])
+		if err == nil {
+			s.ends[tcp.Backend].conn = c
+			return
+		}
+		// This host could not try, which is nothing against the backend. Another one may be reached: local ports run out per destination.
+		s.w.proxy.log.Debug("no connection could be begun", "service", s.rt.name, "backend", b.Addr, "cause", err)
+		s.finish(health.Neutral, "")
+	}
+}
+
+// Connected begins the relay.
+func (e *end) Connected() {
+	s := e.s
+	s.up = true
+	s.tried = nil
+	s.state.Connected(s.w.loop.Now())
+	s.look(s.rt.svc.View())
+	s.do(s.m.Connected())
+}
+
+// Readable passes bytes on.
+func (e *end) Readable(b []byte) int {
+	s := e.s
+	if s.m.Draining() {
+		return len(b) // both directions have ended
+	}
+	to := s.ends[e.side.Other()].conn
+	to.Out = append(to.Out, b...)
+	to.Flush()
+	s.noteFirst(e.side)
+	s.do(s.m.Received(e.side, len(b), to.Unwritten()))
+	return len(b)
+}
+
+func (e *end) EOF() {
+	e.s.do(e.s.m.EOF(e.side, e.s.ends[e.side.Other()].conn.Unwritten()))
+}
+
+func (e *end) Written(uint64) {
+	e.s.noteFirst(e.side.Other())
+	e.s.do(e.s.m.Written(e.side, e.conn.Unwritten()))
+}
+
+// Closed ends a dial or the relay.
+func (e *end) Closed(err error) {
+	s := e.s
+	now := s.w.loop.Now()
+	switch {
+	case e.side == tcp.Client, err == loop.ErrEnded:
+		s.finish(health.Neutral, "")
+		s.do(s.m.Lost(e.side))
+	case !s.up:
+		s.state.ConnectFailed(now, err.Error())
+		s.finish(health.Neutral, "")
+		s.connect()
+	default:
+		// A reset after an answer is how many servers end a connection; one before any byte, or a peer that vanished, is a failure.
+		if s.first > 0 && err != unix.ETIMEDOUT {
+			s.finish(health.Success, "")
+		} else {
+			s.failed = true
+			s.finish(health.Failure, err.Error())
+		}
+		s.do(s.m.Lost(e.side))
+	}
+}
+
+// noteFirst notes the backend's first byte.
+func (s *session) noteFirst(from tcp.Side) {
+	if from == tcp.Backend && s.first == 0 && s.ends[tcp.Backend].conn.Received() > 0 {
+		s.first = max(1, s.w.loop.Now().Sub(s.picked))
+	}
+}
+
+// do carries out what the machine decided.
+func (s *session) do(do tcp.Do) {
+	client, backend := s.ends[tcp.Client].conn, s.ends[tcp.Backend].conn
+	if do == 0 {
+		return
+	}
+	if do&tcp.PauseClient != 0 {
+		client.Pause()
+	}
+	if do&tcp.PauseBackend != 0 {
+		backend.Pause()
+	}
+	if do&tcp.ResumeClient != 0 {
+		client.Resume()
+	}
+	if do&tcp.ResumeBackend != 0 {
+		backend.Resume()
+	}
+	if do&tcp.SpliceClient != 0 {
+		client.Splice(backend)
+	}
+	if do&tcp.SpliceBackend != 0 {
+		backend.Splice(client)
+	}
+	if do&tcp.FinClient != 0 {
+		client.CloseWrite()
+	}
+	if do&tcp.FinBackend != 0 {
+		backend.CloseWrite()
+	}
+	if do&tcp.LingerTime != 0 {
+		s.timer.F = func() { s.do(s.m.Expired()) }
+		s.w.loop.Arm(&s.timer, tcp.Linger)
+	}
+	if do&(tcp.Close|tcp.Reset) != 0 {
+		s.end(do&tcp.Reset != 0)
+	}
+}
+
+// end closes both connections and settles the accounts.
+func (s *session) end(reset bool) {
+	if s.over {
+		return
+	}
+	s.over = true
+	w := s.w
+	w.loop.Disarm(&s.timer)
+	var in, out uint64
+	client, backend := s.ends[tcp.Client].conn, s.ends[tcp.Backend].conn
+	if s.up {
+		in, out = client.Received(), backend.Received()
+	}
+	for _, c := range []*loop.Conn{client, backend} {
+		switch {
+		case c == nil:
+		case reset:
+			c.Reset()
+		default:
+			c.Close()
+		}
+	}
+	s.finish(health.Success, "")
+	w.statsOf(s.rt).tcp(!s.failed, in, out, w.loop.Now().Sub(s.began))
+	if all := w.sessions[s.rt.svc]; all != nil {
+		delete(all, s)
+		if len(all) == 0 {
+			delete(w.sessions, s.rt.svc)
+		}
+	}
+	w.clientDone(s.rt, protoTCP)
+}
+
+// finish ends the attempt at the current backend, once.
+func (s *session) finish(r health.Result, cause string) {
+	if s.state == nil {
+		return
+	}
+	// The time to the first byte says nothing in general: who speaks first, and when, is the protocol's (3.4).
+	s.state.End(s.w.loop.Now(), r, s.first, false, cause)
+	s.state = nil
+}
+
+// tcpViewChanged looks at every connection of a service that changed.
+func (w *worker) tcpViewChanged(svc *table.Service) {
+	v := svc.View()
+	for s := range w.sessions[svc] {
+		if s.up {
+			s.look(v)
+		}
+	}
+}
+
+// look begins the drain if the backend is gone or going, and takes it back if it is there again (4.7).
+func (s *session) look(v *table.View) {
+	b := v.Find(s.addr)
+	leaving := v.Gone || b == nil || b.Verdict.Kind == health.Draining
+	switch {
+	case leaving && !s.timer.Armed():
+		s.timer.F = func() { s.do(s.m.Drained()) }
+		s.w.loop.Arm(&s.timer, s.rt.options().drain)
+	case !leaving && s.timer.Armed() && !s.m.Draining():
+		s.w.loop.Disarm(&s.timer)
+	}
+}
+
+// drainTCP has nothing to tell anybody: TCP knows no goodbye but the end. Run gives the connections their time.
+func (w *worker) drainTCP() {}

@@ -11,7 +11,7 @@ type Handler interface {
 	// Connected ends a Dial that succeeded.
 	Connected()
 	// Readable hands over received bytes, which stay valid until it returns, and returns how many were consumed; the rest comes again in front of
-	// what is received later. At most 64 KiB are kept that way; a handler that consumes nothing of a full buffer is closed with ErrStuck.
+	// what is received later. At most 64 KiB are kept that way; a handler that consumes nothing of a full buffer, and doesn't pause, is closed with ErrStuck.
 	Readable(b []byte) (consumed int)
 	// EOF says that the peer ended its direction (FIN). Bytes not consumed are lost.
 	EOF()
@@ -49,8 +49,9 @@ type Conn struct {
 	full       bool // the kernel took less than it was given: EPOLLOUT is awaited
 	finWanted  bool
 	finSent    bool
-	parked     bool // taken out of epoll: it reports a hang-up that nobody may look at now
+	parked     bool // not in epoll: not yet, or it reports a hang-up that nobody may look at now
 	touched    bool // in Loop.touched
+	arming     bool // in Loop.arming
 	wrote      bool // in Loop.wrote
 	fat        bool // in Loop.fat
 	active     bool // wrote since the last trim
@@ -59,8 +60,8 @@ type Conn struct {
 	reset      bool // close with RST
 }
 
-// Add takes over a connected, non-blocking socket, with the bytes that were already received from it: they come by Readable, in this wake-up. If it
-// fails, fd is still the caller's.
+// Add takes over a connected, non-blocking socket, with the bytes that were already received from it: they come by Readable, in this wake-up, or once it
+// is resumed. If it fails, fd is still the caller's.
 func (l *Loop) Add(fd int, h Handler, received []byte) (*Conn, error) {
 	if l.ended {
 		return nil, ErrEnded
@@ -68,10 +69,10 @@ func (l *Loop) Add(fd int, h Handler, received []byte) (*Conn, error) {
 	if len(received) > readSize {
 		return nil, fmt.Errorf("add a connection with %d bytes received: at most %d", len(received), readSize)
 	}
-	c := &Conn{loop: l, h: h, fd: fd, armed: unix.EPOLLIN}
-	if err := l.register(fd, c.armed, c); err != nil {
-		return nil, err
-	}
+	// It enters epoll in the end of this wake-up; one that is paused until then, only when it is resumed.
+	c := &Conn{loop: l, h: h, fd: fd, parked: true}
+	l.claim(fd, c)
+	c.touch()
 	l.conns++
 	if len(received) > 0 {
 		c.keep(received)
@@ -102,8 +103,14 @@ func (c *Conn) Unwritten() int {
 // Pause stops reading (EPOLLIN is disarmed); Resume starts it again. Neither costs a system call if the other follows in the same wake-up.
 func (c *Conn) Pause() { c.paused = true; c.touch() }
 
-// Resume starts reading again. Bytes that a Readable left unconsumed come with what is received next.
-func (c *Conn) Resume() { c.paused = false; c.touch() }
+// Resume starts reading again. Bytes that a Readable left unconsumed come again in this wake-up.
+func (c *Conn) Resume() {
+	c.paused = false
+	c.touch()
+	if len(c.kept) > 0 {
+		c.deliverSoon()
+	}
+}
 
 // CloseWrite sends FIN once Out is written.
 func (c *Conn) CloseWrite() { c.finWanted = true; c.touch() }
@@ -125,11 +132,7 @@ func (c *Conn) Detach() (fd int, received []byte) {
 	}
 	c.gone = true
 	c.dropSplice()
-	if !c.parked {
-		c.loop.unregister(c.fd)
-	} else {
-		c.loop.fds[c.fd] = slot{}
-	}
+	c.leave()
 	if c.current != nil {
 		received = append(received, c.current...)
 	} else {
@@ -149,18 +152,20 @@ func (c *Conn) touch() {
 }
 
 func (c *Conn) deliverSoon() {
-	c.waiting = true
-	c.loop.deliver = append(c.loop.deliver, c)
+	if !c.waiting && !c.gone {
+		c.waiting = true
+		c.loop.deliver = append(c.loop.deliver, c)
+	}
 }
 
-// deliverFirst makes the handler calls that Add and Dial could not make themselves.
+// deliverFirst makes the handler calls that Add, Dial and Resume could not make themselves.
 func (c *Conn) deliverFirst() {
 	c.waiting = false
 	switch {
 	case c.gone:
 	case c.dialErr != nil:
 		c.fail(c.dialErr)
-	case !c.paused:
+	case !c.paused && len(c.kept) > 0:
 		n := copy(c.loop.rbuf, c.kept)
 		c.hand(c.loop.rbuf[:n])
 	}
@@ -197,7 +202,7 @@ func (c *Conn) hungUp() {
 	}
 	if !c.parked {
 		c.parked = true
-		unix.EpollCtl(c.loop.ep, unix.EPOLL_CTL_DEL, c.fd, nil)
+		c.loop.control(unix.EPOLL_CTL_DEL, c.fd, 0)
 	}
 	// Writing, if there is anything to write, says more.
 	c.full = false
@@ -211,6 +216,9 @@ func (c *Conn) read() {
 	}
 	buf := c.loop.rbuf
 	have := copy(buf, c.kept)
+	if have == len(buf) {
+		return // resumed in this wake-up: what was kept comes first
+	}
 	n, e := recv(c.fd, buf[have:])
 	switch {
 	case e == unix.EAGAIN:
@@ -238,10 +246,13 @@ func (c *Conn) hand(b []byte) {
 	c.current = nil
 	switch {
 	case c.gone:
-	case n == 0 && len(b) == readSize:
+	case n == 0 && len(b) == readSize && !c.paused:
 		c.fail(ErrStuck)
 	default:
 		c.keep(b[n:])
+		if c.sink != nil {
+			c.touch() // not read while the sink has something to write
+		}
 	}
 }
 
@@ -289,12 +300,17 @@ func (c *Conn) release() {
 	} else if !c.connecting && !c.full && c.off < len(c.Out) {
 		send(c.fd, c.Out[c.off:])
 	}
+	c.leave()
+	unix.Close(c.fd)
+	c.dropBuffers()
+	c.loop.conns--
+}
+
+// leave takes the descriptor out of epoll and of the table of descriptors.
+func (c *Conn) leave() {
 	if !c.parked {
 		c.loop.unregister(c.fd)
 	} else {
 		c.loop.fds[c.fd] = slot{}
 	}
-	unix.Close(c.fd)
-	c.dropBuffers()
-	c.loop.conns--
 }

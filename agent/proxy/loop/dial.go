@@ -81,17 +81,17 @@ func connect(fd int, sa unix.Sockaddr) error {
 
 // backendOptions of a connection to a backend: a host that vanished is found within about 10 s (SEMANTICS 2.11). A refused option costs nothing else.
 func backendOptions(fd int) {
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	keepAlive(fd, 5, 1, 3)
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 10_000)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 10_000)
 }
 
 // keepAlive sets the idle time and interval in seconds, and the count.
 func keepAlive(fd, idle, interval, count int) {
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle)
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, interval)
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, count)
+	setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, interval)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, count)
 }
 
 // zoneID is the number of an interface that a link-local address names; names need a look-up, which a loop can't wait for, so only numbers count.

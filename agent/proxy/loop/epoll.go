@@ -18,6 +18,11 @@ func epollPoll(ep int, events []unix.EpollEvent) (int, unix.Errno) {
 	return int(n), 0
 }
 
+func epollCtl(ep, op, fd int, e *unix.EpollEvent) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(ep), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(e)), 0, 0)
+	return errno
+}
+
 // recv reads into b, which is not empty.
 func recv(fd int, b []byte) (int, unix.Errno) {
 	for {
@@ -72,12 +77,17 @@ func splice(from, to, n int) (int, unix.Errno) {
 
 // socketError takes the pending error of a socket; 0 if there is none.
 func socketError(fd int) unix.Errno {
-	v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		if e, ok := err.(unix.Errno); ok {
-			return e
-		}
-		return unix.EIO
+	var v int32
+	size := uint32(unsafe.Sizeof(v))
+	_, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_ERROR, uintptr(unsafe.Pointer(&v)), uintptr(unsafe.Pointer(&size)), 0)
+	if e != 0 {
+		return e
 	}
 	return unix.Errno(v)
+}
+
+// setInt sets an option of a socket. One that the kernel refuses costs nothing else.
+func setInt(fd, level, option, value int) {
+	v := int32(value)
+	unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option), uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0)
 }

@@ -15,7 +15,7 @@ const (
 	trimEvery = time.Second
 )
 
-// settle flushes one touched connection and arms the events that it needs.
+// settle flushes one touched connection.
 func (c *Conn) settle() {
 	c.touched = false
 	if c.gone || c.connecting {
@@ -23,11 +23,15 @@ func (c *Conn) settle() {
 	}
 	before := c.sent
 	c.flush()
-	if c.sent != before && !c.gone {
+	if c.gone {
+		return
+	}
+	if c.sent != before {
 		c.told()
 	}
-	if !c.gone {
-		c.arm()
+	if !c.arming {
+		c.arming = true
+		c.loop.arming = append(c.loop.arming, c)
 	}
 }
 
@@ -52,6 +56,9 @@ func (c *Conn) flush() {
 		c.sent += uint64(n)
 		c.full = c.off < len(c.Out)
 		c.compact()
+		if c.source != nil && len(c.Out) == 0 {
+			c.source.touch() // it may be read again
+		}
 	}
 	if c.finWanted && !c.finSent && !c.gone && c.Unwritten() == 0 {
 		c.finSent = true
@@ -81,6 +88,9 @@ func (c *Conn) compact() {
 
 // arm tells epoll what the connection waits for now, if that changed.
 func (c *Conn) arm() {
+	if c.gone || c.connecting {
+		return
+	}
 	var want uint32
 	if c.readable() {
 		want |= unix.EPOLLIN
@@ -89,15 +99,13 @@ func (c *Conn) arm() {
 		want |= unix.EPOLLOUT
 	}
 	switch {
-	case c.parked && want&unix.EPOLLIN == 0:
+	case c.parked && want == 0:
 	case c.parked:
-		c.parked = false
-		e := unix.EpollEvent{Events: want, Fd: int32(c.fd), Pad: c.loop.fds[c.fd].gen}
-		if err := unix.EpollCtl(c.loop.ep, unix.EPOLL_CTL_ADD, c.fd, &e); err != nil {
-			c.parked = true
-			c.fail(err)
+		if e := c.loop.control(unix.EPOLL_CTL_ADD, c.fd, want); e != 0 {
+			c.fail(e)
+			return
 		}
-		c.armed = want
+		c.parked, c.armed = false, want
 	case want != c.armed:
 		c.armed = want
 		c.loop.rearm(c.fd, want)

@@ -29,7 +29,7 @@ func (l *Loop) Listen(fd int, accepted func(fd int)) (stop func(), err error) {
 		return nil, ErrEnded
 	}
 	// Accepted sockets inherit these on Linux: five system calls less per connection. A unix socket refuses them, and needs none.
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	keepAlive(fd, 60, 10, 6)
 	s := &listener{loop: l, fd: fd, accepted: accepted}
 	s.rest.F = func() { l.rearm(fd, unix.EPOLLIN) }

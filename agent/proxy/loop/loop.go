@@ -59,7 +59,8 @@ type Loop struct {
 	conns   int
 
 	deliver []*Conn // added with received bytes, or dials that failed before they began: their handlers are called in this wake-up
-	touched []*Conn // to be flushed and armed
+	touched []*Conn // to be flushed
+	arming  []*Conn // to be armed in the end of this wake-up, once, whatever was paused and resumed meanwhile
 	wrote   []*Conn // whose handlers are told
 	closing []*Conn
 	fat     []*Conn // hold a large, empty Out
@@ -155,7 +156,7 @@ func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 			return 0, os.NewSyscallError("epoll_wait", err)
 		}
 		timeout := -1
-		if len(l.touched)+len(l.deliver) > 0 {
+		if len(l.touched)+len(l.deliver)+len(l.closing) > 0 {
 			timeout = 0
 		} else if due, ok := l.timers.next(); ok {
 			left := due - now.Sub(l.start)
@@ -216,6 +217,13 @@ func (l *Loop) settle() {
 			break
 		}
 	}
+	for i := 0; i < len(l.arming); i++ {
+		c := l.arming[i]
+		c.arming = false
+		c.arm()
+	}
+	clear(l.arming)
+	l.arming = l.arming[:0]
 	for i := 0; i < len(l.closing); i++ {
 		l.closing[i].release()
 	}
@@ -242,30 +250,38 @@ func (l *Loop) end() {
 	unix.Close(l.ep)
 }
 
-// register puts fd into epoll under a new generation.
-func (l *Loop) register(fd int, events uint32, src source) error {
+// claim gives fd's slot to src, under a new generation.
+func (l *Loop) claim(fd int, src source) {
 	for len(l.fds) <= fd {
 		l.fds = append(l.fds, slot{})
 	}
 	l.gen++
-	e := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: l.gen}
-	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &e); err != nil {
-		return fmt.Errorf("add descriptor to epoll: %w", err)
-	}
 	l.fds[fd] = slot{gen: l.gen, src: src}
+}
+
+// register claims fd and puts it into epoll.
+func (l *Loop) register(fd int, events uint32, src source) error {
+	l.claim(fd, src)
+	if e := l.control(unix.EPOLL_CTL_ADD, fd, events); e != 0 {
+		l.fds[fd] = slot{}
+		return fmt.Errorf("add a descriptor to epoll: %w", e)
+	}
 	return nil
 }
 
 // rearm changes the events of a registered descriptor; it keeps its generation.
 func (l *Loop) rearm(fd int, events uint32) {
-	e := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: l.fds[fd].gen}
-	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_MOD, fd, &e); err != nil {
-		l.log.Error("epoll refused a descriptor that it has", "cause", err)
+	if e := l.control(unix.EPOLL_CTL_MOD, fd, events); e != 0 {
+		l.log.Error("epoll refused a descriptor that it has", "cause", e)
 	}
 }
 
 // unregister takes fd out of epoll: before it is closed, always, since a descriptor that another process still holds would stay armed.
 func (l *Loop) unregister(fd int) {
+	l.control(unix.EPOLL_CTL_DEL, fd, 0)
 	l.fds[fd] = slot{}
-	unix.EpollCtl(l.ep, unix.EPOLL_CTL_DEL, fd, nil)
+}
+
+func (l *Loop) control(op, fd int, events uint32) unix.Errno {
+	return epollCtl(l.ep, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd), Pad: l.fds[fd].gen})
 }

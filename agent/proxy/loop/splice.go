@@ -66,9 +66,9 @@ func (p *pipes) close() {
 	p.free = nil
 }
 
-// Splice moves what c receives to `to` inside the kernel from now on, as long as there is a pipe for it and `to` has nothing in Out; else Readable
-// gets the bytes as before, and has to append them to to.Out. While the kernel doesn't take them, c isn't read. EOF and Written are called as ever. Both
-// belong to the same loop. It has no effect on bytes that Readable left unconsumed: it must consume all.
+// Splice moves what c receives to `to` inside the kernel from now on, as long as there is a pipe for it; else Readable gets the bytes as before, and has
+// to append them to to.Out. While the kernel doesn't take what was received before, c isn't read. EOF and Written are called as ever. Both belong to the
+// same loop. Readable must leave no bytes unconsumed from now on.
 func (c *Conn) Splice(to *Conn) {
 	if c.gone || to.gone {
 		return
@@ -76,13 +76,13 @@ func (c *Conn) Splice(to *Conn) {
 	c.sink, to.source = to, c
 }
 
-// stalled reports whether c may not be read because what it sent before is still in a pipe.
-func (c *Conn) stalled() bool { return c.sink != nil && c.sink.pipe != nil }
+// stalled reports whether c may not be read because its sink has not written what came before.
+func (c *Conn) stalled() bool { return c.sink != nil && c.sink.Unwritten() > 0 }
 
 // splice handles a readable connection that has a sink; false if it has to be read as usual.
 func (c *Conn) splice() bool {
 	to := c.sink
-	if len(to.Out) > to.off || to.full || len(c.kept) > 0 || to.connecting || to.finWanted {
+	if len(c.kept) > 0 || to.connecting || to.finWanted {
 		return false
 	}
 	p := c.loop.pipes.get()
