@@ -1,0 +1,35 @@
+// Package handoff carries readiness, and later sockets, between this process, the service manager and the process that follows it.
+package handoff
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// Notifier tells systemd how the process fares (sd_notify(3)). Outside systemd it does nothing.
+type Notifier struct{}
+
+// Ready says that the agent serves; status is one line for `systemctl status`.
+func (Notifier) Ready(status string) error {
+	return notify(daemon.SdNotifyReady, "STATUS="+line(status))
+}
+
+// Status changes the line that `systemctl status` shows.
+func (Notifier) Status(status string) error { return notify("STATUS=" + line(status)) }
+
+// Stopping says that the agent ends in an orderly way.
+func (Notifier) Stopping() error {
+	return notify(daemon.SdNotifyStopping, "STATUS=stopping: running calls get up to 5 s")
+}
+
+func notify(lines ...string) error {
+	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
+		return fmt.Errorf("notify the service manager: %w", err)
+	}
+	return nil
+}
+
+// line keeps a status from ending its assignment early.
+func line(s string) string { return strings.ReplaceAll(s, "\n", " ") }

@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// stage is one component that runs for as long as the agent does.
+type stage struct {
+	name string
+	run  func(context.Context) error
+}
+
+// runStages runs all stages at once until ctx ends or one of them returns, then stops them one after another in the order given: the next is stopped
+// only when the one before has returned, or grace has passed. So callers are let go before the lists that serve them are.
+// The error names the stage that ended first, if ctx did not.
+func runStages(ctx context.Context, log hclog.Logger, grace time.Duration, stages ...stage) error {
+	type running struct {
+		stage
+		cancel context.CancelFunc
+		done   chan error
+	}
+	ended := make(chan error, len(stages))
+	all := make([]running, len(stages))
+	for i, s := range stages {
+		// Not a child of ctx: the order of stopping is decided below.
+		stageCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		r := running{s, cancel, make(chan error, 1)}
+		all[i] = r
+		go func() {
+			err := r.run(stageCtx)
+			if stageCtx.Err() == nil {
+				if err == nil {
+					err = errors.New("ended by itself")
+				}
+				ended <- fmt.Errorf("%s: %w", r.name, err)
+			}
+			r.done <- err
+		}()
+	}
+
+	var first error
+	select {
+	case <-ctx.Done():
+	case first = <-ended:
+	}
+	for _, r := range all {
+		r.cancel()
+		bound := time.NewTimer(grace)
+		select {
+		case err := <-r.done:
+			if err != nil && !errors.Is(err, context.Canceled) && first == nil {
+				log.Warn("stage did not stop cleanly", "stage", r.name, "error", err)
+			}
+		case <-bound.C:
+			log.Warn("stage did not stop in time", "stage", r.name, "grace", grace)
+		}
+		bound.Stop()
+	}
+	return first
+}
