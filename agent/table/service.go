@@ -96,6 +96,11 @@ func (s *Service) Asked(now time.Time) {
 	}
 }
 
+// Unasked is the time since somebody last asked for the service, or since it was made if nobody has.
+func (s *Service) Unasked(now time.Time) time.Duration {
+	return now.Sub(s.base) - time.Duration(s.asked.Load())
+}
+
 func (s *Service) askedWithin(now time.Time, d time.Duration) bool {
 	asked := s.asked.Load()
 	return asked != 0 && int64(now.Sub(s.base))-asked < int64(d)

@@ -1,0 +1,223 @@
+// Package agent is the daemon: it makes every stage, joins them, starts and stops them in order, and applies configurations. It is the only package that
+// knows them all.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/admin"
+	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/handoff"
+	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
+	"github.com/lbagent/lbagent/localapi"
+)
+
+const (
+	keptEvents = 4096
+	// readyWithin bounds how long a service without a list holds up readiness (SEMANTICS 6.4).
+	readyWithin = 2 * time.Second
+	// stopGrace bounds the stop of one stage: open calls get up to 5 s (6.2), and a little to say goodbye.
+	stopGrace = 7 * time.Second
+)
+
+// Options of an Agent.
+type Options struct {
+	ConfigPath string
+	Strict     bool // end on an invalid file instead of running on the last good configuration (6.5)
+	Version    string
+	NewLog     func(config.Log) hclog.Logger // makes the logger once the configuration is known
+}
+
+// Agent is one daemon.
+type Agent struct {
+	options   Options
+	log       hclog.Logger
+	started   time.Time
+	events    *event.Log
+	monitor   *health.Monitor
+	table     *table.Table
+	discovery *discovery.Discovery
+	proxy     *proxy.Proxy
+	api       *localapi.Server
+	lists     *localapi.Lists
+	admin     *admin.Server
+	ondemand  *onDemand
+	notifier  handoff.Notifier
+
+	ready   atomic.Bool
+	reload  sync.Mutex // one reload at a time
+	applied atomic.Pointer[applied]
+}
+
+// applied is the configuration in force, and what is wrong with the file if that isn't it.
+type applied struct {
+	config *config.Config
+	err    error // why the file at hand isn't in force; nil if it is
+}
+
+// New reads the configuration, binds every socket and loads the lists that need no etcd; Run starts the stages. An error says what to mend.
+func New(o Options) (*Agent, error) {
+	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents)}
+	c, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	// A disk that can't be written is no reason not to serve: the spool and saveGood say so.
+	if err := os.MkdirAll(c.StateDir, 0o750); err != nil {
+		a.log.Warn("the state directory can't be made; lists and configuration are kept in memory only", "path", c.StateDir, "error", err)
+	}
+	if err := a.wire(c); err != nil {
+		return nil, err
+	}
+	a.put(a.started, &config.Config{}, c)
+	a.discovery.LoadSpool(a.started)
+	change, err := a.proxy.Prepare(served(c))
+	if err != nil {
+		return nil, err
+	}
+	change.Commit()
+	if err := a.api.Listen(); err != nil {
+		return nil, err
+	}
+	if a.applied.Load().err == nil {
+		a.saveGood(c)
+	}
+	return a, nil
+}
+
+// load reads the file, or the last configuration that worked if the file is invalid (6.5), and makes the logger that it asks for.
+func (a *Agent) load() (*config.Config, error) {
+	c, err := config.Load(a.options.ConfigPath)
+	if err == nil {
+		a.log = a.options.NewLog(c.Log)
+		a.applied.Store(&applied{config: c})
+		return c, nil
+	}
+	if a.options.Strict {
+		return nil, err
+	}
+	stateDir := config.Options{}.StateDirOf(a.options.ConfigPath, config.DefaultStateDir)
+	good, goodErr := config.LoadGood(stateDir)
+	if goodErr != nil {
+		return nil, err
+	}
+	a.log = a.options.NewLog(good.Log)
+	a.log.Error("the configuration is invalid, running on the last one that worked; mend it, then run lbagent reload", "file", a.options.ConfigPath, "error", err)
+	a.events.Add(event.Event{Time: a.started, Kind: event.Config, Detail: "started on the last good configuration: " + err.Error()})
+	a.applied.Store(&applied{config: good, err: err})
+	return good, nil
+}
+
+// Run serves until ctx ends, then stops in order: the doors first, what feeds them last.
+func (a *Agent) Run(ctx context.Context) error {
+	a.log.Info("starting", "version", a.options.Version, "services", len(a.config().Services), "node", a.config().Node.Name)
+	err := runStages(ctx, a.log, stopGrace,
+		stage{"readiness", a.announce},
+		stage{"proxy", a.proxy.Run},
+		stage{"local api", a.api.Run},
+		stage{"lists", a.lists.Run},
+		stage{"admin", a.admin.Run},
+		stage{"on demand", a.ondemand.run},
+		stage{"discovery", a.discovery.Run},
+		stage{"health", a.monitor.Run},
+		stage{"table", a.table.Run},
+	)
+	a.log.Info("stopped")
+	return err
+}
+
+func (a *Agent) config() *config.Config { return a.applied.Load().config }
+
+// spoolDir is where discovery keeps the last good lists.
+func spoolDir(c *config.Config) string { return filepath.Join(c.StateDir, "lists") }
+
+// announce tells the service manager when the agent is ready, and that it stops.
+func (a *Agent) announce(ctx context.Context) error {
+	if err := a.awaitLists(ctx); err != nil {
+		return nil // stopped before it was ready
+	}
+	a.ready.Store(true)
+	missing := a.missing()
+	a.tell(a.notifier.Ready(a.summary(missing)))
+	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: "ready: " + a.summary(missing)})
+	a.log.Info("ready", "services", len(a.config().Services), "missing", missing)
+	<-ctx.Done()
+	a.ready.Store(false)
+	a.tell(a.notifier.Stopping())
+	return nil
+}
+
+// tell logs a notification that could not be sent: the agent serves all the same.
+func (a *Agent) tell(err error) {
+	if err != nil {
+		a.log.Warn("the service manager could not be told", "error", err)
+	}
+}
+
+// awaitLists waits until every configured service has a list, at most readyWithin (6.4).
+func (a *Agent) awaitLists(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyWithin, errNotAll)
+	defer cancel()
+	for _, s := range a.config().Services {
+		for {
+			entry := a.table.Lookup(s.Name)
+			if entry == nil {
+				break // removed by a reload meanwhile
+			}
+			view, changed := entry.Changed()
+			if view.Ready || view.Gone {
+				break
+			}
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				if context.Cause(ctx) == errNotAll {
+					return nil
+				}
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+var errNotAll = errors.New("not every service has a list")
+
+// missing names the configured services without a list.
+func (a *Agent) missing() []string {
+	var out []string
+	for _, s := range a.config().Services {
+		if entry := a.table.Lookup(s.Name); entry != nil && !entry.View().Ready {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
+// summary is one line for `systemctl status`.
+func (a *Agent) summary(missing []string) string {
+	s := fmt.Sprintf("%d services", len(a.config().Services))
+	if len(missing) > 0 {
+		s += fmt.Sprintf(", no list yet of %s", firstFew(missing, 5))
+	}
+	if err := a.applied.Load().err; err != nil {
+		s += ", running on the last good configuration (lbagent check says why)"
+	}
+	return s
+}
+
+// now is the clock of everything that isn't told the time.
+func (a *Agent) now() time.Time { return time.Now() }

@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
+)
+
+// follow is s as discovery takes it.
+func follow(s config.Service) discovery.Follow {
+	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Format: s.Format, Static: s.Backends}
+}
+
+// etcdOf is e as discovery takes it; nil stays nil.
+func etcdOf(e *config.Etcd) *discovery.Etcd {
+	if e == nil {
+		return nil
+	}
+	return &discovery.Etcd{
+		Endpoints: e.Endpoints, Username: e.Username, PasswordFile: e.PasswordFile,
+		CAFile: e.TLS.CAFile, CertFile: e.TLS.CertFile, KeyFile: e.TLS.KeyFile, ServerName: e.TLS.ServerName,
+	}
+}
+
+// spec is s as the table takes it.
+func spec(s config.Service) table.Spec {
+	listeners := make([]string, 0, len(s.Listen))
+	for _, l := range s.Listen {
+		listeners = append(listeners, listenAddr(l).String())
+	}
+	return table.Spec{
+		Name:         s.Name,
+		Policy:       picker.Policy(s.Policy),
+		PanicPercent: s.PanicPercent,
+		Drain:        s.Drain,
+		OnDemand:     s.OnDemand,
+		Listeners:    listeners,
+		Protocol:     s.Protocol,
+		InUse:        len(s.Listen) > 0,
+		Health: health.Options{
+			Probe: health.ProbeType(s.Probe.Type), HTTP2: s.Protocol == "h2",
+			Interval: s.Probe.Interval, Timeout: s.Probe.Timeout, Rise: s.Probe.Rise, Fall: s.Probe.Fall,
+			Port: s.Probe.Port, Path: s.Probe.Path, Status: [2]int{s.Probe.StatusMin, s.Probe.StatusMax}, HealthName: s.Probe.Service,
+			Eject: s.Eject.On, Consecutive: s.Eject.Consecutive,
+			EjectBase: s.Eject.Base, EjectMax: s.Eject.Max, MaxPercent: s.Eject.MaxPercent,
+		},
+	}
+}
+
+// served are the services that the proxy listens for.
+func served(c *config.Config) []proxy.Service {
+	var out []proxy.Service
+	for _, s := range c.Services {
+		if len(s.Listen) == 0 {
+			continue
+		}
+		p := proxy.Service{
+			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority,
+			Connect: s.Timeout.Connect, Request: s.Timeout.Request, Idle: s.Timeout.Idle, Drain: s.Drain,
+		}
+		for _, l := range s.Listen {
+			p.Listen = append(p.Listen, listenAddr(l))
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func listenAddr(l config.Listen) proxy.Addr { return proxy.Addr{TCP: l.TCP, Unix: l.Unix} }
+
+// restartOnly are the keys that a reload can't change: what they name is held for the life of the process.
+func restartOnly(section string) bool {
+	switch section {
+	case "api", "admin", "metrics", "state_dir", "proxy":
+		return true
+	}
+	return false
+}
+
+// differs says in words what next changes of old, a line each. The error names what takes a restart.
+func differs(old, next *config.Config) ([]string, error) {
+	change := config.Compare(old, next)
+	var lines []string
+	for _, section := range change.Sections {
+		if restartOnly(section) {
+			return nil, fmt.Errorf("%s: can't be changed by a reload, which was refused whole; put it back, or run systemctl restart lbagent", section)
+		}
+		lines = append(lines, section+": changed")
+	}
+	for _, c := range []struct {
+		what  string
+		names []string
+	}{{"added", change.Added}, {"changed", change.Changed}, {"removed", change.Removed}} {
+		for _, name := range c.names {
+			lines = append(lines, "service "+name+": "+c.what)
+		}
+	}
+	return lines, nil
+}
+
+// put makes the table and discovery follow all that next says; old is what they follow now (empty at start). What next no longer names stays until prune: its
+// listeners are closed in between.
+func (a *Agent) put(now time.Time, old, next *config.Config) {
+	a.discovery.SetEtcd(etcdOf(next.Etcd))
+	change := config.Compare(old, next)
+	for _, s := range next.Services {
+		// What did not change isn't touched (6.1).
+		if slices.Contains(change.Added, s.Name) || slices.Contains(change.Changed, s.Name) {
+			a.ondemand.forget(s.Name)
+			a.add(now, s)
+		}
+	}
+	a.ondemand.set(next)
+}
+
+// prune drops the services that old names and next doesn't.
+func (a *Agent) prune(old, next *config.Config) {
+	for _, name := range config.Compare(old, next).Removed {
+		a.drop(name)
+	}
+}
+
+// add follows a service, or changes how it is followed.
+func (a *Agent) add(now time.Time, s config.Service) {
+	a.table.SetSpec(now, spec(s))
+	a.discovery.Set(follow(s))
+}
+
+// drop stops following a service.
+func (a *Agent) drop(name string) {
+	a.discovery.Remove(name)
+	a.table.Remove(a.now(), name)
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/service"
+	"github.com/lbagent/lbagent/localapi"
+)
+
+// Bounds of services that are followed because somebody asked (SEMANTICS 1.15).
+const (
+	maxOnDemand       = 256
+	maxOnDemandPerUID = 64
+	onDemandSweep     = time.Minute
+)
+
+// onDemand knows which services are followed because somebody asked, and for whom. The configuration decides whether and how.
+type onDemand struct {
+	follow  func(config.Service)                           // start following
+	drop    func(name string)                              // stop following
+	unasked func(name string, now time.Time) time.Duration // since the last use
+
+	mu sync.Mutex
+
+	config *config.Config    // says whether and how
+	owner  map[string]uint32 // service -> uid that asked first
+	count  map[uint32]int    // uid -> services
+}
+
+// set takes a new configuration. What would be followed differently under it is dropped; the next ask follows it anew.
+func (o *onDemand) set(c *config.Config) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := o.config
+	o.config = c
+	for name := range o.owner {
+		was, _ := old.OnDemandService(name)
+		is, on := c.OnDemandService(name)
+		if !on || !was.Equal(is) {
+			o.forgetLocked(name)
+			o.drop(name)
+		}
+	}
+}
+
+// ask follows name for uid. Asking for what is followed already is free. Errors: localapi.ErrTooManyServices at a bound of 1.15; ErrUnknownService if names
+// that aren't configured are not followed at all, or if name can't be a service's name.
+func (o *onDemand) ask(name string, uid uint32) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.owner[name]; ok {
+		return nil
+	}
+	s, on := o.config.OnDemandService(name)
+	switch {
+	case !service.ValidName(name):
+		return fmt.Errorf("%w: a service's name is 1 to %d of A-Z a-z 0-9 . _ : @ -", localapi.ErrUnknownService, service.MaxNameLength)
+	case !on && o.config.Etcd == nil:
+		return fmt.Errorf("%w: %q is not configured, and there is no etcd to look it up in", localapi.ErrUnknownService, name)
+	case !on:
+		return fmt.Errorf("%w: %q is not configured, and on_demand is off", localapi.ErrUnknownService, name)
+	case len(o.owner) >= maxOnDemand:
+		return fmt.Errorf("%w: %d, the most for one agent; configure those in steady use under services:", localapi.ErrTooManyServices, maxOnDemand)
+	case o.count[uid] >= maxOnDemandPerUID:
+		return fmt.Errorf("%w: %d for uid %d, the most for one user; configure those in steady use under services:", localapi.ErrTooManyServices, maxOnDemandPerUID, uid)
+	}
+	o.owner[name] = uid
+	o.count[uid]++
+	o.follow(s)
+	return nil
+}
+
+// forget is called for a name that the configuration names from now on: it is no longer followed on demand, and must not be dropped as idle.
+func (o *onDemand) forget(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.forgetLocked(name)
+}
+
+func (o *onDemand) forgetLocked(name string) {
+	uid, ok := o.owner[name]
+	if !ok {
+		return
+	}
+	delete(o.owner, name)
+	if o.count[uid]--; o.count[uid] == 0 {
+		delete(o.count, uid)
+	}
+}
+
+// sweep drops what nobody has asked for during the rule's idle time.
+func (o *onDemand) sweep(now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.config.OnDemand == nil || o.config.OnDemand.Idle == 0 {
+		return
+	}
+	for name := range o.owner {
+		if o.unasked(name, now) >= o.config.OnDemand.Idle {
+			o.forgetLocked(name)
+			o.drop(name)
+		}
+	}
+}
+
+// run sweeps until ctx ends.
+func (o *onDemand) run(ctx context.Context) error {
+	tick := time.NewTicker(onDemandSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			o.sweep(now)
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"os/user"
+	"strconv"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/admin"
+	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
+	"github.com/lbagent/lbagent/localapi"
+)
+
+// adminGroup is the group whose members may change the agent (DESIGN.md 6).
+const adminGroup = "lbagent"
+
+// wire makes every stage and joins them. The edges that run back against the flow (targets to health, verdicts to the table, dirty marks to the loops,
+// on-demand asks to discovery) are the func fields here, so that no package imports a later stage.
+func (a *Agent) wire(c *config.Config) (err error) {
+	if a.monitor, err = health.New(health.Config{
+		Log:      a.log.Named("health"),
+		OnChange: func(now time.Time, changes []health.Change) { a.table.SetVerdicts(now, changes) },
+	}); err != nil {
+		return err
+	}
+	if a.table, err = table.New(table.Config{
+		Log:       a.log.Named("table"),
+		Events:    a.events,
+		OnTargets: a.monitor.SetGroup,
+		OnActive:  a.monitor.SetActive,
+		OnPublish: func(s *table.Service) { a.proxy.Publish(s); a.lists.Published(s) },
+	}); err != nil {
+		return err
+	}
+	if a.proxy, err = proxy.New(proxy.Config{Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops}); err != nil {
+		return err
+	}
+	if a.discovery, err = discovery.New(discovery.Config{
+		Log:       a.log.Named("discovery"),
+		Events:    a.events,
+		SpoolDir:  spoolDir(c),
+		Etcd:      etcdOf(c.Etcd),
+		OnList:    a.table.Apply,
+		OnConfirm: a.table.Confirm,
+	}); err != nil {
+		return err
+	}
+	a.ondemand = &onDemand{
+		follow:  func(s config.Service) { a.add(a.now(), s) },
+		drop:    a.drop,
+		unasked: a.unasked,
+		config:  c,
+		owner:   make(map[string]uint32),
+		count:   make(map[uint32]int),
+	}
+	if a.api, err = localapi.New(localapi.Config{
+		Log:         a.log.Named("api"),
+		Table:       a.table,
+		Events:      a.events,
+		Socket:      c.API.Socket,
+		AdminSocket: c.API.AdminSocket,
+		AdminGID:    groupID(adminGroup),
+		Follow:      func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
+		Reload:      a.Reload,
+		Status:      a.status,
+		Hints:       a.proxy.Hints,
+	}); err != nil {
+		return err
+	}
+	if a.lists, err = localapi.NewLists(localapi.ListsConfig{Log: a.log.Named("lists"), Table: a.table, Dir: c.API.ListsDir()}); err != nil {
+		return err
+	}
+	a.admin, err = admin.New(admin.Config{
+		Log:           a.log.Named("admin"),
+		Version:       a.options.Version,
+		Listen:        c.AdminListen,
+		MetricsListen: c.MetricsAddr,
+		Table:         a.table,
+		Events:        a.events,
+		Ready:         func() (bool, []string) { return a.ready.Load(), a.missing() },
+		ConfigOK:      func() bool { return a.applied.Load().err == nil },
+		Discovery:     a.discovery.Status,
+		Proxy:         a.proxyStats,
+	})
+	return err
+}
+
+// groupID is the id of a group of this host; 0 if there is none of that name, which lets nobody in.
+func groupID(name string) uint32 {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0
+	}
+	id, err := strconv.ParseUint(g.Gid, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(id)
+}
+
+// unasked is the time since somebody last asked for a service; very long if it isn't followed.
+func (a *Agent) unasked(name string, now time.Time) time.Duration {
+	s := a.table.Lookup(name)
+	if s == nil {
+		return 1<<63 - 1
+	}
+	return s.Unasked(now)
+}
