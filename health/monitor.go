@@ -2,56 +2,18 @@ package health
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
 
-// ProbeType says how a backend is probed (2.1).
-type ProbeType string
-
-// Every ProbeType.
-const (
-	ProbeNone ProbeType = "none"
-	ProbeTCP  ProbeType = "tcp"
-	ProbeHTTP ProbeType = "http"
-	ProbeGRPC ProbeType = "grpc"
-)
-
-// Options are a group's probe and ejection settings, all concrete (defaults are applied by the configuration).
-type Options struct {
-	Probe       ProbeType
-	HTTP2       bool // the group is spoken to as h2: a tcp probe waits for SETTINGS (2.1)
-	Interval    time.Duration
-	Timeout     time.Duration
-	Rise, Fall  int
-	Port        uint16 // 0 = the backend's own
-	Path        string // http
-	Status      [2]int // http: lowest and highest status that passes
-	HealthName  string // grpc: the service asked about
-	Eject       bool
-	Consecutive int           // 2.5
-	EjectBase   time.Duration // 2.7
-	EjectMax    time.Duration
-	MaxPercent  int // 2.6
-}
-
-// Target is one backend to judge. The same *State for an address in a later SetGroup is the same life of it; another one is a restarted process:
-// probed at once, up after one success (1.1, 2.2). A State belongs to one group.
-type Target struct {
-	Addr     netip.AddrPort
-	State    *State
-	Draining bool // it gets no new calls: probed, but neither ejected nor counted in the caps (2.6)
-}
-
-// Change says that the verdict of one target of Group moved.
-type Change struct {
-	Group    string
-	Addr     netip.AddrPort
-	State    *State
-	From, To Part // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
-}
+// wakeGrain is how much earlier than planned nothing is done: timers that close in on each other share one wake-up.
+const wakeGrain = 10 * time.Millisecond
 
 // Config wires a Monitor.
 type Config struct {
@@ -61,20 +23,159 @@ type Config struct {
 }
 
 // Monitor owns all verdicts: one goroutine, woken by crossings and timers; probes run beside it.
-type Monitor struct{}
+type Monitor struct {
+	cfg     Config
+	probe   func(ctx context.Context, o Options, addr netip.AddrPort) outcome
+	inbox   *inbox
+	results chan result // as long as probes run at once: none of them waits for the Monitor
+	stats   stats
+
+	mu sync.Mutex
+
+	mail map[string]*letter // what SetGroup and SetActive asked for last, by group
+}
+
+// letter is the latest wish for a group; an unset half leaves things as they are.
+type letter struct {
+	set     bool
+	options Options
+	targets []Target
+
+	setActive bool
+	active    bool
+}
 
 // New returns a Monitor; Run starts it.
-func New(cfg Config) (*Monitor, error) { return &Monitor{}, nil }
+func New(cfg Config) (*Monitor, error) {
+	if cfg.Log == nil || cfg.OnChange == nil {
+		return nil, errors.New("health: Log and OnChange are needed")
+	}
+	return &Monitor{
+		cfg:     cfg,
+		probe:   newProber().probe,
+		inbox:   newInbox(),
+		results: make(chan result, probesAtOnce),
+		mail:    map[string]*letter{},
+	}, nil
+}
 
-// Run judges until ctx ends.
-func (m *Monitor) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// Run judges until ctx ends. Its goroutine alone owns the core, hence every verdict; whatever others want reaches it through the mail, the inbox
+// or the results, and one channel wakes it.
+func (m *Monitor) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	defer cancel()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	c := newCore(m.inbox, rand.Float64, &m.stats, m.cfg.Log)
+	for {
+		now := time.Now()
+		m.open(now, c)
+		for t := range m.inbox.take() {
+			c.judge(now, t)
+		}
+		m.takeResults(now, c)
+		for _, p := range c.tick(now) {
+			probes.Go(func() { m.results <- result{p.t, m.probe(ctx, p.options, p.addr)} })
+		}
+		if changes := c.takeChanges(); len(changes) > 0 {
+			m.cfg.OnChange(now, changes)
+		}
+		if next, ok := c.next(now); ok {
+			timer.Reset(max(time.Until(next), wakeGrain))
+		} else {
+			timer.Stop() // nothing is pending: no wake-up
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.inbox.wake:
+		case r := <-m.results:
+			c.probed(time.Now(), r)
+		case <-timer.C:
+		}
+	}
+}
+
+func (m *Monitor) takeResults(now time.Time, c *core) {
+	for {
+		select {
+		case r := <-m.results:
+			c.probed(now, r)
+		default:
+			return
+		}
+	}
+}
+
+// open does what the mail asks for.
+func (m *Monitor) open(now time.Time, c *core) {
+	m.mu.Lock()
+	mail := m.mail
+	if len(mail) > 0 {
+		m.mail = map[string]*letter{}
+	}
+	m.mu.Unlock()
+	for group, l := range mail {
+		if l.set {
+			c.setGroup(now, group, l.options, l.targets)
+		}
+		if l.setActive {
+			c.setActive(now, group, l.active)
+		}
+	}
+}
 
 // SetGroup replaces the targets and options of a group; no targets = the group is gone. It never blocks on probes or OnChange (which may be running).
-func (m *Monitor) SetGroup(group string, o Options, targets []Target) {}
+// targets must not be written afterwards.
+func (m *Monitor) SetGroup(group string, o Options, targets []Target) {
+	m.post(group, func(l *letter) { l.set, l.options, l.targets = true, o, targets })
+}
 
 // SetActive says whether the group is in use: only those are probed (2.3).
-func (m *Monitor) SetActive(group string, active bool) {}
+func (m *Monitor) SetActive(group string, active bool) {
+	m.post(group, func(l *letter) { l.setActive, l.active = true, active })
+}
 
-type target struct{}
+func (m *Monitor) post(group string, write func(*letter)) {
+	m.mu.Lock()
+	l := m.mail[group]
+	if l == nil {
+		l = &letter{}
+		m.mail[group] = l
+	}
+	write(l)
+	m.mu.Unlock()
+	m.inbox.poke()
+}
 
-func (t *target) notify() {}
+// Stats are counters for metrics.
+type Stats struct {
+	Probes, ProbeFailures uint64 // that were run, that failed
+	ProbesSpared          uint64 // a good outcome stood for them (2.3)
+	ProbesPutOff          uint64 // this host could not run them: out of descriptors or ports
+	ProbesRunning         int
+	ProbesWaiting         int // due, but held back by the limit per second (2.3)
+	Ejections             uint64
+	EjectionsHeldBack     uint64 // by max_percent, or the last one usable (2.6)
+	Targets               int
+}
+
+type stats struct {
+	probes, probeFailures, probesSpared, probesPutOff atomic.Uint64
+	ejections, heldBack                               atomic.Uint64
+	running, waiting, targets                         atomic.Int64
+}
+
+// Stats returns the counters of now.
+func (m *Monitor) Stats() Stats {
+	s := &m.stats
+	return Stats{
+		Probes: s.probes.Load(), ProbeFailures: s.probeFailures.Load(),
+		ProbesSpared: s.probesSpared.Load(), ProbesPutOff: s.probesPutOff.Load(),
+		ProbesRunning: int(s.running.Load()), ProbesWaiting: int(s.waiting.Load()),
+		Ejections: s.ejections.Load(), EjectionsHeldBack: s.heldBack.Load(),
+		Targets: int(s.targets.Load()),
+	}
+}

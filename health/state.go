@@ -103,7 +103,7 @@ func (s *State) End(now time.Time, result Result, firstByte time.Duration, sampl
 	switch result {
 	case Success:
 		s.successes.Add(1)
-		if at-s.good.Load() > int64(goodGrain) {
+		if good := s.good.Load(); good == 0 || at-good > int64(goodGrain) {
 			s.good.Store(at)
 		}
 		if s.connFailed.Load() != 0 {

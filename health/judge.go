@@ -1,0 +1,244 @@
+package health
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+const (
+	trialTime   = time.Second // 2.7: a trial that took longer has failed
+	quietMinute = time.Minute // 2.7: n falls by one in this time
+
+	// A backend that is unreachable, and that nothing probes, gets calls on trial as an ejected one does, in the times of 4.10.
+	retryBase = time.Second
+	retryMax  = 10 * time.Second
+)
+
+// judge looks at the streaks and the trial of t after one of them crossed a threshold, or anything else changed, and settles it.
+func (c *core) judge(now time.Time, t *target) { c.judgeAndPlan(now, t, false) }
+
+// judgeAndPlan is judge, after a probe whose end makes the next one's time depend on the verdict.
+func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
+	if t.gone {
+		return
+	}
+	t.judgeTrial(now, c)
+	k := streaks(t.state.streaks.Load())
+	switch held := k.unreachable(); {
+	case held && t.unreachable == nil:
+		cause := fmt.Sprintf("%d failed connects in a row", k.connects()+k.probes())
+		t.unreachable = &Part{Kind: Unreachable, Since: now, Cause: cause}
+		t.unreachable.Last, t.unreachable.At = t.lastSeen(k.connects() > 0)
+		c.planSooner(now, t)
+	case !held:
+		t.unreachable = nil
+	}
+	o := &t.group.options
+	over := o.Eject && !t.draining && k.over(o.Consecutive)
+	wasHeld := t.heldBack
+	switch {
+	case !over:
+		t.ejected, t.heldBack = nil, false
+	case t.ejected == nil:
+		c.tryEject(now, t, k)
+	}
+	c.judgeHold(now, t)
+	if plan {
+		c.plan(now, t)
+	}
+	wasUp, wasEjected := t.countsUp, t.countsEjected
+	c.settle(now, t)
+	if t.heldBack && !wasHeld {
+		t.group.held = append(t.group.held, t)
+		c.stats.heldBack.Add(1)
+		c.log.Debug("ejection held back", "group", t.group.name, "backend", t.addr, "cause", streakWords(k.hard()), "ejected", t.group.ejected, "of", t.group.counted)
+	}
+	if wasEjected && !t.countsEjected || !wasUp && t.countsUp {
+		c.reconsider(now, t.group) // there may be room now
+	}
+}
+
+// judgeTrial takes the end of a trial that a call was, or its beginning.
+func (t *target) judgeTrial(now time.Time, c *core) {
+	switch t.state.trial.Load() {
+	case trialClaimed:
+		if t.trialEnd.IsZero() {
+			t.trialEnd = now.Add(trialTime)
+		}
+		return
+	case trialPassed:
+		t.state.trial.Store(trialNone)
+		t.state.forgive()
+	case trialFailed:
+		t.state.trial.Store(trialNone)
+		c.trialFailed(now, t)
+	}
+	t.trialEnd = time.Time{}
+}
+
+// tryEject ejects t unless the cap of 2.6 forbids it.
+func (c *core) tryEject(now time.Time, t *target, k streaks) {
+	if !t.group.room(t) {
+		t.heldBack = true
+		return
+	}
+	t.heldBack = false
+	t.ejected = &Part{Kind: Ejected, Soft: true, Since: now, Cause: streakWords(k.hard())}
+	t.ejected.Last, t.ejected.At = t.lastSeen(true)
+	c.holdDown(now, t)
+	c.stats.ejections.Add(1)
+}
+
+func streakWords(n int) string { return fmt.Sprintf("%d failures in a row", n) }
+
+// room reports whether t may be ejected: max_percent is counted as if it were out already, and the last one that is usable stays (2.6).
+func (g *group) room(t *target) bool {
+	others := g.up
+	if t.countsUp {
+		others--
+	}
+	return others > 0 && (g.ejected+1)*100 <= g.options.MaxPercent*g.counted
+}
+
+// reconsider ejects backends that the cap held back before, as far as there is room now.
+func (c *core) reconsider(now time.Time, g *group) {
+	if len(g.held) == 0 {
+		return
+	}
+	held := g.held
+	g.held = nil
+	for _, t := range held {
+		switch {
+		case t.gone || !t.heldBack:
+		case !g.room(t):
+			g.held = append(g.held, t)
+		default:
+			t.heldBack = false
+			c.judge(now, t)
+		}
+	}
+}
+
+// judgeHold ends the hold-down when what it belonged to is over, and begins one for a backend that only a call can find reachable again.
+func (c *core) judgeHold(now time.Time, t *target) {
+	needed := t.ejected != nil || t.unreachable != nil && !t.group.options.probes()
+	switch {
+	case needed && t.hold.IsZero():
+		c.holdDown(now, t)
+	case !needed && !t.hold.IsZero():
+		t.hold, t.holdOver, t.trialEnd = time.Time{}, false, time.Time{}
+		t.ended = now
+		t.state.trial.Store(trialNone)
+	}
+}
+
+// holdDown begins the next, longer hold-down (2.7).
+func (c *core) holdDown(now time.Time, t *target) {
+	o := &t.group.options
+	base, most := o.EjectBase, o.EjectMax
+	if t.ejected == nil {
+		base, most = retryBase, retryMax
+	}
+	if t.hold.IsZero() && !t.ended.IsZero() {
+		t.rounds = max(0, t.rounds-int(now.Sub(t.ended)/quietMinute))
+	}
+	d := math.Ldexp(float64(base), t.rounds)
+	if d < float64(most) {
+		t.rounds++ // no further than the maximum, or quiet minutes would have to undo what made no difference
+	}
+	t.hold = now.Add(time.Duration(min(d*(0.5+c.random()), float64(most))))
+	t.holdOver = false
+}
+
+// offerTrial is the end of a hold-down: a probe decides at once, or the next call that claims it.
+func (c *core) offerTrial(now time.Time, t *target) {
+	t.holdOver = true
+	if t.group.options.probes() {
+		c.enqueue(t)
+		return
+	}
+	t.state.trial.Store(trialReady)
+}
+
+// trialFailed begins the next hold-down after a trial.
+func (c *core) trialFailed(now time.Time, t *target) {
+	if t.hold.IsZero() {
+		return // a success ended it all meanwhile
+	}
+	c.holdDown(now, t)
+	for _, p := range []*Part{t.ejected, t.unreachable} {
+		if p != nil {
+			p.Last, p.At = t.lastSeen(true)
+		}
+	}
+}
+
+// trialTimedOut ends a claimed trial that was not decided in time.
+func (c *core) trialTimedOut(now time.Time, t *target) {
+	t.trialEnd = time.Time{}
+	if t.state.trial.CompareAndSwap(trialClaimed, trialNone) {
+		t.lastError, t.lastErrorAt = "no answer to the trial within 1 s", now
+		c.trialFailed(now, t)
+	}
+	c.judge(now, t)
+}
+
+// lastSeen is the last error as it was seen, by a probe or (if calls count) by a call.
+func (t *target) lastSeen(calls bool) (string, time.Time) {
+	if f := t.state.failed.Load(); calls && f != nil && f.at.After(t.lastErrorAt) {
+		return f.cause, f.at
+	}
+	return t.lastError, t.lastErrorAt
+}
+
+// passed takes a probe that passed, or a good outcome that stands for one.
+func (c *core) passed(now time.Time, t *target) {
+	rise := t.group.options.Rise
+	if t.restarted {
+		rise = 1
+		t.restarted = false
+	}
+	t.fails = 0
+	t.passes++
+	if t.down != nil && t.passes >= rise {
+		t.down = nil
+	}
+}
+
+// probePassed is passed for a real probe: it found the way to the backend open, and is the trial once the hold-down is over.
+func (c *core) probePassed(now time.Time, t *target) {
+	c.passed(now, t)
+	t.state.probeConnected(now)
+	if !t.hold.IsZero() && !now.Before(t.hold) {
+		t.state.forgive()
+	}
+}
+
+// probeFailed takes a probe that failed.
+func (c *core) probeFailed(now time.Time, t *target, o outcome) {
+	t.passes = 0
+	t.fails++
+	t.lastError, t.lastErrorAt = o.cause, now
+	if o.kind == probeUnreachable {
+		t.state.probeUnreachable(now)
+	}
+	if t.down == nil && t.fails >= t.group.options.Fall {
+		t.down = &Part{Kind: Down, Since: now}
+		c.planSooner(now, t)
+	}
+	if t.down != nil {
+		t.down.Soft = o.kind == probeAnswered
+		t.down.Last, t.down.At = o.cause, now
+		t.down.Cause = "probe failed"
+		if t.fails > 1 {
+			t.down.Cause = fmt.Sprintf("probe failed %d times", t.fails)
+		}
+	}
+	if t.unreachable != nil && o.kind == probeUnreachable {
+		t.unreachable.Last, t.unreachable.At = o.cause, now
+	}
+	if t.ejected != nil && !now.Before(t.hold) {
+		c.trialFailed(now, t)
+	}
+}

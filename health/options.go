@@ -1,0 +1,64 @@
+package health
+
+import (
+	"net/netip"
+	"time"
+)
+
+// ProbeType says how a backend is probed (2.1).
+type ProbeType string
+
+// Every ProbeType.
+const (
+	ProbeNone ProbeType = "none"
+	ProbeTCP  ProbeType = "tcp"
+	ProbeHTTP ProbeType = "http"
+	ProbeGRPC ProbeType = "grpc"
+)
+
+// Options are a group's probe and ejection settings, all concrete (defaults are applied by the configuration).
+type Options struct {
+	Probe       ProbeType
+	HTTP2       bool // the group is spoken to as h2: a tcp probe waits for SETTINGS (2.1)
+	Interval    time.Duration
+	Timeout     time.Duration
+	Rise, Fall  int
+	Port        uint16 // 0 = the backend's own
+	Path        string // http
+	Status      [2]int // http: lowest and highest status that passes
+	HealthName  string // grpc: the service asked about
+	Eject       bool
+	Consecutive int           // 2.5
+	EjectBase   time.Duration // 2.7
+	EjectMax    time.Duration
+	MaxPercent  int // 2.6
+}
+
+// Target is one backend to judge. The same *State for an address in a later SetGroup is the same life of it; another one is a restarted process:
+// probed at once, up after one success (1.1, 2.2). A State belongs to one group.
+type Target struct {
+	Addr     netip.AddrPort
+	State    *State
+	Draining bool // it gets no new calls: probed, but neither ejected nor counted in the caps (2.6)
+}
+
+// Change says that the verdict of one target of Group moved.
+type Change struct {
+	Group    string
+	Addr     netip.AddrPort
+	State    *State
+	From, To Part // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
+}
+
+// probes reports whether backends are probed while the group is in use.
+func (o *Options) probes() bool { return o.Probe != ProbeNone && o.Probe != "" }
+
+// sane keeps settings that no configuration should hold from making the Monitor spin or count to nothing.
+func (o Options) sane() Options {
+	o.Interval = max(o.Interval, 100*time.Millisecond)
+	o.Timeout = max(o.Timeout, 10*time.Millisecond)
+	o.EjectBase = max(o.EjectBase, 100*time.Millisecond)
+	o.EjectMax = max(o.EjectMax, o.EjectBase)
+	o.Rise, o.Fall = max(o.Rise, 1), max(o.Fall, 1)
+	return o
+}

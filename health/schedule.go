@@ -1,0 +1,291 @@
+package health
+
+import (
+	"net/netip"
+	"time"
+)
+
+const (
+	probeJitter = 0.2              // 2.1: each interval is stretched or shrunk by up to this
+	soon        = time.Second      // 2.2: how often a backend that is out is probed ...
+	soonFor     = 30 * time.Second // ... in this time after it went out
+
+	// At most 200 probes start in any second (2.3): a burst, and what the rate adds to it meanwhile.
+	probeBurst = 10
+	probeRate  = 200 - probeBurst
+
+	putOffQuiet = time.Minute // the log says at most once in this time that probes can't be run
+
+	probesAtOnce = 256 // bounds goroutines and sockets; probes that all time out at the highest rate need 200
+)
+
+// probeJob is one probe to run.
+type probeJob struct {
+	t       *target
+	options Options
+	addr    netip.AddrPort
+}
+
+// result is how a probe of t ended.
+type result struct {
+	t *target
+	outcome
+}
+
+// tick does what is due and returns the probes to start.
+func (c *core) tick(now time.Time) []probeJob {
+	for {
+		t := c.due.first()
+		if t == nil || t.dueAt.After(now) {
+			break
+		}
+		c.fire(now, t)
+	}
+	var jobs []probeJob
+	for len(c.ready) > 0 && c.running < probesAtOnce {
+		t := c.ready[0]
+		if t.gone || !t.group.active || !t.group.options.probes() {
+			c.dequeue(t)
+			continue
+		}
+		if !c.pace.take(now) {
+			break
+		}
+		c.dequeue(t)
+		t.probing = true
+		c.running++
+		c.stats.probes.Add(1)
+		jobs = append(jobs, probeJob{t, t.group.options, t.addr})
+	}
+	c.stats.running.Store(int64(c.running))
+	c.stats.waiting.Store(int64(len(c.ready)))
+	return jobs
+}
+
+// next is when tick has to be called again; false if nothing is pending.
+func (c *core) next(now time.Time) (time.Time, bool) {
+	var at time.Time
+	if t := c.due.first(); t != nil {
+		at = t.dueAt
+	}
+	if len(c.ready) > 0 && c.running < probesAtOnce {
+		at = earlier(at, c.pace.next(now))
+	}
+	return at, !at.IsZero()
+}
+
+// fire does what is due for t.
+func (c *core) fire(now time.Time, t *target) {
+	if !t.trialEnd.IsZero() && !t.trialEnd.After(now) {
+		c.trialTimedOut(now, t)
+	}
+	if !t.hold.IsZero() && !t.holdOver && !t.hold.After(now) {
+		c.offerTrial(now, t)
+	}
+	if !t.probeAt.IsZero() && !t.probeAt.After(now) {
+		if t.state.goodWithin(now, t.delay(now)) {
+			c.stats.probesSpared.Add(1)
+			c.passed(now, t)
+			c.judgeAndPlan(now, t, true)
+		} else {
+			c.enqueue(t)
+		}
+	}
+	c.due.set(t)
+}
+
+// enqueue puts t's next probe into the row of those that start as the pace allows.
+func (c *core) enqueue(t *target) {
+	t.probeAt = time.Time{}
+	if !t.waits && !t.probing {
+		t.waits = true
+		c.ready = append(c.ready, t)
+	}
+}
+
+func (c *core) dequeue(t *target) {
+	c.ready[0] = nil
+	c.ready = c.ready[1:]
+	t.waits = false
+}
+
+// probed takes the end of a probe.
+func (c *core) probed(now time.Time, r result) {
+	t := r.t
+	c.running--
+	t.probing = false
+	if r.kind != probePassed && r.kind != probeLocal {
+		c.stats.probeFailures.Add(1)
+	}
+	if t.gone || !t.group.options.probes() {
+		return
+	}
+	switch r.kind {
+	case probePassed:
+		c.probePassed(now, t)
+	case probeLocal:
+		c.stats.probesPutOff.Add(1)
+		if c.putOffAt.IsZero() || now.Sub(c.putOffAt) >= putOffQuiet {
+			c.putOffAt = now
+			c.log.Warn("this host can't run probes", "group", t.group.name, "backend", t.addr, "cause", r.cause)
+		}
+	default:
+		c.probeFailed(now, t, r.outcome)
+	}
+	c.judgeAndPlan(now, t, true)
+}
+
+// delay is the time between two probes of t now.
+func (t *target) delay(now time.Time) time.Duration {
+	interval := t.group.options.Interval
+	for _, p := range []*Part{t.down, t.unreachable} {
+		if p != nil && now.Sub(p.Since) < soonFor {
+			return min(soon, interval)
+		}
+	}
+	return interval
+}
+
+// plan sets the time of t's next probe.
+func (c *core) plan(now time.Time, t *target) {
+	t.probeAt = time.Time{}
+	if t.group.active && t.group.options.probes() && !t.probing && !t.waits {
+		t.probeAt = now.Add(time.Duration(float64(t.delay(now)) * (1 - probeJitter + 2*probeJitter*c.random())))
+	}
+}
+
+// planFirst sets the time of t's first probe: at once if it is out, or another life of a known address; else somewhere in an interval (2.1).
+func (c *core) planFirst(now time.Time, t *target) {
+	t.probeAt = time.Time{}
+	if !t.group.active || !t.group.options.probes() || t.probing || t.waits {
+		return
+	}
+	t.probeAt = now
+	if !t.restarted && t.down == nil && t.unreachable == nil && t.ejected == nil {
+		t.probeAt = now.Add(time.Duration(float64(t.group.options.Interval) * c.random()))
+	}
+}
+
+// planSooner brings the next probe of a backend that just went out forward to where plan would put it now.
+func (c *core) planSooner(now time.Time, t *target) {
+	if t.probeAt.IsZero() {
+		return
+	}
+	planned := t.probeAt
+	if c.plan(now, t); planned.Before(t.probeAt) {
+		t.probeAt = planned
+	}
+}
+
+// pace lets at most probeBurst + probeRate things happen in any second.
+type pace struct {
+	tokens float64
+	at     time.Time
+}
+
+func (p *pace) take(now time.Time) bool {
+	if p.at.IsZero() {
+		p.tokens = probeBurst
+	} else if since := now.Sub(p.at); since > 0 {
+		p.tokens = min(probeBurst, p.tokens+since.Seconds()*probeRate)
+	}
+	p.at = now
+	if p.tokens < 1 {
+		return false
+	}
+	p.tokens--
+	return true
+}
+
+// next is when take will be true again.
+func (p *pace) next(now time.Time) time.Time {
+	if p.tokens >= 1 {
+		return now
+	}
+	return p.at.Add(time.Duration((1-p.tokens)/probeRate*float64(time.Second)) + 1)
+}
+
+// earlier is the earlier of two times, of which zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// schedule is a heap of targets by dueAt.
+type schedule struct{ heap []*target }
+
+func (s *schedule) first() *target {
+	if len(s.heap) == 0 {
+		return nil
+	}
+	return s.heap[0]
+}
+
+// set puts t where its times say: the earliest of probe, end of the hold-down, end of the trial.
+func (s *schedule) set(t *target) {
+	at := earlier(t.probeAt, t.trialEnd)
+	if !t.holdOver {
+		at = earlier(at, t.hold)
+	}
+	t.dueAt = at
+	switch {
+	case at.IsZero() || t.gone:
+		s.remove(t)
+	case t.slot < 0:
+		t.slot = len(s.heap)
+		s.heap = append(s.heap, t)
+		s.up(t.slot)
+	default:
+		s.down(s.up(t.slot))
+	}
+}
+
+func (s *schedule) remove(t *target) {
+	i := t.slot
+	if i < 0 {
+		return
+	}
+	last := len(s.heap) - 1
+	s.swap(i, last)
+	s.heap[last] = nil
+	s.heap = s.heap[:last]
+	t.slot = -1
+	if i < last {
+		s.down(s.up(i))
+	}
+}
+
+func (s *schedule) up(i int) int {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !s.heap[i].dueAt.Before(s.heap[parent].dueAt) {
+			break
+		}
+		s.swap(i, parent)
+		i = parent
+	}
+	return i
+}
+
+func (s *schedule) down(i int) {
+	for {
+		least := i
+		for child := 2*i + 1; child <= 2*i+2 && child < len(s.heap); child++ {
+			if s.heap[child].dueAt.Before(s.heap[least].dueAt) {
+				least = child
+			}
+		}
+		if least == i {
+			return
+		}
+		s.swap(i, least)
+		i = least
+	}
+}
+
+func (s *schedule) swap(i, j int) {
+	s.heap[i], s.heap[j] = s.heap[j], s.heap[i]
+	s.heap[i].slot, s.heap[j].slot = i, j
+}
