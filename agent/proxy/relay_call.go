@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ type call struct {
 	be    *backend      // of the attempt
 	state *health.State // of the attempt: Begin was called, End was not
 	tried []*health.State
+	spare *health.State // of tried: may be tried once more
 
 	opts      *options
 	fields    []h2.Field // the request's header list, kept for retries
@@ -46,7 +48,7 @@ type call struct {
 	sawData    bool
 	onlyHead   bool // trailers-only
 	reused     bool // the attempt's connection had answered before
-	again      bool // one try more on a backend that was tried
+	again      bool // spare was used
 	queued     bool // in be.waiting
 	counted    bool
 
@@ -81,6 +83,11 @@ func (c *call) dispatch() {
 	v := c.client.rt.svc.View()
 	for len(c.tried) < maxTries {
 		b := v.Pick(now, c.tried)
+		if b == nil && c.spare != nil {
+			c.tried = slices.DeleteFunc(c.tried, func(s *health.State) bool { return s == c.spare })
+			c.spare, c.again = nil, true
+			b = v.Pick(now, c.tried)
+		}
 		if b == nil {
 			break
 		}
@@ -304,11 +311,10 @@ func (c *call) connLost(cause string, written uint64) {
 	c.failed("connection lost: " + cause)
 }
 
-// retrySame lets the call go once more to a backend that said nothing against it: its connection was old, or going away (4.1).
+// retrySame lets the call go once more to a backend that said nothing against it, if there is no other: its connection was old, or going away (4.1).
 func (c *call) retrySame() {
 	if !c.again && len(c.tried) > 0 {
-		c.again = true
-		c.tried = c.tried[:len(c.tried)-1]
+		c.spare = c.tried[len(c.tried)-1]
 	}
 }
 

@@ -51,7 +51,7 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.table.SetSpec(time.Now(), table.Spec{Name: "user", Policy: picker.RoundRobin, PanicPercent: 50, InUse: true})
+	r.table.SetSpec(time.Now(), table.Spec{Name: "user", Policy: picker.RoundRobin, PanicPercent: 50, InUse: true, Drain: 30 * time.Second})
 	r.svc = r.table.Lookup("user")
 	p, err := New(Config{Table: r.table, Loops: 1})
 	if err != nil {
