@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,8 +64,10 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// RoundTrip sends a request to one candidate after the other, until one can be connected (4.1). What fails later isn't tried again, except by
-// http.Transport itself: a reused connection that had been closed before a byte of the answer came.
+// staleMost bounds how often one attempt meets a reused connection that is dead.
+const staleMost = 3
+
+// RoundTrip sends a request to one candidate after the other, until one can be connected (4.1). What fails later isn't tried again.
 func (s *http1Server) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := r.Context().Value(exchangeKey{}).(*exchange)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -86,36 +90,91 @@ func (s *http1Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		})
 		c.tried = append(c.tried, b.State)
 		resp, err := c.try(r, b, now)
-		if err == nil || !errors.As(err, new(*connectError)) || r.Context().Err() != nil || (c.body != nil && !c.body.rewind()) {
+		if err == nil || !errors.As(err, new(*connectError)) || r.Context().Err() != nil || !c.replayable() {
 			return resp, err
 		}
 	}
 }
 
+// replayable reports whether the request can be sent once more.
+func (c *exchange) replayable() bool { return c.body == nil || c.body.rewind() }
+
 // try sends the request to b.
 func (c *exchange) try(r *http.Request, b *table.Backend, now time.Time) (*http.Response, error) {
-	s := c.s
 	a := &attempt{c: c, b: b, picked: now}
 	c.now = a
 	b.State.Begin()
-	t := s.begin(a)
-	out := r.WithContext(context.WithValue(r.Context(), attemptKey{}, a))
-	u := *r.URL
-	u.Host = b.Addr.String()
-	out.URL = &u
-	out.Host = authority(c.opts, b, r.Host)
-	if c.body != nil {
-		out.Body, out.GetBody = c.body.reader(), c.body.again
-	}
-	resp, err := t.RoundTrip(out)
-	if err != nil {
+	t := c.s.begin(a)
+	for stale := 0; ; stale++ {
+		var used use
+		resp, err := t.RoundTrip(a.request(r, &used))
+		if err == nil {
+			a.answered(resp)
+			return resp, nil
+		}
+		if used.stale(r.Method) && stale < staleMost && c.ctx.Err() == nil && c.replayable() {
+			t.CloseIdleConnections() // the others will be as old
+			continue
+		}
 		err = a.failed(err)
 		a.end()
 		return nil, err
 	}
-	a.answered(resp)
-	return resp, nil
 }
+
+// request is r for the attempt's backend.
+func (a *attempt) request(r *http.Request, used *use) *http.Request {
+	ctx := context.WithValue(r.Context(), attemptKey{}, a)
+	out := r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: used.got, GotFirstResponseByte: used.first}))
+	u := *r.URL
+	u.Host = a.b.Addr.String()
+	out.URL = &u
+	out.Host = authority(a.c.opts, a.b, r.Host)
+	out.Trailer = a.c.in.Trailer // filled when the client's body ends
+	if a.c.body != nil {
+		out.Body, out.GetBody = a.c.body.reader(), a.c.body.again
+	}
+	return out
+}
+
+// use is what became of the connection that a request got.
+type use struct {
+	conn     *countedConn
+	reused   bool
+	before   int64 // bytes that had been written to it
+	answered atomic.Bool
+}
+
+func (u *use) got(i httptrace.GotConnInfo) {
+	u.conn, _ = i.Conn.(*countedConn)
+	u.reused = i.Reused
+	if u.conn != nil {
+		u.before = u.conn.written.Load()
+	}
+}
+
+func (u *use) first() { u.answered.Store(true) }
+
+// stale reports whether a failed request met a dead connection, and may be sent again: a reused one that closed before a byte of the answer, if the method is
+// idempotent or nothing was written (4.1).
+func (u *use) stale(method string) bool {
+	return u.conn != nil && u.reused && !u.answered.Load() && (idempotent(method) || u.conn.written.Load() == u.before)
+}
+
+// countedConn counts what is written to a backend.
+type countedConn struct {
+	net.Conn
+	written atomic.Int64
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.written.Add(int64(n))
+	return n, err
+}
+
+// CloseWrite lets an upgraded connection end one direction.
+func (c *countedConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
 
 // answered judges a response's head (the table of SEMANTICS 2).
 func (a *attempt) answered(resp *http.Response) {
@@ -265,10 +324,13 @@ func (s *http1Server) dial(ctx context.Context, network, addr string) (net.Conn,
 	case ctx.Err() == nil && !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.EADDRNOTAVAIL):
 		a.b.State.ConnectFailed(time.Now(), reason(err))
 	}
-	if err != nil && ctx.Err() == nil {
-		err = &connectError{err}
+	if err != nil {
+		if ctx.Err() == nil {
+			err = &connectError{err}
+		}
+		return nil, err
 	}
-	return conn, err
+	return &countedConn{Conn: conn}, nil
 }
 
 // viewChanged closes idle connections to backends that are gone or going, and gives their running requests the time of the drain (4.7).

@@ -92,6 +92,7 @@ func (s *http1Server) close() {
 type exchange struct {
 	s      *http1Server
 	w      http.ResponseWriter
+	in     *http.Request
 	ctx    context.Context
 	opts   *options
 	began  time.Time
@@ -108,12 +109,13 @@ type exchangeKey struct{}
 func (s *http1Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	c := &exchange{s: s, w: w, ctx: ctx, opts: s.rt.options(), began: time.Now(), cancel: cancel}
+	c := &exchange{s: s, w: w, in: r, ctx: ctx, opts: s.rt.options(), began: time.Now(), cancel: cancel}
 	if c.opts.request > 0 {
 		c.timer = time.AfterFunc(c.opts.request, func() { cancel(errRequestTimeout) })
 		defer c.timer.Stop()
 	}
-	defer c.end() // as well if the copying of a body panics with http.ErrAbortHandler
+	http.NewResponseController(w).EnableFullDuplex() // an answer may begin while the request goes on
+	defer c.end()                                    // as well if the copying of a body panics with http.ErrAbortHandler
 	s.proxy.ServeHTTP(w, r.WithContext(context.WithValue(ctx, exchangeKey{}, c)))
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -151,18 +150,6 @@ func (p *Proxy) withdraw(b *binding) {
 	end := func() { b.unlisten(); b.close() }
 	if !p.workers[0].loop.Post(end) {
 		end() // the loop has ended: nobody accepts
-	}
-}
-
-func (p *Proxy) listBindings() []*binding { return slices.Collect(maps.Values(p.bindings)) }
-
-// closeListeners is the end of Run: no loop listens any more.
-func (p *Proxy) closeListeners() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for a, b := range p.bindings {
-		b.close()
-		delete(p.bindings, a)
 	}
 }
 

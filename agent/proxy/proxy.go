@@ -112,7 +112,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.stop(err == nil)
 	cancel()
 	wg.Wait()
-	p.closeListeners()
 	return err
 }
 
@@ -123,16 +122,14 @@ func (p *Proxy) stop(graceful bool) {
 	if c := p.pending; c != nil {
 		c.undo()
 	}
-	bindings := p.listBindings()
+	for a, b := range p.bindings {
+		delete(p.bindings, a)
+		p.withdraw(b) // now: who comes during the drain shall be refused rather than wait for nothing
+	}
 	p.mu.Unlock()
 	if !graceful {
 		return
 	}
-	p.workers[0].loop.Post(func() {
-		for _, b := range bindings {
-			b.unlisten()
-		}
-	})
 	for _, w := range p.workers {
 		w.loop.Post(w.drain)
 	}

@@ -1,9 +1,6 @@
 package proxy
 
 import (
-	"net"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -61,22 +58,14 @@ func optionsOf(s *Service) *options {
 
 // authority is what a backend gets as :authority or Host for a request that came with the given one (4.6).
 func authority(o *options, b *table.Backend, came string) string {
-	switch o.authority {
-	case "", "keep":
+	switch {
+	case o.authority == "" || o.authority == "keep":
 		return came
-	case "host":
-		host := b.Host
-		if host == "" {
-			host = b.Addr.Addr().String()
-		}
-		if b.Addr.Port() == 80 { // the scheme's own
-			if strings.Contains(host, ":") {
-				return "[" + host + "]"
-			}
-			return host
-		}
-		return net.JoinHostPort(host, strconv.Itoa(int(b.Addr.Port())))
-	default:
+	case o.authority != "host":
 		return o.authority
+	case b.Host != "":
+		return b.Host
+	default:
+		return b.Addr.String()
 	}
 }
