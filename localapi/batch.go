@@ -8,7 +8,7 @@ import (
 
 // maxEntries bounds the entries of a batch's answer: up to this many picks are interleaved one by one, more of them in small groups. A service with more
 // backends than this gets one entry for each that has a share.
-const maxEntries = 128
+const maxEntries = 32
 
 // share is one entry of a batch: n calls for the backend of that index.
 type share struct{ index, n int }

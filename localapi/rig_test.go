@@ -53,8 +53,10 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		Events:      r.events,
 		Socket:      filepath.Join(r.dir, "run", "lbagent.sock"),
 		AdminSocket: filepath.Join(r.dir, "run-admin", "admin.sock"),
-		Reload:      func(context.Context) ([]string, error) { return []string{"service user: policy p2c -> round_robin"}, nil },
-		Status:      func() *lbagentv1.StatusResponse { return &lbagentv1.StatusResponse{Version: "v0", Ready: true} },
+		Reload: func(context.Context) ([]string, error) {
+			return []string{"service user: policy p2c -> round_robin"}, nil
+		},
+		Status: func() *lbagentv1.StatusResponse { return &lbagentv1.StatusResponse{Version: "v0", Ready: true} },
 	}
 	if change != nil {
 		change(&cfg)

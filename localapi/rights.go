@@ -150,3 +150,13 @@ func (u *uidCount) give(uid uint32) {
 		delete(u.n, uid)
 	}
 }
+
+func (u *uidCount) sum() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	sum := 0
+	for _, n := range u.n {
+		sum += n
+	}
+	return sum
+}

@@ -85,6 +85,7 @@ type Server struct {
 // Stats is what the server counted since its start.
 type Stats struct {
 	Connections int    // open now, on both sockets
+	Calls       int    // gRPC calls open now, watches included; those of the JSON face are not in it
 	Refused     uint64 // connections refused because a limit was reached
 	Picks       uint64 // picks given, each of a batch counted
 	Reports     uint64 // outcomes taken
@@ -218,7 +219,7 @@ func (s *Server) goodbye(direct *grpc.Server, web *http.Server) {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load()}
+	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load(), Calls: s.rights.streams.sum()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.fronts {

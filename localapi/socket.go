@@ -81,7 +81,8 @@ func chgrp(path string, admin bool, gid uint32) error {
 // close stops listening, and removes the file if it is still the one that was bound.
 func (s *socket) close() {
 	if s.path != "" && s.file != nil {
-		if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.file) {
+		// The time, too: a successor's socket often gets the inode that was just freed.
+		if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.file) && now.ModTime().Equal(s.file.ModTime()) {
 			_ = os.Remove(s.path)
 		}
 	}

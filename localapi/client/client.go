@@ -45,6 +45,8 @@ type Client struct {
 	conn   *grpc.ClientConn
 	lookup lbagentv1.LookupServiceClient
 
+	patience time.Duration // answerWithin, but in tests
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // watch goroutines
@@ -92,6 +94,8 @@ func New(cfg Config) (*Client, error) {
 		lookup:  lbagentv1.NewLookupServiceClient(conn),
 		watches: map[string]*feed{},
 		batches: map[string]*batch{},
+
+		patience: answerWithin,
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil

@@ -127,7 +127,7 @@ func (b *batch) size(now time.Time, most uint32) {
 
 // fill asks the agent, or reads the file if there is none.
 func (c *Client) fill(ctx context.Context, b *batch, service string, want uint32, f *fill) {
-	asking, cancel := context.WithTimeout(ctx, answerWithin)
+	asking, cancel := context.WithTimeout(ctx, c.patience)
 	resp, err := c.lookup.Pick(asking, &lbagentv1.PickRequest{Service: service, Count: want})
 	cancel()
 	if err != nil && ctx.Err() != nil {

@@ -127,7 +127,7 @@ func (f *feed) run(ctx context.Context) {
 // stream reads one stream to its end; got is true if it brought a list.
 func (f *feed) stream(ctx context.Context) (got bool, err error) {
 	// An agent that takes the call but says nothing is as good as away.
-	late := time.AfterFunc(answerWithin, func() { f.fallBack() })
+	late := time.AfterFunc(f.c.patience, func() { f.fallBack() })
 	defer late.Stop()
 	s, err := f.c.lookup.Watch(ctx, &lbagentv1.WatchRequest{Service: f.service})
 	if err != nil {

@@ -97,7 +97,7 @@ type Provenance struct {
 	Revision int64  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Time since the source last confirmed the list.
 	Age *durationpb.Duration `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
-	// etcd, spool or static.
+	// etcd, spool or static; "file" in what the Go client makes of a list on disk.
 	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
 	// True if too few backends are usable, so that soft verdicts are ignored.
 	Panic         bool `protobuf:"varint,5,opt,name=panic,proto3" json:"panic,omitempty"`
@@ -300,7 +300,7 @@ type PickRequest struct {
 	Count uint32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	// Key of the hash policy; ignored by others.
 	HashKey string `protobuf:"bytes,3,opt,name=hash_key,json=hashKey,proto3" json:"hash_key,omitempty"`
-	// Addresses not wanted, for example those that just failed.
+	// Addresses not wanted, for example those that just failed; at most 100. Used all the same when no other backend is left.
 	Exclude       []string `protobuf:"bytes,4,rep,name=exclude,proto3" json:"exclude,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -435,7 +435,7 @@ func (x *Picked) GetMetadata() map[string]string {
 
 type PickResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Interleaved: spend them in this order.
+	// Interleaved: spend them in this order. An address may stand in several entries.
 	Picks []*Picked `protobuf:"bytes,1,rep,name=picks,proto3" json:"picks,omitempty"`
 	// How long the batch may be spent; ask again after it.
 	ValidFor      *durationpb.Duration `protobuf:"bytes,2,opt,name=valid_for,json=validFor,proto3" json:"valid_for,omitempty"`
@@ -976,7 +976,7 @@ func (x *Outcome) GetCount() uint32 {
 
 type ReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 1000.
+	// At most 1000, in a message of at most 64 KiB.
 	Outcomes      []*Outcome `protobuf:"bytes,1,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

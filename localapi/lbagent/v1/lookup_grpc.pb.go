@@ -41,7 +41,7 @@ type LookupServiceClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Services returns every service that the agent follows.
 	Services(ctx context.Context, in *ServicesRequest, opts ...grpc.CallOption) (*ServicesResponse, error)
-	// Report tells how calls to picked backends went.
+	// Report tells how calls to picked backends went. It is believed as far as a local user's word goes: it moves what is preferred, and ejects nobody by itself.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
 
@@ -127,7 +127,7 @@ type LookupServiceServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Services returns every service that the agent follows.
 	Services(context.Context, *ServicesRequest) (*ServicesResponse, error)
-	// Report tells how calls to picked backends went.
+	// Report tells how calls to picked backends went. It is believed as far as a local user's word goes: it moves what is preferred, and ejects nobody by itself.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedLookupServiceServer()
 }

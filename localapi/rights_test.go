@@ -1,0 +1,218 @@
+package localapi
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/lbagent/lbagent/agent/testneed"
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// forged is what the gateway would say of root on the admin socket.
+const forged = "0 0 1 true true"
+
+// tries is what one user can do at one socket, a line each: the answer of a lookup and of a reload, on both faces, the reload also with a forged identity.
+func tries(t testing.TB, socket string) string {
+	var out strings.Builder
+	cc := dial(t, socket)
+	ctx := testContext(t)
+	say := func(what string, err error) {
+		code, reason := reasonOf(err)
+		fmt.Fprintf(&out, "%s: %v %s\n", what, code, reason)
+	}
+	_, err := lbagentv1.NewLookupServiceClient(cc).Pick(ctx, &lbagentv1.PickRequest{Service: "user"})
+	say("pick", err)
+	if status.Code(err) == codes.Unavailable {
+		return out.String() // no way in: the file rights
+	}
+	_, err = lbagentv1.NewAdminServiceClient(cc).Reload(ctx, &lbagentv1.ReloadRequest{})
+	say("reload", err)
+	_, err = lbagentv1.NewAdminServiceClient(cc).Reload(metadata.AppendToOutgoingContext(ctx, peerKey, forged), &lbagentv1.ReloadRequest{})
+	say("forged reload", err)
+	for _, h := range [][]string{nil, {"Grpc-Metadata-" + peerKey, forged}, {peerKey, forged}, {"Grpc-Metadata-" + peerKey, forged, "Grpc-Metadata-" + peerKey, forged}} {
+		code, _ := ask(t, socket, "POST", "/v1/admin/reload", "{}", h...)
+		fmt.Fprintf(&out, "json reload: %d\n", code)
+	}
+	return out.String()
+}
+
+const (
+	allowed = "pick: OK \nreload: OK \nforged reload: OK \njson reload: 200\njson reload: 200\njson reload: 200\njson reload: 200\n"
+	refused = "pick: OK \nreload: PermissionDenied FORBIDDEN\nforged reload: PermissionDenied FORBIDDEN\n" +
+		"json reload: 403\njson reload: 403\njson reload: 403\njson reload: 403\n"
+	noWayIn = "pick: Unavailable \n"
+)
+
+// The agent's own user (and root, when the test is root) may reload on the admin socket; nobody may on the open one, whatever it says it is.
+func TestRightsOfSelf(t *testing.T) {
+	r := newRig(t, nil)
+	if got := tries(t, r.cfg.AdminSocket); got != allowed {
+		t.Errorf("admin socket:\n%s", got)
+	}
+	if got := tries(t, r.cfg.Socket); got != refused {
+		t.Errorf("open socket:\n%s", got)
+	}
+}
+
+const groupOfTest = 4242
+
+// Another user may ask, and may change things only as a member of the group.
+func TestRightsOfOthers(t *testing.T) {
+	testneed.Root(t)
+	r := newRig(t, func(c *Config) { c.AdminGID = groupOfTest })
+	for _, m := range []struct {
+		path string
+		mode os.FileMode
+		gid  uint32
+	}{
+		{filepath.Dir(r.cfg.Socket), 0o755, 0},
+		{r.cfg.Socket, 0o666, 0},
+		{filepath.Dir(r.cfg.AdminSocket), 0o750, groupOfTest},
+		{r.cfg.AdminSocket, 0o660, groupOfTest},
+	} {
+		fi, err := os.Stat(m.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gid := fi.Sys().(*syscall.Stat_t).Gid; fi.Mode().Perm() != m.mode || gid != m.gid {
+			t.Errorf("%s has mode %v and group %d, want %v and %d", m.path, fi.Mode().Perm(), gid, m.mode, m.gid)
+		}
+	}
+	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+	member := &syscall.Credential{Uid: 65534, Gid: 65534, Groups: []uint32{5, groupOfTest}}
+	many := &syscall.Credential{Uid: 65534, Gid: 65534}
+	for i := range uint32(200) { // more groups than the first look has room for
+		many.Groups = append(many.Groups, 10000+i)
+	}
+	many.Groups = append(many.Groups, groupOfTest)
+	check := func(who, socket string, cred *syscall.Credential, want string) {
+		t.Helper()
+		if got := asUser(t, r.dir, cred, "tries", socket); got != want {
+			t.Errorf("%s at %s:\n%s\nwant:\n%s", who, socket, got, want)
+		}
+	}
+	check("nobody", r.cfg.Socket, nobody, refused)
+	check("nobody", r.cfg.AdminSocket, nobody, noWayIn)
+	check("a member", r.cfg.AdminSocket, member, allowed)
+	check("a member of many groups", r.cfg.AdminSocket, many, allowed)
+	check("one whose own group it is", r.cfg.AdminSocket, &syscall.Credential{Uid: 65534, Gid: groupOfTest}, allowed)
+	check("a member", r.cfg.Socket, member, refused)
+
+	// File rights are not what it hangs on.
+	for path, mode := range map[string]os.FileMode{filepath.Dir(r.cfg.AdminSocket): 0o755, r.cfg.AdminSocket: 0o666} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("nobody", r.cfg.AdminSocket, nobody, refused)
+}
+
+// An agent that isn't root serves its own user, and doesn't fail on a group that it may not give files to.
+func TestRightsOfUnprivilegedAgent(t *testing.T) {
+	testneed.Root(t)
+	if got := asUser(t, publicDir(t), &syscall.Credential{Uid: 65534, Gid: 65534}, "serve", ""); got != allowed {
+		t.Error(got)
+	}
+}
+
+// asUser runs TestHelper as another user and returns what it printed between the marks.
+func asUser(t testing.TB, dir string, cred *syscall.Credential, what, socket string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The test binary lies where only its maker may look.
+	exe := filepath.Join(dir, "helper")
+	if _, err := os.Stat(exe); err != nil {
+		in, err := os.Open(self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		out, err := os.OpenFile(exe, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			t.Fatal(err)
+		}
+		if err := out.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(testContext(t), exe, "-test.run=^TestHelper$", "-test.v")
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "LBAGENT_TEST_HELPER="+what, "LBAGENT_TEST_SOCKET="+socket, "GORACE=atexit_sleep_ms=0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("helper: %v\n%s", err, text)
+	}
+	_, rest, _ := strings.Cut(string(text), "<<<\n")
+	said, _, ok := strings.Cut(rest, ">>>\n")
+	if !ok {
+		t.Fatalf("helper said:\n%s", text)
+	}
+	return said
+}
+
+// TestHelper is what asUser runs in another process; by itself it tests nothing.
+func TestHelper(t *testing.T) {
+	switch os.Getenv("LBAGENT_TEST_HELPER") {
+	case "tries":
+		fmt.Printf("<<<\n%s>>>\n", tries(t, os.Getenv("LBAGENT_TEST_SOCKET")))
+	case "serve":
+		r := newRig(t, func(c *Config) { c.AdminGID = groupOfTest })
+		fmt.Printf("<<<\n%s>>>\n", tries(t, r.cfg.AdminSocket))
+	}
+}
+
+// The text form of a Peer comes back as it was, and nothing else is read as one.
+func TestPeerText(t *testing.T) {
+	want := Peer{UID: 4294967294, GID: 7, PID: 123, Socket: true}
+	if got, err := parsePeer(want.String()); err != nil || got != want {
+		t.Error(got, err)
+	}
+	for _, bad := range []string{"", "0 0 1 true", "0 0 1 true true 1", "-1 0 1 true true", "0 0 1 yes true", "4294967296 0 1 true true"} {
+		if p, err := parsePeer(bad); err == nil {
+			t.Errorf("%q was read as %+v", bad, p)
+		}
+	}
+}
+
+// A method that nobody thought of is for administrators.
+func TestUnknownServiceIsForAdmins(t *testing.T) {
+	for service, want := range map[string]bool{
+		"lbagent.v1.LookupService": true, "grpc.health.v1.Health": true, "grpc.reflection.v1.ServerReflection": true,
+		"lbagent.v1.AdminService": false, "lbagent.v1.RegistryService": false, "": false,
+	} {
+		if openToAll(service) != want {
+			t.Errorf("openToAll(%q) is %v", service, !want)
+		}
+	}
+}
+
+// A handler that panics fails its own call only.
+func TestPanic(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Status = func() *lbagentv1.StatusResponse { panic("mistake") } })
+	if _, err := r.status().Status(testContext(t), &lbagentv1.StatusRequest{}); status.Code(err) != codes.Internal {
+		t.Error(err)
+	}
+	if code, _ := ask(t, r.cfg.Socket, "GET", "/v1/status", ""); code != 500 {
+		t.Error(code)
+	}
+	if code, _ := ask(t, r.cfg.Socket, "GET", "/v1/services", ""); code != 200 {
+		t.Error(code)
+	}
+}
