@@ -55,7 +55,6 @@ func New(cfg Config) (*Monitor, error) {
 		probe:   newProber().probe,
 		inbox:   newInbox(),
 		results: make(chan result, probesAtOnce),
-		mail:    map[string]*letter{},
 	}, nil
 }
 
@@ -113,9 +112,7 @@ func (m *Monitor) takeResults(now time.Time, c *core) {
 func (m *Monitor) open(now time.Time, c *core) {
 	m.mu.Lock()
 	mail := m.mail
-	if len(mail) > 0 {
-		m.mail = map[string]*letter{}
-	}
+	m.mail = nil
 	m.mu.Unlock()
 	for group, l := range mail {
 		if l.set {
@@ -140,6 +137,9 @@ func (m *Monitor) SetActive(group string, active bool) {
 
 func (m *Monitor) post(group string, write func(*letter)) {
 	m.mu.Lock()
+	if m.mail == nil {
+		m.mail = map[string]*letter{}
+	}
 	l := m.mail[group]
 	if l == nil {
 		l = &letter{}

@@ -60,6 +60,9 @@ func (p *prober) probe(ctx context.Context, o Options, addr netip.AddrPort) outc
 	if _, closed := errors.AsType[errClosed](err); closed {
 		err = p.once(ctx, o, addr)
 	}
+	if ctx.Err() != nil {
+		return outcome{probeLocal, "cancelled"}
+	}
 	return classify(err, o)
 }
 
@@ -68,6 +71,9 @@ func (p *prober) once(ctx context.Context, o Options, addr netip.AddrPort) error
 	dialCtx, cancel := context.WithDeadline(ctx, deadline)
 	conn, err := p.dialer.DialContext(dialCtx, "tcp", addr.String())
 	cancel()
+	if errors.Is(err, syscall.ECONNRESET) {
+		return ended(err) // it was accepted first: what refuses a connect says ECONNREFUSED
+	}
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
@@ -103,11 +109,11 @@ func classify(err error, o Options) outcome {
 	op, dialing := errors.AsType[*net.OpError](err)
 	dialing = dialing && op.Op == "dial"
 	switch {
-	case isLocal(err) || errors.Is(err, context.Canceled):
+	case isLocal(err):
 		return outcome{probeLocal, cause}
 	case dialing:
 		return outcome{probeUnreachable, cause}
-	case o.Probe == ProbeTCP: // connected, but no SETTINGS
+	case o.Probe == ProbeTCP && o.HTTP2: // connected, but no SETTINGS
 		if isTimeout(err) {
 			cause = "no SETTINGS within " + Ago(o.Timeout)
 		}

@@ -75,6 +75,11 @@ func hello() []byte {
 	return appendFrame([]byte(h2Preface), frameSettings, 0, 0, []byte{0, 2, 0, 0, 0, 0})
 }
 
+// reply acknowledges. If that fails, reading goes on: the answer may lie in front of the end.
+func (c *h2Client) reply(kind byte, payload []byte) {
+	_, _ = c.conn.Write(appendFrame(nil, kind, flagAck, 0, payload))
+}
+
 // bye ends the connection in good order, as far as that still works.
 func (c *h2Client) bye() {
 	_, _ = c.conn.Write(appendFrame(nil, frameGoAway, 0, 0, make([]byte, 8)))
@@ -100,17 +105,13 @@ func (c *h2Client) read() (h2Frame, error) {
 			}
 			first := !c.greeted
 			c.greeted = true
-			if _, err := c.conn.Write(appendFrame(nil, frameSettings, flagAck, 0, nil)); err != nil {
-				return f, ended(err)
-			}
+			c.reply(frameSettings, nil)
 			if first {
 				return f, nil
 			}
 		case framePing:
 			if f.flags&flagAck == 0 && len(f.payload) == 8 {
-				if _, err := c.conn.Write(appendFrame(nil, framePing, flagAck, 0, f.payload)); err != nil {
-					return f, ended(err)
-				}
+				c.reply(framePing, f.payload)
 			}
 		case frameGoAway:
 			if len(f.payload) < 8 {

@@ -47,6 +47,9 @@ func readStatus(r io.Reader) (int, error) {
 		if err != nil {
 			return 0, readError(err, limited.N <= 0, "not an HTTP answer")
 		}
+		if response.StatusCode < 100 {
+			return 0, errAnswer{"not an HTTP answer"}
+		}
 		if response.StatusCode/100 == 1 && response.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
