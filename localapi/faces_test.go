@@ -40,7 +40,7 @@ func TestJSON(t *testing.T) {
 		{"POST", "/v1/report", `{"outcomes":[{"service":"user","address":"10.0.0.1:80","result":"RESULT_FAILURE"},{"service":"x","address":"y","result":"RESULT_TIMEOUT"}]}`, 200, `{"unknown":1}`},
 		{"GET", "/v1/status", "", 200, `"version":"v0"`},
 		{"GET", "/v1/events?service=user", "", 200, `{"result":{"id":"1"`},
-		{"GET", "/v1/services/usr/pick", "", 404, `{"error":{"code":5,"message":"no service \"usr\"`},
+		{"GET", "/v1/services/usr/pick", "", 404, `{"error":{"code":5,"message":"no such service: \"usr\" is not configured`},
 		{"GET", "/v1/services/usr/pick", "", 404, `"reason":"SERVICE_UNKNOWN"`},
 		{"GET", "/v1/services/user/pick?count=10001", "", 400, `"reason":"INVALID"`},
 		{"GET", "/v1/services/user/pick?cuont=1", "", 200, ``}, // a later client's parameter

@@ -76,7 +76,7 @@ func (s *Server) followed(ctx context.Context, name string) (*table.Service, err
 		return nil, invalid("", "service %q: a name has 1 to %d of A-Z a-z 0-9 . _ : @ -", name, service.MaxNameLength)
 	}
 	if s.cfg.Follow == nil {
-		return nil, failure(codes.NotFound, reasonUnknown, name, "no service %q: it isn't configured, and on_demand is off; `lbagent services` names those that are", name)
+		return nil, failure(codes.NotFound, reasonUnknown, name, "no such service: %q is not configured; `lbagent services` names those that are", name)
 	}
 	p, err := peerOf(ctx)
 	if err != nil {
@@ -86,7 +86,7 @@ func (s *Server) followed(ctx context.Context, name string) (*table.Service, err
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrUnknownService):
-		return nil, failure(codes.NotFound, reasonUnknown, name, "no service %q: %v", name, err)
+		return nil, failure(codes.NotFound, reasonUnknown, name, "%v", err)
 	case errors.Is(err, ErrTooManyServices):
 		return nil, failure(codes.ResourceExhausted, reasonTooManyServices, name, "service %q: %v", name, err)
 	default:
