@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// moment is the time of all golden tests.
+func moment() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+
+func before(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(moment().Add(-d)) }
+
+// fakeAgent answers by both sockets with what a busy agent could say. The real one is asked in the end-to-end tests; this one says rare things at will.
+type fakeAgent struct {
+	lbagentv1.UnimplementedLookupServiceServer
+	lbagentv1.UnimplementedStatusServiceServer
+	lbagentv1.UnimplementedAdminServiceServer
+
+	socket string
+	silent chan struct{} // of "slow": never closed
+	empty  bool          // an agent with nothing to do
+}
+
+// startFake serves f on a socket until the test ends.
+func startFake(t *testing.T, f *fakeAgent) *fakeAgent {
+	t.Helper()
+	f.socket, f.silent = filepath.Join(t.TempDir(), "a.sock"), make(chan struct{})
+	l, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	lbagentv1.RegisterLookupServiceServer(s, f)
+	lbagentv1.RegisterStatusServiceServer(s, f)
+	lbagentv1.RegisterAdminServiceServer(s, f)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Stop()
+		if err := <-ended; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return f
+}
+
+// refuse is an error as the agent says it.
+func refuse(code codes.Code, reason, text string) error {
+	st, err := status.New(code, text).WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "lbagent"})
+	if err != nil {
+		return err
+	}
+	return st.Err()
+}
+
+// named answers for the services whose names say what goes wrong.
+func (f *fakeAgent) named(ctx context.Context, service string) error {
+	switch service {
+	case "nosuch":
+		return refuse(codes.NotFound, "SERVICE_UNKNOWN", `no such service "nosuch"`)
+	case "down":
+		return refuse(codes.Unavailable, "NO_USABLE_BACKEND", "lbagent: down: 1 backend, 0 usable; 10.0.0.1:80 unreachable: connection refused (2 s ago)")
+	case "new":
+		return refuse(codes.Unavailable, "NOT_READY", "no list of new has come yet")
+	case "many":
+		return refuse(codes.ResourceExhausted, "TOO_MANY_SERVICES", "256 services are followed on demand already")
+	case "bad name":
+		return refuse(codes.InvalidArgument, "INVALID", `"bad name" can't name a service`)
+	case "slow":
+		select {
+		case <-f.silent:
+		case <-ctx.Done():
+		}
+		return status.FromContextError(ctx.Err()).Err()
+	case "gone":
+		return status.Error(codes.Unavailable, "upgraded, reconnect")
+	case "evil":
+		return refuse(codes.NotFound, "SERVICE_UNKNOWN", "\x1b[31mred\x07")
+	}
+	return nil
+}
+
+func (f *fakeAgent) infos() []*lbagentv1.ServiceInfo {
+	if f.empty {
+		return nil
+	}
+	etcd := &lbagentv1.Provenance{Epoch: 9, Revision: 812, Age: durationpb.New(1500 * time.Millisecond), Source: "etcd"}
+	return []*lbagentv1.ServiceInfo{
+		{
+			Name: "cart-of-a-team-with-long-names", Listeners: []string{"127.0.0.1:7002", "[::1]:7002", "unix:/run/lbagent/cart-of-a-team-with-long-names.sock"},
+			Backends: 3, Usable: 1, Origin: "configured", Ready: true, Protocol: "auto", Policy: "round_robin",
+			Provenance: &lbagentv1.Provenance{Revision: 5, Age: durationpb.New(90 * time.Minute), Source: "spool", Panic: true},
+		},
+		{Name: "mail", Origin: "on-demand", Protocol: "auto", Policy: "p2c", Provenance: &lbagentv1.Provenance{}},
+		{Name: "only.sock", Listeners: []string{"unix:/run/lbagent/only.sock"}, Origin: "configured", Ready: true, Protocol: "h2", Policy: "p2c", Provenance: etcd},
+		{
+			Name: "user", Listeners: []string{"[::1]:7001", "127.0.0.1:7001"}, Backends: 4, Usable: 2, Origin: "configured", Ready: true, Protocol: "h2", Policy: "p2c",
+			Provenance: etcd,
+		},
+	}
+}
+
+func (f *fakeAgent) backends() []*lbagentv1.Backend {
+	return []*lbagentv1.Backend{
+		{Address: "10.0.0.1:8080", Weight: 100, Verdict: "up", Usable: true, Since: before(26 * time.Hour), Zone: "eu-1a"},
+		{Address: "10.0.0.2:8080", Weight: 33.5, Verdict: "up", Usable: true, Since: before(50 * time.Hour), Zone: "eu-1b", Metadata: map[string]string{"role": "primary"}},
+		{
+			Address: "10.0.0.3:8080", Weight: 100, Verdict: "ejected", Since: before(12 * time.Second), Zone: "eu-1a",
+			Cause: `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`,
+		},
+		{
+			Address: "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535", Weight: 100, Verdict: "unreachable", Since: before(3 * time.Minute), Zone: "eu-1a",
+			Cause: "unreachable: 3 connects failed in a row, last \"connection refused\", \x1b[2J 1 s ago",
+		},
+	}
+}
+
+func (f *fakeAgent) provenance() *lbagentv1.Provenance { return f.infos()[3].GetProvenance() }
+
+func (f *fakeAgent) Services(context.Context, *lbagentv1.ServicesRequest) (*lbagentv1.ServicesResponse, error) {
+	return &lbagentv1.ServicesResponse{Services: f.infos()}, nil
+}
+
+func (f *fakeAgent) Pick(ctx context.Context, r *lbagentv1.PickRequest) (*lbagentv1.PickResponse, error) {
+	if err := f.named(ctx, r.GetService()); err != nil {
+		return nil, err
+	}
+	picks := []*lbagentv1.Picked{{Address: "10.0.0.1:8080", Count: 1}}
+	if r.GetCount() > 1 {
+		picks = []*lbagentv1.Picked{{Address: "10.0.0.1:8080", Count: r.GetCount() - 1}, {Address: "[2001:db8::1]:80", Count: 1}}
+	}
+	return &lbagentv1.PickResponse{Picks: picks, ValidFor: durationpb.New(time.Second), Provenance: f.provenance()}, nil
+}
+
+func (f *fakeAgent) List(ctx context.Context, r *lbagentv1.ListRequest) (*lbagentv1.ListResponse, error) {
+	if err := f.named(ctx, r.GetService()); err != nil {
+		return nil, err
+	}
+	if r.GetService() == "static" {
+		return &lbagentv1.ListResponse{Service: "static", Provenance: &lbagentv1.Provenance{Source: "static"}}, nil
+	}
+	if r.GetService() == "panic" {
+		p := &lbagentv1.Provenance{Source: "spool", Revision: 4, Age: durationpb.New(time.Hour), Panic: true}
+		b := f.backends()[2:3]
+		b[0].Usable = true
+		return &lbagentv1.ListResponse{Service: "panic", Provenance: p, Backends: b}, nil
+	}
+	return &lbagentv1.ListResponse{Service: r.GetService(), Backends: f.backends(), Provenance: f.provenance()}, nil
+}
+
+func (f *fakeAgent) Watch(r *lbagentv1.WatchRequest, stream grpc.ServerStreamingServer[lbagentv1.WatchResponse]) error {
+	if err := f.named(stream.Context(), r.GetService()); err != nil {
+		return err
+	}
+	first, second := f.backends()[:3], f.backends()
+	second = second[1:]
+	second[0].Weight = 10
+	second[1].Verdict, second[1].Usable, second[1].Cause = "up", true, ""
+	panicked := &lbagentv1.Provenance{Source: "etcd", Revision: 813, Panic: true}
+	spooled := &lbagentv1.Provenance{Source: "spool", Revision: 813, Age: durationpb.New(time.Minute)}
+	for _, one := range []*lbagentv1.WatchResponse{
+		{Service: "user", Backends: first, Provenance: f.provenance()},
+		{Service: "user", Backends: second, Provenance: f.provenance()},
+		{Service: "user", Backends: second, Provenance: panicked},
+		{Service: "user", Backends: second, Provenance: spooled},
+	} {
+		if err := stream.Send(one); err != nil {
+			return err
+		}
+	}
+	return status.Error(codes.Unavailable, "upgraded, reconnect")
+}
+
+func (f *fakeAgent) Status(context.Context, *lbagentv1.StatusRequest) (*lbagentv1.StatusResponse, error) {
+	if f.empty {
+		return &lbagentv1.StatusResponse{
+			Version: "v1.2.3", Started: before(3 * time.Second), Ready: true, ConfigOk: true, Node: "web-17", Pid: 812, Etcd: &lbagentv1.EtcdStatus{},
+			ConfigFiles: []string{"/etc/lbagent/lbagent.yaml"},
+		}, nil
+	}
+	return &lbagentv1.StatusResponse{
+		Version: "v1.2.3", Started: before(3 * time.Hour), Missing: []string{"mail"}, Node: "web-17", Pid: 812,
+		ConfigError: "/etc/lbagent/lbagent.yaml:3: services[user].listn: unknown key (did you mean \"listen\"?)\n/etc/lbagent/lbagent.yaml:9: etcd: endpoints are missing",
+		ConfigFiles: []string{"/etc/lbagent/lbagent.yaml", "/etc/lbagent/services.d/10-user.yaml"},
+		Etcd: &lbagentv1.EtcdStatus{
+			Configured: true, Endpoints: []string{"https://etcd-1:2379", "https://etcd-2:2379"}, LastError: "dial tcp 10.1.1.1:2379: connection refused",
+			LastContact: before(4 * time.Minute),
+		},
+		Services: f.infos(), Warnings: []string{"the spool can't be written, so a restart while etcd is down would begin without lists: no space left on device"},
+	}, nil
+}
+
+func (f *fakeAgent) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*lbagentv1.ExplainResponse, error) {
+	if err := f.named(ctx, r.GetService()); err != nil {
+		return nil, err
+	}
+	backends := []*lbagentv1.BackendExplanation{
+		{
+			Backend: f.backends()[0], Sentence: "gets calls, weight 100; up", Key: "/prod/services/user/10.0.0.1:8080", StaticWeight: 100,
+			Outstanding: 3, Latency: durationpb.New(1234567 * time.Nanosecond), Successes: 12345,
+		},
+		{
+			Backend:  f.backends()[2],
+			Sentence: `gets no calls; ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`, StaticWeight: 100, Penalty: 4.25, Successes: 10, Failures: 5, Streak: 5,
+			Parts: []*lbagentv1.VerdictPart{
+				{Verdict: "unreachable", Words: `unreachable: 3 connects failed`}, {Verdict: "ejected", Words: `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},
+			},
+			LastFailure: "connection reset", LastFailureAt: before(12 * time.Second),
+		},
+	}
+	backends[1].Backend.Host = "db.internal"
+	if r.GetAddress() != "" {
+		if r.GetAddress() != backends[1].GetBackend().GetAddress() {
+			return nil, refuse(codes.NotFound, "SERVICE_UNKNOWN", `service "user" has no backend `+r.GetAddress())
+		}
+		backends = backends[1:]
+	}
+	return &lbagentv1.ExplainResponse{
+		Service: f.infos()[3], Summary: "user: 1 of 2 backends usable; list from etcd at revision 812, confirmed 2 s ago", Backends: backends,
+		BadRecords:     []*lbagentv1.BadRecord{{Key: "/prod/services/user/x", Reason: "neither an address nor JSON: invalid character 'x' looking for beginning of value, at byte 1"}},
+		BadRecordCount: 3, Hints: []string{"2 connections were silent for 200 ms and treated as tcp; set protocol: tcp to skip the wait"},
+	}, nil
+}
+
+func (f *fakeAgent) Events(r *lbagentv1.EventsRequest, stream grpc.ServerStreamingServer[lbagentv1.EventsResponse]) error {
+	for _, e := range []*lbagentv1.EventsResponse{
+		{Id: 1, Time: before(time.Minute), Kind: "agent", Detail: "started"},
+		{Id: 2, Time: before(12 * time.Second), Kind: "verdict", Service: "user", Backend: "10.0.0.3:8080", Detail: `up -> ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},
+		{Id: 3, Time: before(time.Second), Kind: "panic", Service: "cart", Detail: "entered"},
+	} {
+		if r.GetService() != "" && r.GetService() != e.GetService() {
+			continue
+		}
+		if err := stream.Send(e); err != nil {
+			return err
+		}
+	}
+	return nil // an end of a stream that follows is the agent's stop
+}
+
+func (f *fakeAgent) Reload(context.Context, *lbagentv1.ReloadRequest) (*lbagentv1.ReloadResponse, error) {
+	if f.empty {
+		return &lbagentv1.ReloadResponse{}, nil
+	}
+	return &lbagentv1.ReloadResponse{Changes: []string{"service user: changed", "service cart: added"}}, nil
+}
