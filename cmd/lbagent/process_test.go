@@ -140,6 +140,15 @@ func (d *daemon) await(t *testing.T, text string) {
 	}
 }
 
+// rest is what is left of the log of an agent that has ended.
+func (d *daemon) rest() string {
+	var out strings.Builder
+	for line := range d.lines {
+		out.WriteString(line + "\n")
+	}
+	return out.String()
+}
+
 func (d *daemon) call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	return call(t, map[string]string{"LBAGENT_SOCKET": d.dir + "/a.sock", "LBAGENT_ADMIN_SOCKET": d.dir + "/adm.sock"}, args...)
@@ -190,14 +199,10 @@ func TestDaemon(t *testing.T) {
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	go func() { // Wait reads to the end
-		for range d.lines {
-		}
-	}()
 	select {
 	case err := <-d.ended:
 		if err != nil {
-			t.Errorf("SIGTERM: %v", err)
+			t.Errorf("SIGTERM: %v; the log ends with\n%s", err, d.rest())
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("SIGTERM did not end the agent")
