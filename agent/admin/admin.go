@@ -16,6 +16,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
 )
 
 // What a peer may cost: a scrape is small and quick, and nobody needs many at once.
@@ -46,6 +47,8 @@ type Config struct {
 	ConfigOK func() bool
 	// Discovery is what is known of etcd and the spool. Nil = none of its metrics.
 	Discovery func() discovery.Status
+	// Health counts probes and ejections. Nil = none of its metrics.
+	Health func() health.Stats
 	// Proxy is what went through the proxy. Nil = none of its metrics.
 	Proxy func() Proxy
 	// Now is the clock; nil = time.Now.

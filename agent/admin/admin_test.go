@@ -21,6 +21,7 @@ import (
 	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
 )
 
 var update = flag.Bool("update", false, "write the expected results anew")
@@ -37,6 +38,7 @@ type fixture struct {
 	good  bool
 	etcd  discovery.Status
 	proxy Proxy
+	found health.Stats
 }
 
 // serve runs a Server; change may alter its Config first.
@@ -65,6 +67,7 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 		ConfigOK:  func() bool { return f.good },
 		Discovery: func() discovery.Status { return f.etcd },
 		Proxy:     func() Proxy { return f.proxy },
+		Health:    func() health.Stats { return f.found },
 		Now:       func() time.Time { return start().Add(3 * time.Second) },
 	}
 	if change != nil {
@@ -243,6 +246,9 @@ func (f *fixture) scrape(t *testing.T) string {
 func TestMetrics(t *testing.T) {
 	f := serve(t, nil)
 	f.etcd = discovery.Status{Configured: true, Connected: true, LastContact: start(), Reads: 4, Reconnects: 1}
+	f.found = health.Stats{
+		Probes: 11, ProbeFailures: 12, ProbesSpared: 13, ProbesPutOff: 14, ProbesRunning: 15, ProbesWaiting: 16, Ejections: 17, EjectionsHeldBack: 18,
+	}
 	f.proxy = Proxy{
 		LatencyBounds: []time.Duration{time.Millisecond, 2 * time.Millisecond}, Clients: 3, Refused: 9,
 		Services: []Calls{{

@@ -17,94 +17,11 @@ import (
 // maxScrapes bounds the scrapes that are answered at once.
 const maxScrapes = 4
 
-// Proxy is what went through the proxy since the start. Counts only rise.
-type Proxy struct {
-	Services      []Calls         // at most one per service
-	LatencyBounds []time.Duration // upper bounds of every Latency's buckets but the last, rising
-	Clients       int             // client connections now
-	Refused       uint64          // client connections over the limit
-	// Missing is the number of loops that did not answer in time. Their counts are not in Services, which are left out of the scrape then: a counter that
-	// falls looks like a restart.
-	Missing int
-}
-
-// Calls are the calls of one service: HTTP requests, gRPC calls, TCP connections.
-type Calls struct {
-	Service   string
-	Codes     []Code // at most one per protocol and class
-	Latencies []Latency
-	Active    map[string]int // client connections now, by protocol
-	NoBackend uint64         // calls without a usable backend (4.5)
-	Retried   uint64         // attempts after the first, whatever the reason (4.1, 4.2)
-	In, Out   uint64         // TCP: bytes from clients, and to them
-}
-
-// Code counts the calls that ended with one class of code. Protocols and classes are few: "http1" and "h2" with "2xx" to "5xx", "grpc" with "ok",
-// "client_error", "server_error", "unavailable", "tcp" with "ok" and "failed".
-type Code struct {
-	Protocol, Class string
-	Count           uint64
-}
-
-// Latency is a histogram of how long calls of one protocol took, from arrival to end.
-type Latency struct {
-	Protocol string
-	Buckets  []uint64 // one per bound, not cumulative, and one more for what is above
-	Sum      time.Duration
-}
-
 // collector turns what the stages know into metrics, at each scrape: nothing is counted twice and nothing costs while nobody looks.
 type collector struct {
 	cfg   Config
 	seen  seen
 	descs descs
-}
-
-// descs is every metric that this package makes.
-type descs struct {
-	build, configOK, ready                                                      *prometheus.Desc
-	backends, usable, panic, picks, listReady, listAge, badRecords              *prometheus.Desc
-	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK      *prometheus.Desc
-	verdicts, events                                                            *prometheus.Desc
-	requests, latency, noBackend, retries, bytes, connections, clients, refused *prometheus.Desc
-}
-
-func newCollector(cfg Config) *collector {
-	d := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("lbagent_"+name, help, labels, nil)
-	}
-	return &collector{cfg: cfg, descs: descs{
-		build:    d("build_info", "1; the labels say what is running.", "version", "revision", "go_version"),
-		configOK: d("config_ok", "1 if the configuration file at hand is in force, 0 if it is invalid and an older one is."),
-		ready:    d("ready", "1 if the agent is ready, 0 if not."),
-
-		backends:   d("table_backends", "Backends by verdict.", "service", "verdict"),
-		usable:     d("table_usable_backends", "Backends that new calls go to.", "service"),
-		panic:      d("table_panic", "1 if too few backends are usable, so that soft verdicts are ignored.", "service"),
-		picks:      d("table_picks_total", "Picks, by the API and by the proxy.", "service"),
-		listReady:  d("discovery_list_ready", "1 if the service has a list.", "service"),
-		listAge:    d("discovery_list_age_seconds", "Time since the source last confirmed the list.", "service"),
-		badRecords: d("discovery_bad_records", "Records of the list that can't be read.", "service"),
-
-		etcdConfigured: d("discovery_etcd_configured", "1 if an etcd is configured."),
-		etcdConnected:  d("discovery_etcd_connected", "1 if etcd answers."),
-		etcdContact:    d("discovery_etcd_last_contact_timestamp_seconds", "When etcd last answered."),
-		reads:          d("discovery_reads_total", "Whole reads of a prefix."),
-		reconnects:     d("discovery_reconnects_total", "Connections to etcd that had to be made anew."),
-		spoolOK:        d("discovery_spool_ok", "0 if the last good lists can't be written to disk."),
-
-		verdicts: d("health_verdicts_total", "Backends that came to a verdict; ejections are those with verdict=\"ejected\".", "service", "verdict"),
-		events:   d("event_events_total", "Events, as lbagent events shows them."),
-
-		requests:    d("proxy_requests_total", "Calls that ended: HTTP requests, gRPC calls, TCP connections.", "service", "protocol", "code"),
-		latency:     d("proxy_request_seconds", "How long calls took, from arrival to end.", "service", "protocol"),
-		noBackend:   d("proxy_no_backend_total", "Calls that found no usable backend.", "service"),
-		retries:     d("proxy_retries_total", "Attempts after the first.", "service"),
-		bytes:       d("proxy_tcp_bytes_total", "Bytes of TCP connections that ended, from clients (in) and to them (out).", "service", "direction"),
-		connections: d("proxy_service_connections", "Open connections from clients, by what they speak.", "service", "protocol"),
-		clients:     d("proxy_connections", "Open connections from clients, those that have not said anything yet included."),
-		refused:     d("proxy_refused_connections_total", "Connections from clients over the limit."),
-	}}
 }
 
 // handler serves the metrics of c, of the Go runtime and of the process, from a registry of its own.
@@ -141,6 +58,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	if c.cfg.Discovery != nil {
 		c.discovery(m)
+	}
+	if c.cfg.Health != nil {
+		c.health(m)
 	}
 	if c.cfg.Proxy != nil {
 		c.proxy(m)
@@ -182,6 +102,18 @@ func (c *collector) discovery(m metrics) {
 	if !s.LastContact.IsZero() {
 		m.gauge(d.etcdContact, float64(s.LastContact.UnixMilli())/1000)
 	}
+}
+
+func (c *collector) health(m metrics) {
+	d, s := &c.descs, c.cfg.Health()
+	m.counter(d.probes, float64(s.Probes))
+	m.counter(d.probeFailures, float64(s.ProbeFailures))
+	m.counter(d.probesSpared, float64(s.ProbesSpared))
+	m.counter(d.probesPutOff, float64(s.ProbesPutOff))
+	m.gauge(d.probesRunning, float64(s.ProbesRunning))
+	m.gauge(d.probesWaiting, float64(s.ProbesWaiting))
+	m.counter(d.ejections, float64(s.Ejections))
+	m.counter(d.ejectionsHeld, float64(s.EjectionsHeldBack))
 }
 
 func (c *collector) proxy(m metrics) {

@@ -1,0 +1,60 @@
+package admin
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// descs is every metric that this package makes.
+type descs struct {
+	build, configOK, ready                                                                                    *prometheus.Desc
+	backends, usable, panic, picks, listReady, listAge, badRecords                                            *prometheus.Desc
+	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                    *prometheus.Desc
+	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld *prometheus.Desc
+	verdicts, events                                                                                          *prometheus.Desc
+	requests, latency, noBackend, retries, bytes, connections, clients, refused                               *prometheus.Desc
+}
+
+func newCollector(cfg Config) *collector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("lbagent_"+name, help, labels, nil)
+	}
+	return &collector{cfg: cfg, descs: descs{
+		build:    d("build_info", "1; the labels say what is running.", "version", "revision", "go_version"),
+		configOK: d("config_ok", "1 if the configuration file at hand is in force, 0 if it is invalid and an older one is."),
+		ready:    d("ready", "1 if the agent is ready, 0 if not."),
+
+		backends:   d("table_backends", "Backends by verdict.", "service", "verdict"),
+		usable:     d("table_usable_backends", "Backends that new calls go to.", "service"),
+		panic:      d("table_panic", "1 if too few backends are usable, so that soft verdicts are ignored.", "service"),
+		picks:      d("table_picks_total", "Picks, by the API and by the proxy.", "service"),
+		listReady:  d("discovery_list_ready", "1 if the service has a list.", "service"),
+		listAge:    d("discovery_list_age_seconds", "Time since the source last confirmed the list.", "service"),
+		badRecords: d("discovery_bad_records", "Records of the list that can't be read.", "service"),
+
+		etcdConfigured: d("discovery_etcd_configured", "1 if an etcd is configured."),
+		etcdConnected:  d("discovery_etcd_connected", "1 if etcd answers."),
+		etcdContact:    d("discovery_etcd_last_contact_timestamp_seconds", "When etcd last answered."),
+		reads:          d("discovery_reads_total", "Whole reads of a prefix."),
+		reconnects:     d("discovery_reconnects_total", "Connections to etcd that had to be made anew."),
+		spoolOK:        d("discovery_spool_ok", "0 if the last good lists can't be written to disk."),
+
+		verdicts: d("health_verdicts_total", "Backends that came to a verdict, by what counts most of all that applies.", "service", "verdict"),
+		events:   d("event_events_total", "Events, as lbagent events shows them."),
+
+		probes:        d("health_probes_total", "Probes that were run."),
+		probeFailures: d("health_probe_failures_total", "Probes that failed."),
+		probesSpared:  d("health_probes_spared_total", "Probes that a good call stood for."),
+		probesPutOff:  d("health_probes_put_off_total", "Probes that this host could not run, for want of descriptors or ports."),
+		probesRunning: d("health_probes_running", "Probes that run now."),
+		probesWaiting: d("health_probes_waiting", "Probes that are due but held back by the limit per second."),
+		ejections:     d("health_ejections_total", "Backends ejected for failures."),
+		ejectionsHeld: d("health_ejections_held_back_total", "Ejections that did not happen: too many are out, or it was the last one usable."),
+
+		requests:    d("proxy_requests_total", "Calls that ended: HTTP requests, gRPC calls, TCP connections.", "service", "protocol", "code"),
+		latency:     d("proxy_request_seconds", "How long calls took, from arrival to end.", "service", "protocol"),
+		noBackend:   d("proxy_no_backend_total", "Calls that found no usable backend.", "service"),
+		retries:     d("proxy_retries_total", "Attempts after the first.", "service"),
+		bytes:       d("proxy_tcp_bytes_total", "Bytes of TCP connections that ended, from clients (in) and to them (out).", "service", "direction"),
+		connections: d("proxy_service_connections", "Open connections from clients, by what they speak.", "service", "protocol"),
+		clients:     d("proxy_connections", "Open connections from clients, those that have not said anything yet included."),
+		refused:     d("proxy_refused_connections_total", "Connections from clients over the limit."),
+	}}
+}

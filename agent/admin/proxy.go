@@ -1,0 +1,39 @@
+package admin
+
+import "time"
+
+// Proxy is what went through the proxy since the start. Counts only rise.
+type Proxy struct {
+	Services      []Calls         // at most one per service
+	LatencyBounds []time.Duration // upper bounds of every Latency's buckets but the last, rising
+	Clients       int             // client connections now
+	Refused       uint64          // client connections over the limit
+	// Missing is the number of loops that did not answer in time. Their counts are not in Services, which are left out of the scrape then: a counter that
+	// falls looks like a restart.
+	Missing int
+}
+
+// Calls are the calls of one service: HTTP requests, gRPC calls, TCP connections.
+type Calls struct {
+	Service   string
+	Codes     []Code // at most one per protocol and class
+	Latencies []Latency
+	Active    map[string]int // client connections now, by protocol
+	NoBackend uint64         // calls without a usable backend (4.5)
+	Retried   uint64         // attempts after the first, whatever the reason (4.1, 4.2)
+	In, Out   uint64         // TCP: bytes from clients, and to them
+}
+
+// Code counts the calls that ended with one class of code. Protocols and classes are few: "http1" and "h2" with "2xx" to "5xx", "grpc" with "ok",
+// "client_error", "server_error", "unavailable", "tcp" with "ok" and "failed".
+type Code struct {
+	Protocol, Class string
+	Count           uint64
+}
+
+// Latency is a histogram of how long calls of one protocol took, from arrival to end.
+type Latency struct {
+	Protocol string
+	Buckets  []uint64 // one per bound, not cumulative, and one more for what is above
+	Sum      time.Duration
+}
