@@ -58,7 +58,10 @@ func TestSameAddressTwice(t *testing.T) {
 	put(t, c, "services/user/b", record("10.0.0.1:80", 2))
 	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
 	weight := func(want uint32) func() bool {
-		return func() bool { l := d.last("user"); return l != nil && len(l.Backends) == 1 && l.Backends[0].Weight == want }
+		return func() bool {
+			l := d.last("user")
+			return l != nil && len(l.Backends) == 1 && l.Backends[0].Weight == want
+		}
 	}
 	eventually(t, 10*time.Second, "the data of b", weight(2))
 	put(t, c, "services/user/a", record("10.0.0.1:80", 3))

@@ -130,7 +130,7 @@ func (f *follower) install(s snapshot) {
 	if f.list != nil && f.epoch != 0 && (s.epoch != f.epoch || s.revision < f.rev) {
 		f.d.log.Info("etcd was replaced or restored: its revisions start anew", "service", f.follow.Name, "revision", s.revision)
 	}
-	f.answered()
+	f.d.contact.ok()
 	if f.list != nil && f.list.Source == service.FromEtcd && s.epoch == f.epoch && s.revision >= f.rev &&
 		compare(f.records, s.records, sameContent) == nothing {
 		f.rev = s.revision
@@ -283,7 +283,7 @@ func (f *follower) confirm(now time.Time) {
 	f.d.spool.confirm(f.follow.Name, now)
 }
 
-// answered notes that etcd answers, for this service too.
+// answered notes that etcd answers, and that this service's watch is well.
 func (f *follower) answered() {
 	f.d.contact.ok()
 	if f.trouble != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -154,6 +155,12 @@ type running struct {
 // start runs discovery with cfg until the test ends or stop is called; follows are set, and the spool is loaded, before.
 func start(t *testing.T, cfg Config, follows ...Follow) *running {
 	t.Helper()
+	return startWith(t, cfg, dialEtcd, follows...)
+}
+
+// startWith is start with another way to make clients.
+func startWith(t *testing.T, cfg Config, dial dialFunc, follows ...Follow) *running {
+	t.Helper()
 	rec := newRecorder(t)
 	out := &logBuffer{}
 	cfg.OnList, cfg.OnConfirm = rec.onList, rec.onConfirm
@@ -163,6 +170,7 @@ func start(t *testing.T, cfg Config, follows ...Follow) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.links.dial = dial
 	for _, f := range follows {
 		d.Set(f)
 	}
@@ -205,6 +213,9 @@ func (l *logBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// mustAddr is a literal address.
+func mustAddr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func naming(name string) Follow {
 	return Follow{Name: name, Prefix: "services/" + name + "/", Format: "grpc-naming"}

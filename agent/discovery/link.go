@@ -37,9 +37,12 @@ func (l *link) acquire(ctx context.Context) (release func(), err error) {
 	}
 }
 
+// dialFunc makes a client; failed is told of endpoints that can't be reached.
+type dialFunc func(ctx context.Context, e Etcd, failed func(error)) (client, error)
+
 // links keeps one link alive and lends it to the followers.
 type links struct {
-	dial    func(ctx context.Context, e Etcd, failed func(error)) (client, error)
+	dial    dialFunc
 	contact *contact
 
 	mu sync.Mutex

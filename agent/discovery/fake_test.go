@@ -1,0 +1,277 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// advance lets d pass in a bubble, and all that is due then happen.
+func advance(t *testing.T, d time.Duration) {
+	t.Helper()
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// fakeEtcd is an etcd in memory for tests of time; what it does is held against the real one by the tests that use that.
+type fakeEtcd struct {
+	mu sync.Mutex
+
+	cluster  uint64
+	revision int64
+	keys     map[string]*mvccpb.KeyValue
+	watches  map[*fakeWatch]struct{}
+	down     chan struct{} // closed when there is a connection again; nil while there is one
+
+	// Faults.
+	pageErr   func(rev int64) error // of each page
+	newestErr error
+	watchErr  error // ends each new watch
+	mute      bool  // watches say nothing more
+	uncreated bool  // watches are not even created
+	holdPages chan struct{}
+	maxKeys   int // of a page, above which it is too large
+
+	saw fakeSaw
+}
+
+// fakeSaw is what a fake etcd was asked.
+type fakeSaw struct {
+	dials, reading, mostReading int
+	reads                       []time.Time // first pages
+	checks                      []time.Time
+	limits                      []int
+}
+
+// seen is what e was asked up to now.
+func (e *fakeEtcd) seen() fakeSaw {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.saw
+	s.reads, s.checks, s.limits = slices.Clone(s.reads), slices.Clone(s.checks), slices.Clone(s.limits)
+	return s
+}
+
+type fakeWatch struct {
+	prefix string
+	ch     chan clientv3.WatchResponse
+	ctx    context.Context
+}
+
+func newFakeEtcd() *fakeEtcd {
+	return &fakeEtcd{cluster: 7, revision: 1, keys: map[string]*mvccpb.KeyValue{}, watches: map[*fakeWatch]struct{}{}}
+}
+
+// set changes the fake under its lock.
+func (e *fakeEtcd) set(f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f()
+}
+
+func (e *fakeEtcd) header() *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: e.cluster, Revision: e.revision}
+}
+
+func (e *fakeEtcd) put(key, value string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.revision++
+	kv := &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), CreateRevision: e.revision, ModRevision: e.revision}
+	if old := e.keys[key]; old != nil {
+		kv.CreateRevision = old.CreateRevision
+	}
+	e.keys[key] = kv
+	e.tellLocked(key, &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: kv})
+}
+
+func (e *fakeEtcd) tellLocked(key string, ev *mvccpb.Event) {
+	for w := range e.watches {
+		if strings.HasPrefix(key, w.prefix) && !e.mute {
+			w.send(clientv3.WatchResponse{Header: e.header(), Events: []*mvccpb.Event{ev}})
+		}
+	}
+}
+
+func (w *fakeWatch) send(r clientv3.WatchResponse) {
+	select {
+	case w.ch <- r:
+	case <-w.ctx.Done():
+	}
+}
+
+// breakWatches ends all watches, as a broken stream does.
+func (e *fakeEtcd) breakWatches(reason string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for w := range e.watches {
+		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: reason})
+		close(w.ch)
+		delete(e.watches, w)
+	}
+}
+
+// disconnect breaks the watches and lets nobody in until connect.
+func (e *fakeEtcd) disconnect() {
+	e.set(func() { e.down = make(chan struct{}) })
+	e.breakWatches("the stream broke: EOF")
+}
+
+func (e *fakeEtcd) connect() {
+	e.set(func() { close(e.down); e.down = nil })
+}
+
+func (e *fakeEtcd) dial(context.Context, Etcd, func(error)) (client, error) {
+	e.set(func() { e.saw.dials++ })
+	return &fakeClient{e}, nil
+}
+
+type fakeClient struct{ e *fakeEtcd }
+
+func (c *fakeClient) close() {}
+
+func (c *fakeClient) ready(ctx context.Context) error {
+	c.e.mu.Lock()
+	down := c.e.down
+	c.e.mu.Unlock()
+	if down == nil {
+		return nil
+	}
+	select {
+	case <-down:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *fakeClient) page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
+	e := c.e
+	e.mu.Lock()
+	if rev == 0 {
+		e.saw.reads = append(e.saw.reads, time.Now())
+	}
+	e.saw.limits = append(e.saw.limits, limit)
+	e.saw.reading++
+	e.saw.mostReading = max(e.saw.mostReading, e.saw.reading)
+	hold := e.holdPages
+	e.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.saw.reading--
+	if e.pageErr != nil {
+		if err := e.pageErr(rev); err != nil {
+			return nil, err
+		}
+	}
+	out := &clientv3.GetResponse{Header: e.header()}
+	for _, k := range e.sortedLocked(prefix) {
+		if k < from {
+			continue
+		}
+		if len(out.Kvs) == limit {
+			out.More = true
+			break
+		}
+		out.Kvs = append(out.Kvs, e.keys[k])
+	}
+	if e.maxKeys > 0 && len(out.Kvs) > e.maxKeys {
+		return nil, errors.New("rpc error: code = ResourceExhausted desc = grpc: received message larger than max (2 vs. 1)")
+	}
+	return out, nil
+}
+
+func (e *fakeEtcd) sortedLocked(prefix string) []string {
+	var keys []string
+	for k := range e.keys {
+		if strings.HasPrefix(k, prefix) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (c *fakeClient) newest(_ context.Context, prefix string) (*clientv3.GetResponse, error) {
+	e := c.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.saw.checks = append(e.saw.checks, time.Now())
+	if e.newestErr != nil {
+		return nil, e.newestErr
+	}
+	out := &clientv3.GetResponse{Header: e.header()}
+	for _, k := range e.sortedLocked(prefix) {
+		out.Count++
+		if kv := e.keys[k]; len(out.Kvs) == 0 || kv.ModRevision > out.Kvs[0].ModRevision {
+			out.Kvs = []*mvccpb.KeyValue{kv}
+		}
+	}
+	return out, nil
+}
+
+func (c *fakeClient) watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
+	e := c.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w := &fakeWatch{prefix: prefix, ch: make(chan clientv3.WatchResponse, 10000), ctx: ctx}
+	if e.uncreated {
+		return w.ch
+	}
+	if e.watchErr != nil {
+		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: e.watchErr.Error()})
+		close(w.ch)
+		return w.ch
+	}
+	w.send(clientv3.WatchResponse{Header: e.header(), Created: true})
+	for _, k := range e.sortedLocked(prefix) {
+		if kv := e.keys[k]; kv.ModRevision >= rev && !e.mute {
+			w.send(clientv3.WatchResponse{Header: e.header(), Events: []*mvccpb.Event{{Type: mvccpb.Event_PUT, Kv: kv}}})
+		}
+	}
+	e.watches[w] = struct{}{}
+	context.AfterFunc(ctx, func() { e.set(func() { delete(e.watches, w) }) })
+	return w.ch
+}
+
+func (c *fakeClient) progress(context.Context) error {
+	e := c.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.down != nil {
+		return errors.New("no connection to etcd")
+	}
+	for w := range e.watches {
+		if !e.mute {
+			w.send(clientv3.WatchResponse{Header: e.header()})
+		}
+	}
+	return nil
+}
+
+// startFake runs discovery on a fake etcd, in a bubble.
+func startFake(t *testing.T, e *fakeEtcd, cfg Config, follows ...Follow) *running {
+	t.Helper()
+	cfg.Etcd = &Etcd{Endpoints: []string{"fake"}}
+	d := startWith(t, cfg, e.dial, follows...)
+	synctest.Wait()
+	return d
+}
+
+var errCompacted = rpctypes.ErrCompacted
