@@ -66,6 +66,7 @@ func dialEtcd(ctx context.Context, e Etcd, failed func(error)) (client, error) {
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect(), MinConnectTimeout: dialTimeout}),
 			grpc.WithIdleTimeout(0),
 			grpc.WithContextDialer(dialer(failed)),
+			grpc.WithTransportCredentials(newHandshaker(e, failed)),
 			grpc.WithChainStreamInterceptor(endBrokenWatch),
 		},
 	}
@@ -75,9 +76,6 @@ func dialEtcd(ctx context.Context, e Etcd, failed func(error)) (client, error) {
 			return nil, fmt.Errorf("read the password of etcd user %s: %w", e.Username, err)
 		}
 		cfg.Username, cfg.Password = e.Username, strings.TrimRight(string(password), "\r\n")
-	}
-	if e.usesTLS() {
-		cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(newTLSFiles(e, failed)))
 	}
 	c, err := clientv3.New(cfg)
 	if err != nil {

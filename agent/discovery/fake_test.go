@@ -36,7 +36,8 @@ type fakeEtcd struct {
 	// Faults.
 	pageErr   func(rev int64) error // of each page
 	newestErr error
-	watchErr  error // ends each new watch
+	watchErr  error // refuses each new watch
+	shortErr  error // ends each new watch as soon as it is made
 	mute      bool  // watches say nothing more
 	uncreated bool  // watches are not even created
 	holdPages chan struct{}
@@ -240,6 +241,11 @@ func (c *fakeClient) watch(ctx context.Context, prefix string, rev int64) client
 		return w.ch
 	}
 	w.send(clientv3.WatchResponse{Header: e.header(), Created: true})
+	if e.shortErr != nil {
+		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: e.shortErr.Error()})
+		close(w.ch)
+		return w.ch
+	}
 	for _, k := range e.sortedLocked(prefix) {
 		if kv := e.keys[k]; kv.ModRevision >= rev && !e.mute {
 			w.send(clientv3.WatchResponse{Header: e.header(), Events: []*mvccpb.Event{{Type: mvccpb.Event_PUT, Kv: kv}}})

@@ -16,11 +16,10 @@ import (
 )
 
 const (
-	silence      = 30 * time.Second // without a word on a watch: ask (1.3). Lower costs etcd a read more often, higher finds a dead watch later
-	silenceJoin  = 3 * time.Second  // and up to this much more, so that the watches of a dead stream don't ask all at once
-	watchSettles = time.Second      // a watch that lived this long was a good one: its loss is a first failure
-	batchEvents  = 10000            // events that become one list at most; more would hold up a list while etcd is busy
-	batchTries   = 3                // looks for events that are on their way already
+	silence     = 30 * time.Second // without a word on a watch: ask (1.3). Lower costs etcd a read more often, higher finds a dead watch later
+	silenceJoin = 3 * time.Second  // and up to this much more, so that the watches of a dead stream don't ask all at once
+	batchEvents = 10000            // events that become one list at most; more would hold up a list while etcd is busy
+	batchTries  = 3                // looks for events that are on their way already
 )
 
 // Why a watch is given up although it did not fail.
@@ -46,7 +45,10 @@ type follower struct {
 	epoch   uint64        // of records
 	rev     int64         // of records
 	back    backoff
-	trouble string // the last error that was logged
+	fresh   budget
+
+	watching bool   // the watch was made
+	trouble  string // the last error that was logged
 }
 
 // run follows until ctx ends.
@@ -113,13 +115,17 @@ func (f *follower) attempt(ctx context.Context, l *link) error {
 	wctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	guard := time.AfterFunc(silence, func() { cancel(errMute) }) // clientv3 waits without limit until etcd has made the watch
-	began := time.Now()
+	f.watching = false
 	err = f.watch(wctx, l, guard)
 	if cause := context.Cause(wctx); cause != nil {
 		err = cause
 	}
-	if time.Since(began) >= watchSettles {
+	switch {
+	case !f.watching: // as good as a read that failed
+	case f.fresh.take(time.Now()):
 		f.back.reset()
+	default:
+		f.back.bound = maxBackoff
 	}
 	return fmt.Errorf("watch %q: %w", f.follow.Prefix, err)
 }
@@ -132,12 +138,12 @@ func (f *follower) install(s snapshot) {
 	}
 	f.d.contact.ok()
 	if f.list != nil && f.list.Source == service.FromEtcd && s.epoch == f.epoch && s.revision >= f.rev &&
-		compare(f.records, s.records, sameContent) == nothing {
+		compare(f.records, s.records) == nothing {
 		f.rev = s.revision
 		f.confirm(now)
 		return
 	}
-	spooled := f.list != nil && s.epoch == f.epoch && compare(f.records, s.records, sameContent) != content
+	spooled := f.list != nil && s.epoch == f.epoch && compare(f.records, s.records) != content
 	f.records, f.epoch, f.rev = s.records, s.epoch, s.revision
 	f.publish(now, !spooled)
 }
@@ -190,6 +196,7 @@ func (f *follower) accept(r clientv3.WatchResponse, ok bool, batch *[]*mvccpb.Ev
 	if r.Header.GetClusterId() != f.epoch { // a lower revision says nothing here: the watch may be with a member that is behind
 		return errRestored
 	}
+	f.watching = true
 	f.answered()
 	*batch = append(*batch, r.Events...)
 	if len(*batch) == 0 && !r.Created {
@@ -295,7 +302,9 @@ func (f *follower) answered() {
 // report says why an attempt ended, to whom it concerns: the link if a new client is needed, a person if it is about this service only.
 func (f *follower) report(l *link, err error) {
 	switch {
-	case isAuth(err), errors.Is(err, errMute):
+	case isAuth(err):
+		l.fail(err)
+	case errors.Is(err, errMute):
 		f.d.contact.fail(err)
 		l.fail(err)
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded):

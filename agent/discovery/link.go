@@ -95,7 +95,7 @@ func (k *links) get(ctx context.Context) (*link, error) {
 		err := l.ready(ready)
 		cancel()
 		switch {
-		case err == nil:
+		case err == nil && l.ctx.Err() == nil:
 			return l, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
@@ -147,7 +147,10 @@ func (k *links) run(ctx context.Context) {
 			k.contact.reset()
 		default:
 			if time.Since(began) >= linkSettles {
-				back.reset()
+				back.reset() // the usual case: a token that expired
+				k.contact.log.Info("making a new etcd client", "cause", err)
+			} else {
+				k.contact.fail(err)
 			}
 			sleep(ctx, back.next(), changed)
 		}
@@ -167,12 +170,16 @@ func (k *links) serve(ctx context.Context, e Etcd, changed <-chan struct{}) erro
 		case <-stop:
 		}
 	}()
-	c, err := k.dial(lctx, e, k.contact.failDial)
+	c, err := k.dial(lctx, e, func(err error) {
+		if lctx.Err() == nil {
+			k.contact.failDial(err)
+		}
+	})
 	if err != nil {
 		if cause := context.Cause(lctx); cause != nil {
 			return cause
 		}
-		k.contact.fail(err)
+		k.contact.fail(err) // at once, however long the login took
 		return err
 	}
 	defer c.close()

@@ -71,7 +71,7 @@ func read(ctx context.Context, l *link, dec *format.Decoder, prefix string) (sna
 			from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 		}
 	}
-	s.records = merge(nil, nil, fresh)
+	s.records, _ = merge(nil, nil, fresh)
 	if len(unused) > 0 {
 		s.records.other = unused
 	}

@@ -3,6 +3,7 @@ package discovery
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -42,21 +43,29 @@ const (
 // apply returns records with changes, by key; r stays as it was.
 func (r records) apply(changes map[string]change) (records, effect) {
 	var fresh []service.Backend
-	for _, b := range r.hidden {
-		if _, touched := changes[b.Key]; !touched {
-			fresh = append(fresh, b)
+	for i := range r.hidden {
+		if _, touched := changes[r.hidden[i].Key]; !touched {
+			fresh = append(fresh, r.hidden[i])
 		}
 	}
 	for _, c := range changes {
 		fresh = append(fresh, c.backends...)
 	}
-	kept := func(b *service.Backend) bool {
-		_, touched := changes[b.Key]
-		return !touched
+	var gone []int
+	for i := range r.shown {
+		if _, touched := changes[r.shown[i].Key]; touched {
+			gone = append(gone, i)
+		}
 	}
-	next := merge(r.shown, kept, fresh)
+	next, e := merge(r.shown, gone, fresh)
 	next.other = r.nextOther(changes)
-	return next, compare(r, next, sameVersion)
+	if e == nothing && (len(r.hidden) > 0 || len(next.hidden) > 0 || !maps.Equal(r.other, next.other)) {
+		e = revisions
+	}
+	if !sameReasons(r.other, next.other) {
+		e = content
+	}
+	return next, e
 }
 
 // nextOther is r.other with changes.
@@ -81,79 +90,101 @@ func (r records) nextOther(changes map[string]change) map[string]other {
 	return out
 }
 
-// merge joins the backends of shown that kept names, sorted, with fresh ones in any order.
-func merge(shown []service.Backend, kept func(*service.Backend) bool, fresh []service.Backend) records {
-	slices.SortFunc(fresh, better)
-	out := records{shown: make([]service.Backend, 0, len(shown)+len(fresh))}
-	add := func(b *service.Backend) {
-		if n := len(out.shown); n == 0 || out.shown[n-1].Addr != b.Addr {
-			out.shown = append(out.shown, *b)
-		} else if out.shown[n-1].Key != b.Key { // a key that names an address twice says it once
-			out.hidden = append(out.hidden, *b)
-		}
-	}
-	for i := range shown {
-		b := &shown[i]
-		if !kept(b) {
+// merge joins what is shown, less the backends at the positions gone, with fresh ones in any order, and says what that changes. Between the places where something
+// happens it copies whole runs.
+func merge(shown []service.Backend, gone []int, fresh []service.Backend) (out records, e effect) {
+	slices.SortFunc(fresh, func(a, b service.Backend) int { return better(&a, &b) })
+	out.shown = make([]service.Backend, 0, len(shown)-len(gone)+len(fresh))
+	at := 0 // what is before this in shown is done
+	for len(gone) > 0 || len(fresh) > 0 {
+		if len(fresh) == 0 || len(gone) > 0 && shown[gone[0]].Addr.Compare(fresh[0].Addr) < 0 {
+			out.shown = append(out.shown, shown[at:gone[0]]...)
+			at, gone, e = gone[0]+1, gone[1:], content
 			continue
 		}
-		for len(fresh) > 0 && better(fresh[0], *b) < 0 {
-			add(&fresh[0])
-			fresh = fresh[1:]
+		addr := fresh[0].Addr
+		n, found := slices.BinarySearchFunc(shown[at:], addr, func(b service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
+		out.shown = append(out.shown, shown[at:at+n]...)
+		at += n
+		best := &fresh[0]
+		if !found {
+			e = content
+		} else {
+			old := &shown[at]
+			if len(gone) > 0 && gone[0] == at {
+				gone = gone[1:]
+			} else if better(old, best) < 0 {
+				best = old
+				out.hide(best, &fresh[0])
+			} else {
+				out.hide(best, old)
+			}
+			at++
+			e = max(e, difference(old, best))
 		}
-		add(b)
+		out.shown = append(out.shown, *best)
+		best = &out.shown[len(out.shown)-1]
+		for fresh = fresh[1:]; len(fresh) > 0 && fresh[0].Addr == addr; fresh = fresh[1:] {
+			out.hide(best, &fresh[0])
+		}
 	}
-	for i := range fresh {
-		add(&fresh[i])
-	}
+	out.shown = append(out.shown, shown[at:]...)
 	if n := len(out.shown); cap(out.shown)-n > n/8+4 {
 		out.shown = append(make([]service.Backend, 0, n), out.shown...) // it may live for days
 	}
-	return out
+	return out, e
+}
+
+// hide keeps b, which best outdoes; but a key that names an address twice says it once.
+func (r *records) hide(best, b *service.Backend) {
+	if b.Key != best.Key {
+		r.hidden = append(r.hidden, *b)
+	}
 }
 
 // better orders backends by address, and those of one address so that the first is shown: the last written; of one transaction, the last key.
-func better(a, b service.Backend) int {
+func better(a, b *service.Backend) int {
 	if c := a.Addr.Compare(b.Addr); c != 0 {
 		return c
 	}
 	return cmp.Or(cmp.Compare(b.Modified, a.Modified), strings.Compare(b.Key, a.Key))
 }
 
-// compare says what differs between two records; same compares two backends of one address.
-func compare(old, next records, same func(a, b *service.Backend) bool) effect {
+// difference says what differs between two backends of one address.
+func difference(a, b *service.Backend) effect {
+	switch {
+	case a.Key != b.Key || a.Created != b.Created || a.Host != b.Host || a.Weight != b.Weight || a.Draining != b.Draining ||
+		a.Zone != b.Zone || a.Region != b.Region || !maps.Equal(a.Metadata, b.Metadata):
+		return content
+	case a.Modified != b.Modified:
+		return revisions
+	}
+	return nothing
+}
+
+// compare says what differs between two whole reads.
+func compare(old, next records) effect {
 	if len(old.shown) != len(next.shown) || !sameReasons(old.other, next.other) {
 		return content
 	}
 	e := nothing
 	for i := range next.shown {
 		a, b := &old.shown[i], &next.shown[i]
-		if !same(a, b) {
+		if a.Addr != b.Addr {
 			return content
 		}
-		if a.Modified != b.Modified {
-			e = revisions
+		if e = max(e, difference(a, b)); e == content {
+			return content
 		}
 	}
-	if e == nothing && (!slices.EqualFunc(old.hidden, next.hidden, sameKey) || !maps.Equal(old.other, next.other)) {
-		e = revisions
+	if !slices.EqualFunc(old.hidden, next.hidden, sameVersion) || !maps.Equal(old.other, next.other) {
+		e = max(e, revisions)
 	}
 	return e
 }
 
-func sameKey(a, b service.Backend) bool {
+func sameVersion(a, b service.Backend) bool {
 	return a.Key == b.Key && a.Addr == b.Addr && a.Modified == b.Modified
-}
-
-// sameVersion is sameContent without a look at the content if both are one version of one key, which is so for most after a change.
-func sameVersion(a, b *service.Backend) bool {
-	return a.Key == b.Key && a.Addr == b.Addr && a.Created == b.Created && a.Modified == b.Modified || sameContent(a, b)
-}
-
-// sameContent compares all but ModRevisions.
-func sameContent(a, b *service.Backend) bool {
-	return a.Addr == b.Addr && a.Key == b.Key && a.Created == b.Created && a.Host == b.Host && a.Weight == b.Weight && a.Draining == b.Draining &&
-		a.Zone == b.Zone && a.Region == b.Region && maps.Equal(a.Metadata, b.Metadata)
 }
 
 func sameReasons(a, b map[string]other) bool {

@@ -180,11 +180,11 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 	for c.next() {
 		switch c.field {
 		case fieldService:
-			l.Service = c.text
+			l.Service = c.str()
 		case fieldPrefix:
-			prefix = c.text
+			prefix = c.str()
 		case fieldFormat:
-			format = c.text
+			format = c.str()
 		case fieldEpoch:
 			l.Epoch = c.number
 		case fieldRevision:
@@ -221,11 +221,8 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 	return l, nil
 }
 
-// backendDecoder shares the map of metadata with the backend before, if theirs is equal.
-type backendDecoder struct {
-	text string
-	last map[string]string
-}
+// backendDecoder shares the maps of equal metadata, of which a service has few.
+type backendDecoder struct{ seen map[string]map[string]string }
 
 func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 	var b service.Backend
@@ -234,26 +231,23 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 	for c.next() {
 		switch c.field {
 		case backendAddr:
-			ip, _ = netip.AddrFromSlice([]byte(c.text))
+			ip, _ = netip.AddrFromSlice(c.all[c.from:c.to])
 		case backendPort:
 			port = c.number
 		case backendHost:
-			b.Host = c.text
+			b.Host = c.str()
 		case backendWeight:
 			b.Weight = uint32(min(c.number, 1<<32-1))
 		case backendDraining:
 			b.Draining = protowire.DecodeBool(c.number)
 		case backendZone:
-			b.Zone = c.text
+			b.Zone = c.str()
 		case backendRegion:
-			b.Region = c.text
+			b.Region = c.str()
 		case backendMetadata:
-			if d.last == nil || c.text != d.text {
-				d.text, d.last = c.text, decodeMetadata(c.message())
-			}
-			b.Metadata = d.last
+			b.Metadata = d.metadata(&c)
 		case backendKey:
-			b.Key = c.text
+			b.Key = c.str()
 		case backendCreated:
 			b.Created = int64(c.number)
 		case backendModified:
@@ -267,17 +261,25 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 	return b, nil
 }
 
-func decodeMetadata(c cursor) map[string]string {
+func (d *backendDecoder) metadata(c *cursor) map[string]string {
+	const most = 32
+	if m, ok := d.seen[c.str()]; ok {
+		return m
+	}
 	m := make(map[string]string)
 	key := ""
-	for c.next() {
-		switch c.field {
+	for in := c.message(); in.next(); {
+		switch in.field {
 		case 1:
-			key = c.text
+			key = in.str()
 		case 2:
-			m[key] = c.text
+			m[key] = in.str()
 		}
 	}
+	if d.seen == nil || len(d.seen) >= most {
+		d.seen = make(map[string]map[string]string)
+	}
+	d.seen[c.str()] = m
 	return m
 }
 
@@ -285,62 +287,64 @@ func decodeBad(c cursor) (b service.BadRecord) {
 	for c.next() {
 		switch c.field {
 		case 1:
-			b.Key = c.text
+			b.Key = c.str()
 		case 2:
-			b.Reason = c.text
+			b.Reason = c.str()
 		}
 	}
 	return b
 }
 
-// cursor walks over the fields of a message. Strings are parts of one copy of the whole, so that a list takes a few allocations.
+// cursor walks over the fields of a message. Strings are parts of one copy of the whole file, so that a list takes a few allocations; positions are numbers, not
+// slices, so that moving costs the garbage collector nothing.
 type cursor struct {
-	b    []byte
-	s    string // the same bytes
-	text string // of a field of bytes
-	raw  []byte // the same bytes
+	all      []byte
+	text     string // the same bytes
+	pos, end int
 
-	field  protowire.Number
-	number uint64 // of a field with a number
-	broken bool
+	field    protowire.Number
+	number   uint64 // of a field with a number, else 0
+	from, to int    // of a field of bytes, else equal
+	broken   bool
 }
 
-func newCursor(b []byte) cursor { return cursor{b: b, s: string(b)} }
+func newCursor(b []byte) cursor { return cursor{all: b, text: string(b), end: len(b)} }
+
+// str is the field as a string.
+func (c *cursor) str() string { return c.text[c.from:c.to] }
 
 // message is a cursor over the field's own fields.
-func (c *cursor) message() cursor { return cursor{b: c.raw, s: c.text} }
+func (c *cursor) message() cursor { return cursor{all: c.all, text: c.text, pos: c.from, end: c.to} }
 
-// next goes to the next field; other types than bytes and varint are skipped.
+// next goes to the next field; a field of another type than bytes and varint counts as unknown.
 func (c *cursor) next() bool {
-	c.text, c.raw, c.number, c.field = "", nil, 0, 0
-	if len(c.b) == 0 || c.broken {
+	c.field, c.number, c.from, c.to = 0, 0, 0, 0
+	if c.pos >= c.end || c.broken {
 		return false
 	}
-	field, kind, n := protowire.ConsumeTag(c.b)
+	field, kind, n := protowire.ConsumeTag(c.all[c.pos:c.end])
 	if n < 0 {
 		c.broken = true
 		return false
 	}
-	c.advance(n)
-	switch kind {
+	c.pos += n
+	switch rest := c.all[c.pos:c.end]; kind {
 	case protowire.VarintType:
-		c.number, n = protowire.ConsumeVarint(c.b)
+		c.field = field
+		c.number, n = protowire.ConsumeVarint(rest)
 	case protowire.BytesType:
-		c.raw, n = protowire.ConsumeBytes(c.b)
-		if n >= 0 {
-			c.text = c.s[n-len(c.raw) : n]
+		var v []byte
+		c.field = field
+		if v, n = protowire.ConsumeBytes(rest); n >= 0 {
+			c.from, c.to = c.pos+n-len(v), c.pos+n
 		}
 	default:
-		n = protowire.ConsumeFieldValue(field, kind, c.b)
-		field = 0 // of a type that no field of ours has
+		n = protowire.ConsumeFieldValue(field, kind, rest)
 	}
 	if n < 0 {
 		c.broken = true
 		return false
 	}
-	c.field = field
-	c.advance(n)
+	c.pos += n
 	return true
 }
-
-func (c *cursor) advance(n int) { c.b, c.s = c.b[n:], c.s[n:] }

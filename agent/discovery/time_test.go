@@ -133,7 +133,6 @@ func TestBackoff(t *testing.T) {
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.1:80", 1))
 		d := startFake(t, e, Config{}, naming("user"))
-		advance(t, 2*watchSettles)
 		e.set(func() { e.pageErr = func(int64) error { return errors.New("etcdserver: request timed out") } })
 		broken := time.Now()
 		e.breakWatches("etcdserver: no leader")
@@ -162,11 +161,27 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("status %+v", st)
 		}
 		reads := len(e.seen().reads)
-		advance(t, watchSettles)
 		e.breakWatches("etcdserver: no leader")
 		advance(t, minBackoff)
 		if len(e.seen().reads) != reads+1 {
 			t.Error("after a success the first wait is long")
+		}
+	})
+}
+
+// Watches that end as soon as they are made are made again at once a few times, then ever more rarely.
+func TestShortWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEtcd()
+		e.shortErr = errors.New("etcdserver: no leader")
+		startFake(t, e, Config{}, naming("user"))
+		advance(t, 2*time.Second)
+		if n := len(e.seen().reads); n < budgetMost {
+			t.Errorf("%d reads in 2 s", n)
+		}
+		advance(t, 30*time.Minute)
+		if n, most := len(e.seen().reads), int(30*time.Minute/budgetEvery); n > 2*most {
+			t.Errorf("%d reads in 30 min", n)
 		}
 	})
 }
@@ -249,6 +264,9 @@ func TestAuthErrorMakesNewClient(t *testing.T) {
 				if e.seen().dials != 2 {
 					t.Errorf("%d clients", e.seen().dials)
 				}
+				if all, _ := d.events.Since(0); len(all) != 0 {
+					t.Errorf("events %+v: a new login is no loss of etcd", all)
+				}
 				e.put("services/user/b", record("10.0.0.2:80", 1))
 				synctest.Wait()
 				if got := addrs(d.last("user")); got != "10.0.0.1:80 10.0.0.2:80" {
@@ -269,7 +287,10 @@ func TestAuthErrorBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.pageErr = func(int64) error { return rpctypes.ErrUserEmpty }
-		startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, Config{}, naming("user"))
+		if st := d.Status(); st.Connected || !strings.Contains(st.LastError, "user name is empty") {
+			t.Errorf("status %+v", st)
+		}
 		advance(t, 30*time.Minute)
 		if e.seen().dials < 60 || e.seen().dials > 240 { // one per 15 s
 			t.Errorf("%d logins in 30 min", e.seen().dials)

@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // usesTLS says whether e is spoken to by TLS: by the scheme of the first endpoint, as clientv3 does; without a scheme, if TLS files are named.
@@ -25,46 +27,61 @@ func (e *Etcd) usesTLS() bool {
 	return scheme == "https" || scheme == "unixs"
 }
 
-// tlsFiles are TLS credentials that read their files at each handshake: new certificates, and a new authority, count from the next connection on.
-type tlsFiles struct {
-	credentials.TransportCredentials // of a client without files: Info
+// handshaker are the credentials of a connection: TLS, whose files are read at each handshake, so that new certificates and a new authority count from the next
+// connection on; or none. Either way it tells why a connection came to nothing.
+type handshaker struct {
+	credentials.TransportCredentials // without files: Info
 
 	etcd   Etcd
 	failed func(error)
 }
 
-func newTLSFiles(e Etcd, failed func(error)) *tlsFiles {
-	return &tlsFiles{TransportCredentials: credentials.NewTLS(&tls.Config{ServerName: e.ServerName, MinVersion: tls.VersionTLS12}), etcd: e, failed: failed}
+func newHandshaker(e Etcd, failed func(error)) *handshaker {
+	h := &handshaker{TransportCredentials: insecure.NewCredentials(), etcd: e, failed: failed}
+	if e.usesTLS() {
+		h.TransportCredentials = credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})
+	}
+	return h
 }
 
-func (t *tlsFiles) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	cfg, err := t.config()
+func (h *handshaker) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	creds := h.TransportCredentials
+	if h.etcd.usesTLS() {
+		cfg, err := h.config()
+		if err != nil {
+			raw.Close()
+			h.failed(err)
+			return nil, nil, err
+		}
+		creds = credentials.NewTLS(cfg)
+		if h.etcd.ServerName != "" {
+			authority = h.etcd.ServerName // grpc verifies the name in authority, whatever cfg.ServerName is
+		}
+	}
+	conn, info, err := creds.ClientHandshake(ctx, authority, raw)
 	if err != nil {
-		raw.Close()
-		t.failed(err)
+		if ctx.Err() == nil {
+			h.failed(fmt.Errorf("tls handshake with %s: %w", raw.RemoteAddr(), err))
+		}
 		return nil, nil, err
 	}
-	conn, info, err := credentials.NewTLS(cfg).ClientHandshake(ctx, authority, raw)
-	if err != nil && ctx.Err() == nil {
-		t.failed(fmt.Errorf("tls handshake with %s: %w", authority, err))
-	}
-	return conn, info, err
+	return &firstRead{Conn: conn, failed: h.failed}, info, nil
 }
 
-func (t *tlsFiles) config() (*tls.Config, error) {
-	cfg := &tls.Config{ServerName: t.etcd.ServerName, MinVersion: tls.VersionTLS12}
-	if t.etcd.CAFile != "" {
-		pem, err := os.ReadFile(t.etcd.CAFile)
+func (h *handshaker) config() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if h.etcd.CAFile != "" {
+		pem, err := os.ReadFile(h.etcd.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("read etcd's authority: %w", err)
 		}
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read etcd's authority: %s: no certificate", t.etcd.CAFile)
+			return nil, fmt.Errorf("read etcd's authority: %s: no certificate", h.etcd.CAFile)
 		}
 	}
-	if t.etcd.CertFile != "" || t.etcd.KeyFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.etcd.CertFile, t.etcd.KeyFile)
+	if h.etcd.CertFile != "" || h.etcd.KeyFile != "" {
+		cert, err := tls.LoadX509KeyPair(h.etcd.CertFile, h.etcd.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("read the certificate for etcd: %w", err)
 		}
@@ -73,14 +90,22 @@ func (t *tlsFiles) config() (*tls.Config, error) {
 	return cfg, nil
 }
 
-func (t *tlsFiles) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("tls credentials of a client")
+func (h *handshaker) Clone() credentials.TransportCredentials { return newHandshaker(h.etcd, h.failed) }
+
+// firstRead tells if a connection ends before a byte was read. That is how TLS 1.3 says that it does not want the client's certificate, and grpc keeps it to itself.
+type firstRead struct {
+	net.Conn
+	failed func(error)
+	done   atomic.Bool
 }
 
-func (t *tlsFiles) Clone() credentials.TransportCredentials { return newTLSFiles(t.etcd, t.failed) }
-
-// OverrideServerName is part of the interface; grpc itself does not call it.
-func (t *tlsFiles) OverrideServerName(name string) error {
-	t.etcd.ServerName = name
-	return nil
+func (c *firstRead) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n == 0 && err == nil || c.done.Swap(true) {
+		return n, err
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		c.failed(fmt.Errorf("%s closed the connection: %w", c.RemoteAddr(), err))
+	}
+	return n, err
 }

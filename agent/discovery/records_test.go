@@ -1,0 +1,181 @@
+package discovery
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lbagent/lbagent/agent/service"
+)
+
+// dumb is what records should be, made the slow way: all keys in a map, the list built anew each time.
+type dumb map[string]change
+
+func (d dumb) apply(changes map[string]change) {
+	for key, c := range changes {
+		if c.other == nil && len(c.backends) == 0 {
+			delete(d, key)
+		} else {
+			d[key] = c
+		}
+	}
+}
+
+func (d dumb) shown() []service.Backend {
+	best := map[netip.AddrPort]service.Backend{}
+	for _, c := range d {
+		for _, b := range c.backends {
+			if o, ok := best[b.Addr]; !ok || b.Modified > o.Modified || b.Modified == o.Modified && b.Key > o.Key {
+				best[b.Addr] = b
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(best), func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+}
+
+func (d dumb) bad() (keys []string) {
+	for key, c := range d {
+		if c.other != nil && c.other.reason != "" {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (d dumb) newest() (newest int64) {
+	for _, c := range d {
+		for _, b := range c.backends {
+			newest = max(newest, b.Modified)
+		}
+		if c.other != nil {
+			newest = max(newest, c.other.modified)
+		}
+	}
+	return newest
+}
+
+// Random puts and deletes of keys with none, one or several backends, in batches: records say the same as the dumb map, and a change never writes what was shown.
+func TestRecordsModel(t *testing.T) {
+	for seed := range uint64(50) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var r records
+		want := dumb{}
+		rev := int64(1)
+		for step := range 60 {
+			changes := map[string]change{}
+			rev++
+			for range 1 + rng.IntN(6) {
+				changes[fmt.Sprintf("k%02d", rng.IntN(30))] = randomChange(rng, rev, want)
+			}
+			for key, c := range changes {
+				for i := range c.backends {
+					c.backends[i].Key = key
+				}
+			}
+			old := r
+			before := slices.Clone(old.shown)
+			next, effect := r.apply(changes)
+			want.apply(changes)
+			r = next
+			if !reflect.DeepEqual(before, slices.Clone(old.shown)) {
+				t.Fatalf("seed %d step %d: the old slice was written", seed, step)
+			}
+			if got := r.shown; !slices.EqualFunc(got, want.shown(), func(a, b service.Backend) bool { return reflect.DeepEqual(a, b) }) {
+				t.Fatalf("seed %d step %d:\ngot  %+v\nwant %+v", seed, step, got, want.shown())
+			}
+			if n, newest := r.keys(); n != len(want) || newest != want.newest() {
+				t.Fatalf("seed %d step %d: %d keys, newest %d; want %d, %d", seed, step, n, newest, len(want), want.newest())
+			}
+			bad, count := r.bad()
+			if keys := want.bad(); count != len(keys) || len(bad) != min(len(keys), service.MaxBadRecords) || len(bad) > 0 && bad[0].Key != keys[0] {
+				t.Fatalf("seed %d step %d: %d bad of %d: %v, want %v", seed, step, len(bad), count, bad, keys)
+			}
+			same := slices.EqualFunc(old.shown, r.shown, func(a, b service.Backend) bool { a.Modified, b.Modified = 0, 0; return reflect.DeepEqual(a, b) })
+			if same != (effect != content) && reflect.DeepEqual(old.other, r.other) {
+				t.Fatalf("seed %d step %d: effect %d, but same is %v", seed, step, effect, same)
+			}
+		}
+	}
+}
+
+func randomChange(rng *rand.Rand, rev int64, have dumb) change {
+	switch rng.IntN(8) {
+	case 0, 1, 2:
+		return change{}
+	case 3:
+		return change{other: &other{reason: "bad", modified: rev}}
+	case 4:
+		return change{other: &other{modified: rev}}
+	case 5: // the same again
+		for _, c := range have {
+			if len(c.backends) == 1 {
+				b := c.backends[0]
+				b.Modified = rev
+				return change{backends: []service.Backend{b}}
+			}
+		}
+	}
+	var c change
+	seen := map[netip.AddrPort]bool{}
+	for range 1 + rng.IntN(3) {
+		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(12))}), 80)
+		if !seen[a] {
+			c.backends = append(c.backends, service.Backend{Addr: a, Weight: uint32(1 + rng.IntN(2)), Created: rev, Modified: rev})
+		}
+		seen[a] = true
+	}
+	return c
+}
+
+// A key that names an address twice says it once.
+func TestRecordsDuplicateInKey(t *testing.T) {
+	b := service.Backend{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1, Key: "k", Modified: 5}
+	r, effect := records{}.apply(map[string]change{"k": {backends: []service.Backend{b, b}}})
+	if len(r.shown) != 1 || len(r.hidden) != 0 || effect != content {
+		t.Errorf("%+v, effect %d", r, effect)
+	}
+}
+
+// Of many bad keys the first are named, all are counted, and names are fit for a message.
+func TestBadIsBounded(t *testing.T) {
+	r := records{other: map[string]other{"\xff": {reason: "x"}, "waits": {}}}
+	for i := range 1000 {
+		r.other[fmt.Sprintf("k%04d", i)] = other{reason: "x"}
+	}
+	bad, count := r.bad()
+	if count != 1001 || len(bad) != service.MaxBadRecords || bad[0].Key != "k0000" || bad[19].Key != "k0019" {
+		t.Errorf("%d bad: %v", count, bad)
+	}
+	r = records{other: map[string]other{"\xff": {reason: "x"}}}
+	if bad, _ := r.bad(); !strings.Contains(bad[0].Key, "\uFFFD") {
+		t.Errorf("key %q", bad[0].Key)
+	}
+}
+
+func BenchmarkRecordsApply(b *testing.B) {
+	for _, n := range []int{100, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var fresh []service.Backend
+			for i := range n {
+				a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80)
+				fresh = append(fresh, service.Backend{Addr: a, Weight: 100, Key: "services/user/" + a.String(), Created: int64(i), Modified: int64(i)})
+			}
+			one := fresh[n/2]
+			r, _ := merge(nil, nil, fresh)
+			b.ReportAllocs()
+			begin := cpuTime()
+			for b.Loop() {
+				one.Modified++
+				one.Weight ^= 1
+				r, _ = r.apply(map[string]change{one.Key: {backends: []service.Backend{one}}})
+			}
+			b.ReportMetric(float64(cpuTime()-begin)/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
