@@ -84,6 +84,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Ready:         func() (bool, []string) { return a.ready.Load(), a.missing() },
 		ConfigOK:      func() bool { return a.applied.Load().err == nil },
 		Discovery:     a.discovery.Status,
+		Health:        a.monitor.Stats,
 		Proxy:         a.proxyStats,
 	})
 	return err
