@@ -3,8 +3,6 @@ package h2
 import (
 	"encoding/binary"
 	"iter"
-
-	"golang.org/x/net/http2/hpack"
 )
 
 // Config of a Conn; every value is the owner's promise to its peer.
@@ -57,12 +55,11 @@ type Conn struct {
 	h   Handler
 	out *[]byte
 
-	enc    *hpack.Encoder
-	dec    *hpack.Decoder
-	fields []Field // of the block being decoded
+	enc    encoder
+	dec    decoder
+	fields []Field // of the block being looked at
 	head   Head
-	size   int  // decoded bytes of it, as RFC 9113 6.5.2 counts
-	excess bool // over HeaderBytes or HeaderFields: decoded for the table's sake only
+	excess bool // it's over HeaderBytes or HeaderFields
 
 	streams table
 	open    *Stream // list of open streams, newest first
@@ -108,9 +105,8 @@ func New(cfg Config, out *[]byte, h Handler) *Conn {
 		sendWindow: defaultWindow, recvWindow: defaultWindow, initialWindow: defaultWindow,
 		maxStreams: maxStreamID,
 	}
-	c.enc = hpack.NewEncoder((*encoderOut)(c))
-	c.dec = hpack.NewDecoder(tableSize, c.emit)
-	c.dec.SetMaxStringLength(cfg.HeaderBytes)
+	c.enc = newEncoder()
+	c.dec = decoder{max: tableSize, maxString: cfg.HeaderBytes}
 	if cfg.Server {
 		c.preface = len(Preface)
 	} else {

@@ -229,7 +229,7 @@ func (c *Conn) onSettings(flags byte, id uint32, p []byte) error {
 func (c *Conn) apply(id uint16, v uint32) error {
 	switch id {
 	case settingTableSize:
-		c.enc.SetMaxDynamicTableSize(v) // at most tableSize
+		c.enc.resize(v)
 	case settingPush:
 		if v > 1 || v == 1 && !c.cfg.Server {
 			return connError(ProtocolError, "SETTINGS_ENABLE_PUSH out of range")

@@ -3,14 +3,17 @@
 // credit goes back to a sender when the owner says so (HTTP2.md 2).
 package h2
 
-import (
-	"fmt"
+import "fmt"
 
-	"golang.org/x/net/http2/hpack"
-)
+// Field is a header field. It may be kept after the event that brought it: its strings are never overwritten.
+type Field struct {
+	Name, Value string
+	Sensitive   bool // never enters a compression table (RFC 7541 7.1.3)
 
-// Field is a header field, valid after the event that brought it (its strings are never overwritten).
-type Field = hpack.HeaderField
+	code  uint8 // of Name, see nameCode
+	bad   bool  // not valid
+	blank bool  // Value has white space around it
+}
 
 // Preface is what a client sends first (RFC 9113 3.4).
 const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -44,29 +44,12 @@ func (c *Conn) onContinuation(flags byte, id uint32, p []byte) error {
 	return err
 }
 
-// emit takes a decoded field.
-func (c *Conn) emit(f Field) {
-	c.size += len(f.Name) + len(f.Value) + 32
-	if c.size > c.cfg.HeaderBytes || len(c.fields) >= c.cfg.HeaderFields {
-		c.excess = true
-		c.dec.SetEmitEnabled(false)
-		return
-	}
-	c.fields = append(c.fields, f)
-}
-
 // onBlock acts on a whole header block. It's decoded in any case, to keep the compression table in step.
 func (c *Conn) onBlock(id uint32, block []byte, end bool) error {
-	c.fields, c.size, c.excess = c.fields[:0], 0, false
-	_, err := c.dec.Write(block)
-	if err == nil {
-		err = c.dec.Close()
-	}
+	var err error
+	c.fields, c.excess, err = c.dec.decode(c.fields[:0], block, c.cfg.HeaderBytes, c.cfg.HeaderFields)
 	if err != nil {
 		return connError(CompressionError, "header block: "+err.Error())
-	}
-	if c.excess {
-		c.dec.SetEmitEnabled(true)
 	}
 	s := c.streams.get(id)
 	switch {
@@ -147,9 +130,11 @@ func (c *Conn) refuse(id uint32, code Code) error {
 // WriteHeaders sends a header list: a request, a response, or, with end, trailers. The fields must be valid, as those of an event are.
 func (c *Conn) WriteHeaders(s *Stream, fields []Field, end bool) {
 	start := c.begin(frameHeaders, 0, s.id)
+	out := c.enc.begin(*c.out)
 	for i := range fields {
-		c.enc.WriteField(fields[i]) // never fails: it appends to out
+		out = c.enc.encode(out, &fields[i])
 	}
+	*c.out = out
 	c.finishBlock(start, end)
 	if end {
 		c.endSend(s)
@@ -183,13 +168,4 @@ func (c *Conn) finishBlock(start int, end bool) {
 		out = append(out, part...)
 	}
 	*c.out = out
-}
-
-// encoderOut lets the compressor append to out.
-type encoderOut Conn
-
-// Write implements io.Writer.
-func (o *encoderOut) Write(p []byte) (int, error) {
-	*o.out = append(*o.out, p...)
-	return len(p), nil
 }

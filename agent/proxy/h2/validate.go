@@ -42,36 +42,36 @@ func all(s string, class byte) bool {
 // field checks a regular field and notes what the relay looks at. It trims white space around the value, which must not be sent on
 // (RFC 9113 8.2.1) but which gRPC says may be stripped.
 func (c *Conn) field(f *Field, length *int64) bool {
-	if f.Name == "" || !all(f.Name, inName) || !all(f.Value, inValue) {
-		return false
+	if f.bad || f.code <= codeStatus+6 {
+		return false // of the latter, a pseudo field out of place
 	}
-	if v := f.Value; v != "" && (v[0] <= ' ' || v[len(v)-1] <= ' ') {
-		f.Value = strings.Trim(v, " \t")
+	if f.blank {
+		f.Value = strings.Trim(f.Value, " \t")
 	}
-	switch f.Name {
-	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
+	switch f.code {
+	case codeConnection, codeProxyConnection, codeKeepAlive, codeTransferEncoding, codeUpgrade:
 		return false // RFC 9113 8.2.2
-	case "te":
+	case codeTe:
 		return strings.EqualFold(f.Value, "trailers")
-	case "content-length":
+	case codeContentLength:
 		n, ok := parseLength(f.Value)
 		if !ok || *length >= 0 && *length != n {
 			return false
 		}
 		*length = n
 		c.head.HasLength = true
-	case "host":
+	case codeHost:
 		if !validAuthority(f.Value) || c.head.Authority != "" && !strings.EqualFold(c.head.Authority, f.Value) {
 			return false // RFC 9113 8.3.1
 		}
 		c.head.Authority = f.Value
-	case "content-type":
+	case codeContentType:
 		c.head.ContentType = f.Value
-	case "grpc-timeout":
+	case codeGrpcTimeout:
 		c.head.GRPCTimeout = f.Value
-	case "grpc-status":
+	case codeGrpcStatus:
 		c.head.GRPCStatus = f.Value
-	case "grpc-message":
+	case codeGrpcMessage:
 		c.head.GRPCMessage = f.Value
 	}
 	return true
@@ -86,27 +86,26 @@ func (c *Conn) checkRequest() (length int64, ok bool) {
 	var schemeValue string
 	for i := range fields {
 		f := &fields[i]
-		if f.Name == "" || f.Name[0] != ':' {
+		bit := 0
+		switch f.code {
+		case codeMethod:
+			bit, c.head.Method = method, f.Value
+		case codeScheme:
+			bit, schemeValue = scheme, f.Value
+		case codePath:
+			bit, c.head.Path = path, f.Value
+		case codeAuthority:
+			bit, c.head.Authority = authority, f.Value
+			if !validAuthority(f.Value) {
+				return 0, false
+			}
+		default:
 			if !c.requestEnd(seen&^authority, schemeValue) {
 				return 0, false
 			}
 			return c.regular(fields[i:], length)
 		}
-		bit := 0
-		switch f.Name {
-		case ":method":
-			bit, c.head.Method = method, f.Value
-		case ":scheme":
-			bit, schemeValue = scheme, f.Value
-		case ":path":
-			bit, c.head.Path = path, f.Value
-		case ":authority":
-			bit, c.head.Authority = authority, f.Value
-			if !validAuthority(f.Value) {
-				return 0, false
-			}
-		}
-		if bit == 0 || seen&bit != 0 {
+		if seen&bit != 0 {
 			return 0, false
 		}
 		seen |= bit
@@ -155,7 +154,7 @@ func (c *Conn) regular(fields []Field, length int64) (int64, bool) {
 func (c *Conn) checkResponse() (length int64, ok bool) {
 	c.head = Head{}
 	fields := c.fields
-	if len(fields) == 0 || fields[0].Name != ":status" || !c.parseStatus(fields[0].Value) {
+	if len(fields) == 0 || fields[0].code != codeStatus || !c.parseStatus(fields[0].Value) {
 		return 0, false
 	}
 	return c.regular(fields[1:], -1)
