@@ -28,7 +28,7 @@ type batch struct {
 	taken  uint32 // of it
 	filled time.Time
 	want   uint32 // size of the next one
-	file   []line // in place of picks while the agent is away
+	file   []line // in place of picks while the agent is away; after until, one asks the agent beside
 	filler *fill
 }
 
@@ -49,16 +49,24 @@ func (c *Client) Pick(ctx context.Context, service string) (Picked, error) {
 	}
 	for {
 		b.mu.Lock()
-		if p, ok := b.spend(time.Now()); ok {
+		now := time.Now()
+		f := b.filler
+		mine := f == nil && (b.file == nil || !now.Before(b.until))
+		if p, ok := b.spend(now); ok {
+			if b.file != nil && mine { // nobody waits for an agent that was away: ask beside
+				b.filler = &fill{done: make(chan struct{})}
+				f, want := b.filler, b.want
+				if !c.beside(func() { c.fill(c.ctx, b, service, want, f) }) {
+					b.filler = nil
+				}
+			}
 			b.mu.Unlock()
 			return p, nil
 		}
-		f := b.filler
-		mine := f == nil
 		if mine {
 			f = &fill{done: make(chan struct{})}
 			b.filler = f
-			b.size(time.Now(), c.cfg.MaxBatch)
+			b.size(now, c.cfg.MaxBatch)
 		}
 		want := b.want
 		b.mu.Unlock()
@@ -74,6 +82,17 @@ func (c *Client) Pick(ctx context.Context, service string) (Picked, error) {
 			return Picked{}, f.err
 		}
 	}
+}
+
+// beside runs f in a goroutine that Close waits for; false if the client is closed.
+func (c *Client) beside(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }
 
 // cancelled reports whether a fill ended with its caller, which says nothing to those who waited for it.
@@ -97,13 +116,10 @@ func (c *Client) batchOf(service string) (*batch, error) {
 
 // spend takes one pick of what is there.
 func (b *batch) spend(now time.Time) (Picked, bool) {
-	if !now.Before(b.until) {
-		return Picked{}, false
-	}
 	if b.file != nil {
 		return Picked{Address: draw(b.file)}, true
 	}
-	if len(b.picks) == 0 {
+	if len(b.picks) == 0 || !now.Before(b.until) {
 		return Picked{}, false
 	}
 	p := b.picks[0]
@@ -133,29 +149,31 @@ func (c *Client) fill(ctx context.Context, b *batch, service string, want uint32
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
+	gone := err != nil && ctx.Err() == nil && away(err)
 	var lines []line
-	if err != nil && ctx.Err() == nil && away(err) {
+	if gone {
 		lines, _ = c.readList(service)
-	}
-	if c.ctx.Err() != nil {
-		err, lines = ErrClosed, nil
 	}
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer close(f.done)
 	now := time.Now()
 	b.filler = nil
-	b.picks, b.spent, b.taken, b.asked, b.file, b.filled = nil, 0, 0, 0, nil, now
+	b.picks, b.spent, b.taken, b.asked, b.filled = nil, 0, 0, 0, now
 	switch {
+	case c.ctx.Err() != nil:
+		b.file, f.err = nil, ErrClosed
 	case err == nil:
-		b.picks, b.asked = resp.Picks, want
+		b.picks, b.file, b.asked = resp.Picks, nil, want
 		b.until = now.Add(resp.ValidFor.AsDuration())
 	case len(lines) > 0:
 		b.file, b.until = lines, now.Add(fileFor)
+	case gone && b.file != nil: // the file went meanwhile; what it said is still all that is known
+		b.until = now.Add(fileFor)
 	default:
-		f.err = err
+		b.file, f.err = nil, err
 	}
-	close(f.done)
 }
 
 // draw returns an address in proportion to weight; lines of weight 0 only if there are no others.

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/status"
 
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -65,7 +66,9 @@ func (r *follower) run(ctx context.Context) {
 			r.cc.ReportError(err)
 			return
 		case err != nil:
-			r.cc.ReportError(fmt.Errorf("lbagent: %w", err))
+			// Without the code: grpc turns what a resolver may not say of a call, such as NotFound, into Internal. This way it is Unavailable, and calls that
+			// wait for ready go on waiting.
+			r.cc.ReportError(errors.New("lbagent: " + status.Convert(err).Message()))
 		default:
 			state := stateOf(list)
 			state.ServiceConfig = config
