@@ -83,18 +83,23 @@ func newCore(b *inbox, random func() float64, s *stats, log hclog.Logger) *core 
 }
 
 // setGroup takes a new set of targets, keeping what is known of those that stay.
-func (c *core) setGroup(now time.Time, name string, o Options, targets []Target) {
+func (c *core) setGroup(now time.Time, name string, o Options, targets Targets) {
 	g := c.group(name)
 	o = o.sane()
 	reoptioned := g.options != o
 	g.options = o
 	c.generation++
 	var fresh []*target
-	next := make([]*target, len(targets))
-	for i := range targets {
-		t := targets[i].State.watch.Load()
+	n := 0
+	if targets != nil {
+		n = targets.Len()
+	}
+	next := make([]*target, n)
+	for i := range next {
+		is := targets.At(i)
+		t := is.State.watch.Load()
 		if t == nil || t.group != g || t.gone || t.generation == c.generation {
-			t = &target{inbox: c.inbox, group: g, addr: targets[i].Addr, state: targets[i].State, slot: -1, shown: Part{Kind: Up}}
+			t = &target{inbox: c.inbox, group: g, addr: is.Addr, state: is.State, slot: -1, shown: Part{Kind: Up}}
 			fresh = append(fresh, t)
 		}
 		t.generation = c.generation
@@ -118,7 +123,7 @@ func (c *core) setGroup(now time.Time, name string, o Options, targets []Target)
 		c.add(now, t, left[t.addr])
 	}
 	for i, t := range next {
-		if drains := targets[i].Draining; drains != t.draining || reoptioned {
+		if drains := targets.At(i).Draining; drains != t.draining || reoptioned {
 			c.setDraining(t, drains)
 			c.reoption(now, t)
 			c.judge(now, t)

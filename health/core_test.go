@@ -44,6 +44,12 @@ type told struct {
 	at time.Duration
 }
 
+// fixed is a set of targets.
+type fixed []Target
+
+func (f fixed) Len() int        { return len(f) }
+func (f fixed) At(i int) Target { return f[i] }
+
 var (
 	saysNo  = outcome{probeAnswered, "HTTP 503"}
 	refused = outcome{probeUnreachable, "connection refused"}
@@ -79,7 +85,7 @@ func newStory(t *testing.T, o Options, n int) *story {
 
 // set gives the group its first n backends, and those in draining.
 func (s *story) set(o Options, n int, draining ...int) {
-	targets := make([]Target, n)
+	targets := make(fixed, n)
 	for i := range targets {
 		targets[i] = Target{backend(i), s.states[i], slices.Contains(draining, i)}
 	}
@@ -315,7 +321,7 @@ func TestLeftAndBack(t *testing.T) {
 	s.is(0, Down)
 	s.tale()
 	gone := s.states[0]
-	s.c.setGroup(s.now, "g", defaults(), []Target{{backend(1), s.states[1], false}})
+	s.c.setGroup(s.now, "g", defaults(), fixed{{backend(1), s.states[1], false}})
 	s.pass(time.Second)
 	if v := gone.Verdict(); v == nil || v.Kind != Down {
 		t.Fatalf("a state that left lost its last verdict: %v", v)

@@ -39,7 +39,7 @@ type Monitor struct {
 type letter struct {
 	set     bool
 	options Options
-	targets []Target
+	targets Targets
 
 	setActive bool
 	active    bool
@@ -124,9 +124,9 @@ func (m *Monitor) open(now time.Time, c *core) {
 	}
 }
 
-// SetGroup replaces the targets and options of a group; no targets = the group is gone. It never blocks on probes or OnChange (which may be running).
-// targets must not be written afterwards.
-func (m *Monitor) SetGroup(group string, o Options, targets []Target) {
+// SetGroup replaces the targets and options of a group; nil or no targets = the group is gone. It never blocks on probes or OnChange (which may
+// be running).
+func (m *Monitor) SetGroup(group string, o Options, targets Targets) {
 	m.post(group, func(l *letter) { l.set, l.options, l.targets = true, o, targets })
 }
 

@@ -89,8 +89,8 @@ func (b *bubble) want(kinds ...Kind) {
 	}
 }
 
-func targets(now time.Time, n int) []Target {
-	all := make([]Target, n)
+func targets(now time.Time, n int) fixed {
+	all := make(fixed, n)
 	for i := range all {
 		all[i] = Target{Addr: backend(i), State: NewState(now)}
 	}
@@ -215,7 +215,7 @@ func TestMonitorOverSockets(t *testing.T) {
 	go func() { done <- m.Run(ctx) }()
 	o := defaults()
 	o.Interval = 100 * ms
-	m.SetGroup("g", o, []Target{{Addr: addr, State: NewState(time.Now())}})
+	m.SetGroup("g", o, fixed{{Addr: addr, State: NewState(time.Now())}})
 	m.SetActive("g", true)
 	wait := func(want ...Kind) Part {
 		t.Helper()

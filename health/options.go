@@ -50,6 +50,13 @@ type Change struct {
 	From, To Part // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
 }
 
+// Targets is the backends of a group at one moment: it is read later and by another goroutine, so it must never change. It spares who has ten thousand
+// backends a copy of them for each change.
+type Targets interface {
+	Len() int
+	At(i int) Target
+}
+
 // probes reports whether backends are probed while the group is in use.
 func (o *Options) probes() bool { return o.Probe != ProbeNone && o.Probe != "" }
 

@@ -15,12 +15,8 @@ type p2c struct {
 	mean   float64 // of the weights
 }
 
-func newP2C(candidates []Candidate, median *Median) *p2c {
-	p := &p2c{weighted: newWeighted(candidates), median: median}
-	if n := len(candidates); n > 0 {
-		p.mean = p.sum / float64(n)
-	}
-	return p
+func newP2C(candidates []Candidate, w weights, median *Median) *p2c {
+	return &p2c{weighted: newWeighted(candidates, w), median: median, mean: w.sum / float64(max(1, len(candidates)))}
 }
 
 func (p *p2c) Pick(now time.Time, not []*health.State) int {
@@ -64,26 +60,18 @@ type weighted struct {
 	grain      float64 // the largest weight / 2^32
 }
 
-func newWeighted(candidates []Candidate) weighted {
-	w := weighted{candidates: candidates}
-	equal, top := true, 0.0
-	for i := range candidates {
-		weight := candidates[i].Weight
-		w.sum += weight
-		top = max(top, weight)
-		equal = equal && weight == candidates[0].Weight
+func newWeighted(candidates []Candidate, w weights) weighted {
+	d := weighted{candidates: candidates, sum: w.sum, grain: w.top / (1 << 32)}
+	if w.equal() {
+		return d
 	}
-	if equal {
-		return w
-	}
-	w.grain = top / (1 << 32)
-	w.sums = make([]float64, len(candidates))
+	d.sums = make([]float64, len(candidates))
 	sum := 0.0
 	for i := range candidates {
 		sum += candidates[i].Weight
-		w.sums[i] = sum
+		d.sums[i] = sum
 	}
-	return w
+	return d
 }
 
 // draw returns an index whose State isn't in not, -1 if there is none.

@@ -47,21 +47,49 @@ func (m *Median) load() float64 { return math.Float64frombits(m.bits.Load()) }
 
 // New returns the picker of policy over candidates, which it keeps and never writes. Without candidates, every Pick is -1.
 func New(policy Policy, candidates []Candidate, median *Median) (Picker, error) {
-	for _, c := range candidates {
-		if !(c.Weight > 0) || math.IsInf(c.Weight, 1) {
-			return nil, fmt.Errorf("candidate weight %v: want a positive number", c.Weight)
-		}
-	}
 	if median == nil {
 		median = new(Median)
 	}
+	w := sumUp(candidates)
+	if !(w.low > 0) || math.IsInf(w.top, 1) {
+		return nil, fmt.Errorf("candidate weights from %v to %v: want positive numbers", w.low, w.top)
+	}
 	switch policy {
 	case P2C:
-		return newP2C(candidates, median), nil
+		return newP2C(candidates, w, median), nil
 	case RoundRobin:
-		return newRoundRobin(candidates), nil
+		return newRoundRobin(candidates, w), nil
 	}
 	return nil, fmt.Errorf("policy %q: want %s or %s", policy, P2C, RoundRobin)
+}
+
+// weights is what the candidates' weights come to.
+type weights struct {
+	sum, low, top float64 // low is NaN if one is, 1 without candidates
+}
+
+// equal reports whether they are all the same.
+func (w *weights) equal() bool { return w.low == w.top }
+
+func sumUp(candidates []Candidate) weights {
+	if len(candidates) == 0 {
+		return weights{low: 1, top: 1}
+	}
+	w := weights{low: candidates[0].Weight, top: candidates[0].Weight}
+	for i := range candidates {
+		weight := candidates[i].Weight
+		w.sum += weight
+		if weight < w.low {
+			w.low = weight
+		}
+		if weight > w.top {
+			w.top = weight
+		}
+	}
+	if math.IsNaN(w.sum) {
+		w.low = math.NaN()
+	}
+	return w
 }
 
 // tries is how often a pick draws again before it falls back to a way that is slower and always ends (3.11).

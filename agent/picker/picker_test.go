@@ -194,7 +194,7 @@ func TestLagIsBounded(t *testing.T) {
 	cs := equal(now, 2)
 	cs[1].State.Begin()
 	cs[1].State.End(now, health.Success, time.Hour, true, "")
-	p := newP2C(cs, &m)
+	p := newP2C(cs, sumUp(cs), &m)
 	if got := p.score(now, 1, m.load()); got != 10 {
 		t.Errorf("score %v, want 10", got)
 	}
@@ -203,7 +203,8 @@ func TestLagIsBounded(t *testing.T) {
 func TestRoundRobinIsSmooth(t *testing.T) {
 	now := time.Now()
 	for _, weights := range [][]float64{{1, 1, 1}, {100, 100, 100, 100}, {5, 1, 1}, {2, 1}, {3, 2, 1}, {7, 5, 3, 1}, {1e6, 3e6}, {0.1, 0.3}} {
-		p := newRoundRobin(candidates(now, weights...))
+		cs := candidates(now, weights...)
+		p := newRoundRobin(cs, sumUp(cs))
 		counts := make([]uint64, len(weights))
 		last := make([]int, len(weights)) // turn of the last pick
 		sum := 0.0
@@ -233,8 +234,9 @@ func TestRoundRobinIsSmooth(t *testing.T) {
 func TestRoundRobinStartsAnywhere(t *testing.T) {
 	now := time.Now()
 	counts := make([]float64, 4)
+	cs := equal(now, 4)
 	for range 40_000 {
-		counts[newRoundRobin(equal(now, 4)).Pick(now, nil)]++
+		counts[newRoundRobin(cs, sumUp(cs)).Pick(now, nil)]++
 	}
 	within(t, "first picks", counts, []float64{10_000, 10_000, 10_000, 10_000}, 0.06)
 }

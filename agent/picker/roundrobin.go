@@ -27,16 +27,16 @@ type roundRobin struct {
 // resolution bounds the integer weights: uneven ones are scaled so that the largest is this.
 const resolution = 1 << 16
 
-func newRoundRobin(candidates []Candidate) *roundRobin {
+func newRoundRobin(candidates []Candidate, w weights) *roundRobin {
 	r := &roundRobin{candidates: candidates, sum: uint64(len(candidates)), step: 1}
 	if len(candidates) == 0 {
 		return r
 	}
-	if weights := integerWeights(candidates); weights != nil {
+	if !w.equal() {
+		r.sums = integerWeights(candidates, w.top)
 		r.sum = 0
-		r.sums = weights
-		for i, w := range weights {
-			r.sum += w
+		for i, weight := range r.sums {
+			r.sum += weight
 			r.sums[i] = r.sum
 		}
 		r.step = goldenStep(r.sum)
@@ -78,17 +78,12 @@ func (r *roundRobin) turn() int {
 	return search(r.sums, (r.start+slot)%r.sum)
 }
 
-// integerWeights returns weights in the ratios of the candidates', as small as they get; nil if all are equal.
-func integerWeights(candidates []Candidate) []uint64 {
-	top, equal, whole := 0.0, true, true
+// integerWeights returns weights in the ratios of the candidates', as small as they get.
+func integerWeights(candidates []Candidate, top float64) []uint64 {
+	whole := true
 	for i := range candidates {
 		w := candidates[i].Weight
-		top = max(top, w)
-		equal = equal && w == candidates[0].Weight
 		whole = whole && w == math.Trunc(w)
-	}
-	if equal {
-		return nil
 	}
 	scale := 1.0
 	if !whole || top > resolution {

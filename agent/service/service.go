@@ -29,17 +29,19 @@ func ValidName(name string) bool {
 const DefaultWeight = 100
 
 // Backend is one address of a service, as its record says. It is immutable once it is part of a List.
+//
+// What comparing two lists reads comes first, on one cache line: lists have up to ten thousand of these.
 type Backend struct {
 	Addr     netip.AddrPort
-	Host     string            // the name that Addr was resolved from; empty for a literal address
 	Weight   uint32            // static weight, >= 1; a record with weight 0 is Draining instead (1.11)
 	Draining bool              // the record says that it is out of service (1.11)
-	Zone     string            // empty if unknown
-	Region   string            // empty if unknown
-	Metadata map[string]string // nil if none; never written after the List is made
-	Key      string            // the key this data came from (the one with the highest ModRevision, 1.1); empty for static
 	Created  int64             // CreateRevision of Key: another value for the same address is a restarted process (1.1)
 	Modified int64             // ModRevision of Key
+	Metadata map[string]string // nil if none; never written after the List is made
+	Host     string            // the name that Addr was resolved from; empty for a literal address
+	Zone     string            // empty if unknown
+	Region   string            // empty if unknown
+	Key      string            // the key this data came from (the one with the highest ModRevision, 1.1); empty for static
 }
 
 // Source says where a list came from (1.12).

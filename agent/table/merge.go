@@ -37,24 +37,27 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 	sameEpoch := v.List.Epoch == l.Epoch // CreateRevisions compare only within one (1.5)
 	i := 0
 	for j := range l.Backends {
-		b := &l.Backends[j]
-		for i < len(old) && old[i].Addr != b.Addr && old[i].Addr.Compare(b.Addr) < 0 {
-			s.leave(now, v.List, &old[i], &d)
-			i++
+		b, to := &l.Backends[j], &d.backends[j]
+		to.Backend, to.Weight = b, weight(b)
+		if i == len(old) || old[i].Addr != b.Addr {
+			for i < len(old) && old[i].Addr.Compare(b.Addr) < 0 {
+				s.leave(now, v.List, &old[i], &d)
+				i++
+			}
+			if i == len(old) || old[i].Addr != b.Addr {
+				s.join(now, l, to, &d)
+				continue
+			}
 		}
-		var known *Backend
-		if i < len(old) && old[i].Addr == b.Addr {
-			known = &old[i]
-			i++
-		}
-		d.backends[j] = Backend{Backend: b, Weight: weight(b)}
-		switch to := &d.backends[j]; {
-		case known == nil:
-			s.join(now, l, to, &d)
-		case sameEpoch && known.Created != b.Created:
-			s.restart(now, known, to, &d)
+		from := &old[i]
+		i++
+		switch was := from.Backend; {
+		case sameEpoch && was.Created != b.Created:
+			s.restart(now, from, to, &d)
+		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight:
+			s.change(now, from, to, &d)
 		default:
-			s.carry(now, known, to, &d)
+			to.State, to.Verdict = from.State, from.Verdict
 		}
 	}
 	for ; i < len(old); i++ {
@@ -63,16 +66,14 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 	return d
 }
 
-// carry keeps what is known of a backend that stays.
-func (s *Service) carry(now time.Time, from, to *Backend, d *diff) {
+// change keeps what is known of a backend whose record says something else now.
+func (s *Service) change(now time.Time, from, to *Backend, d *diff) {
 	to.State, to.Verdict = from.State, from.Verdict
 	if from.Draining != to.Draining {
 		to.Verdict = s.listVerdict(now, to)
 		d.targets = true
 	}
-	if from.Modified != to.Modified || from.Draining != to.Draining || from.Weight != to.Weight {
-		d.changed.add(to.Addr)
-	}
+	d.changed.add(to.Addr)
 }
 
 // restart begins another life of an address (1.1). One that was down stays so until its first probe, which is at once (2.2); health does the same.

@@ -35,9 +35,9 @@ type Spec struct {
 type Config struct {
 	Log       hclog.Logger
 	Events    *event.Log
-	OnTargets func(group string, o health.Options, targets []health.Target) // health.Monitor.SetGroup
-	OnActive  func(group string, active bool)                               // health.Monitor.SetActive
-	OnPublish func(s *Service)                                              // a new view of s: loops are marked dirty
+	OnTargets func(group string, o health.Options, targets health.Targets) // health.Monitor.SetGroup
+	OnActive  func(group string, active bool)                              // health.Monitor.SetActive
+	OnPublish func(s *Service)                                             // a new view of s: loops are marked dirty
 }
 
 // Table is every service this agent follows. Safe for concurrent use.
@@ -55,7 +55,7 @@ func New(cfg Config) (*Table, error) {
 		return nil, errors.New("table: Log and Events are needed")
 	}
 	if cfg.OnTargets == nil {
-		cfg.OnTargets = func(string, health.Options, []health.Target) {}
+		cfg.OnTargets = func(string, health.Options, health.Targets) {}
 	}
 	if cfg.OnActive == nil {
 		cfg.OnActive = func(string, bool) {}
@@ -218,13 +218,17 @@ func (t *Table) swap(s *Service, v *View) {
 
 // sendTargets hands the backends of s to health.
 func (t *Table) sendTargets(s *Service) {
-	v := s.View()
-	targets := make([]health.Target, len(v.Backends))
-	for i := range v.Backends {
-		b := &v.Backends[i]
-		targets[i] = health.Target{Addr: b.Addr, State: b.State, Draining: b.Draining}
-	}
-	t.cfg.OnTargets(s.name, s.Spec().Health, targets)
+	t.cfg.OnTargets(s.name, s.Spec().Health, targets(s.View().Backends))
+}
+
+// targets is the backends of a view as health sees them.
+type targets []Backend
+
+func (t targets) Len() int { return len(t) }
+
+func (t targets) At(i int) health.Target {
+	b := &t[i]
+	return health.Target{Addr: b.Addr, State: b.State, Draining: b.Draining}
 }
 
 func (t *Table) setActive(s *Service, active bool) {

@@ -44,50 +44,68 @@ func (b *Backend) tryable() bool { return b.Verdict.Kind > health.Muted }
 func newView(now time.Time, s *Service, l *service.List, backends []Backend) *View {
 	spec := s.Spec()
 	v := &View{Service: s, List: l, Backends: backends, At: now, next: make(chan struct{})}
-	tryable := 0
-	for i := range backends {
-		b := &backends[i]
-		if b.Verdict.Kind.Usable() {
-			v.Usable++
-		} else if spec.Health.Probe == health.ProbeNone && (b.Verdict.Kind == health.Ejected || b.Verdict.Kind == health.Unreachable) {
-			v.trials = append(v.trials, int32(i))
-		}
-		if b.tryable() {
-			tryable++
-		}
+	v.choose(false)
+	v.Usable = len(v.candidates)
+	tryable := v.Usable
+	if v.Usable < len(backends) {
+		tryable = v.lookAtOthers(spec.Health.Probe == health.ProbeNone)
 	}
 	// What is draining is out on purpose: it is no sign that something is wrong.
 	v.Panic = spec.PanicPercent > 0 && v.Usable*100 < spec.PanicPercent*tryable
 	v.desperate = spec.PanicPercent > 0 || v.Usable > 0
-	v.choose(spec)
-	return v
-}
-
-// choose makes the picker over the backends that get new calls.
-func (v *View) choose(spec *Spec) {
-	v.candidates = make([]picker.Candidate, 0, len(v.Backends))
-	for i := range v.Backends {
-		b := &v.Backends[i]
-		if !b.Verdict.Kind.Usable() && !(v.Panic && b.tryable() && b.Verdict.Soft) {
-			if v.at == nil {
-				v.at = make([]int32, i, len(v.Backends))
-				for j := range v.at {
-					v.at[j] = int32(j)
-				}
-			}
-			continue
-		}
-		v.candidates = append(v.candidates, picker.Candidate{Weight: b.Weight, State: b.State})
-		if v.at != nil {
-			v.at = append(v.at, int32(i))
-		}
+	if v.Panic {
+		v.choose(true)
 	}
-	p, err := picker.New(spec.Policy, v.candidates, &v.Service.median)
+	p, err := picker.New(spec.Policy, v.candidates, &s.median)
 	if err != nil {
 		// Spec.Policy was made sure of by SetSpec, and weight returns positive numbers.
 		panic(err)
 	}
 	v.picker = p
+	return v
+}
+
+// choose fills the candidates with what gets new calls: the usable backends, and in panic those of which only soft evidence is known.
+func (v *View) choose(panicking bool) {
+	n := 0
+	candidates := make([]picker.Candidate, len(v.Backends))
+	var at []int32
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		if kind := b.Verdict.Kind; !kind.Usable() && !(panicking && b.tryable() && b.Verdict.Soft) {
+			if at == nil {
+				at = make([]int32, len(v.Backends))
+				for j := range i {
+					at[j] = int32(j)
+				}
+			}
+			continue
+		}
+		c := &candidates[n]
+		c.Weight, c.State = b.Weight, b.State
+		if at != nil {
+			at[n] = int32(i)
+		}
+		n++
+	}
+	v.candidates = candidates[:n]
+	if v.at = at; at != nil {
+		v.at = at[:n]
+	}
+}
+
+// lookAtOthers counts the backends that may be tried at all, and notes those of which a call has to find out (2.7) if nothing probes them.
+func (v *View) lookAtOthers(unprobed bool) (tryable int) {
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		if b.tryable() {
+			tryable++
+		}
+		if kind := b.Verdict.Kind; unprobed && (kind == health.Ejected || kind == health.Unreachable) {
+			v.trials = append(v.trials, int32(i))
+		}
+	}
+	return tryable
 }
 
 // weight is the effective weight of a backend (3.2): the static one times every other factor.
