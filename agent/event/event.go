@@ -39,9 +39,9 @@ type Log struct {
 	wake chan struct{} // closed and replaced at each Add
 }
 
-// NewLog returns a Log that keeps the last size events.
+// NewLog returns a Log that keeps the last size events, at least one.
 func NewLog(size int) *Log {
-	return &Log{ring: make([]Event, size), wake: make(chan struct{})}
+	return &Log{ring: make([]Event, max(1, size)), wake: make(chan struct{})}
 }
 
 // Add appends e, whose ID it sets. It never blocks.

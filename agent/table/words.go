@@ -45,14 +45,19 @@ func (v *View) Unusable(now time.Time) string {
 	return b.String()
 }
 
-// why is what is wrong with a backend, empty if nothing is known to be.
-func (b *Backend) why(now time.Time) string {
-	p := *b.Verdict
+// Evidence is the verdict with the evidence of now: last error and next trial may be newer than the view.
+func (b *Backend) Evidence() health.Part {
 	if b.Verdict.Kind > health.Muted {
-		if current := b.State.Verdict(); current != nil {
-			p = *current // its last error may be newer than the view
+		if current := b.State.Verdict(); current != nil && current.Kind == b.Verdict.Kind {
+			return *current
 		}
 	}
+	return *b.Verdict
+}
+
+// why is what is wrong with a backend, empty if nothing is known to be.
+func (b *Backend) why(now time.Time) string {
+	p := b.Evidence()
 	what, at := p.Last, p.At
 	if what == "" {
 		what, at = p.Cause, p.Since
