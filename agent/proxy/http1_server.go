@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -42,15 +43,18 @@ type http1Server struct {
 	stop    sync.Once
 	stopped chan struct{}
 	backends
+
+	freshMu sync.Mutex
+	fresh   map[net.Conn]struct{} // nothing came on them yet; nil once the server is shut down
 }
 
 func newHTTP1Server(h *http1, rt *route, idle time.Duration) *http1Server {
-	s := &http1Server{h: h, rt: rt, idle: idle, handed: make(chan handed, handedOver), stopped: make(chan struct{})}
+	s := &http1Server{h: h, rt: rt, idle: idle, handed: make(chan handed, handedOver), stopped: make(chan struct{}), fresh: map[net.Conn]struct{}{}}
 	s.backends.init()
 	var only http.Protocols
 	only.SetHTTP1(true)
 	s.server = http.Server{
-		Handler: s, Protocols: &only, ErrorLog: h.log,
+		Handler: s, Protocols: &only, ErrorLog: h.log, ConnState: s.connState,
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idle, MaxHeaderBytes: maxHeaderBytes,
 	}
 	s.proxy = httputil.ReverseProxy{
@@ -74,8 +78,29 @@ func (s *http1Server) run() {
 	}
 }
 
+func (s *http1Server) connState(c net.Conn, state http.ConnState) {
+	s.freshMu.Lock()
+	defer s.freshMu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(s.fresh, c)
+	case s.fresh == nil:
+		c.Close()
+	default:
+		s.fresh[c] = struct{}{}
+	}
+}
+
 // shutdown lets running requests end, until close.
 func (s *http1Server) shutdown() {
+	s.server.SetKeepAlivesEnabled(false) // answers say so from now on
+	handover{s}.Close()
+	s.freshMu.Lock()
+	for c := range s.fresh {
+		c.Close() // http.Server would wait 5 s for a first request
+	}
+	s.fresh = nil
+	s.freshMu.Unlock()
 	s.server.Shutdown(context.Background())
 	s.waitUpgraded()
 	s.closeIdle()

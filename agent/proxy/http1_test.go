@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -75,8 +76,9 @@ func TestHTTP1BalancesRequests(t *testing.T) {
 	if !maps.Equal(got, map[string]int{"one": 10, "two": 10}) {
 		t.Errorf("spread %v", got)
 	}
+	await(t, "the accounts", func() bool { return r.stats().calls("http1", "2xx") == 20 }) // they are made after the answer
 	s := r.stats()
-	if s.calls("http1", "2xx") != 20 || s.Picks != 20 || s.Sniffed["http1"] != 1 || s.Active["http1"] != 1 {
+	if s.Picks != 20 || s.Sniffed["http1"] != 1 || s.Active["http1"] != 1 {
 		t.Errorf("stats %+v", s)
 	}
 	for _, b := range r.svc.View().Backends {
@@ -161,7 +163,8 @@ func TestHTTP1GoesOnToTheNextBackend(t *testing.T) {
 	if code, text := r.get(c, "/"); code != 503 || text != "lbagent: user: 0 backends, 0 usable\n" {
 		t.Errorf("%d %q", code, text)
 	}
-	if s := r.stats(); s.NoBackend != 2 || s.Retried == 0 || s.calls("http1", "5xx") != 2 {
+	await(t, "the accounts", func() bool { return r.stats().calls("http1", "5xx") == 2 })
+	if s := r.stats(); s.NoBackend != 2 || s.Retried == 0 {
 		t.Errorf("stats %+v", s)
 	}
 }
@@ -199,7 +202,7 @@ func TestHTTP1Outcomes(t *testing.T) {
 			if code, text := r.get(browser(t), "/"); code != want.code {
 				t.Errorf("%d %s", code, text)
 			}
-			await(t, "the end", func() bool { return r.state(addr).Outstanding() == 0 })
+			await(t, "the end", func() bool { return r.state(addr).Outstanding() == 0 && len(r.stats().Calls) == 1 })
 			h := r.state(addr).Snapshot(time.Now())
 			if h.Failures != want.failures || h.Successes != want.successes || (h.Penalty > 0) != want.penalty || h.LastFailure != want.last {
 				t.Errorf("%+v", h)
@@ -268,6 +271,7 @@ func TestHTTP1RequestTimeout(t *testing.T) {
 	if code != 504 || text != "lbagent: user: timeout.request has passed\n" {
 		t.Errorf("%d %q", code, text)
 	}
+	await(t, "the accounts", func() bool { return r.stats().calls("http1", "5xx") == 1 })
 	if h := r.state(addr).Snapshot(time.Now()); h.Failures != 0 || h.Successes != 0 || h.Outstanding != 0 {
 		t.Errorf("%+v", h)
 	}
@@ -516,7 +520,17 @@ func TestHTTP1StopIsGraceful(t *testing.T) {
 			answer <- fmt.Sprint(string(b), resp.Close)
 		}()
 		<-began
+		silent, err := net.Dial("tcp", at.String()) // one that has not asked anything yet holds up nobody
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		await(t, "it to be taken", func() bool { return r.p.clients.Load() == 2 })
 		r.cancel()
+		silent.SetDeadline(time.Now().Add(stopGrace))
+		if _, err := silent.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the silent connection: %v", err)
+		}
 		await(t, "refusal of new ones", func() bool {
 			c, err := net.Dial("tcp", at.String())
 			if err != nil {
