@@ -39,14 +39,7 @@ fuzz: ## every fuzz target, FUZZTIME=20s each
 	done
 
 package: ## dist/*.deb and dist/*.rpm, for ARCHES="amd64 arm64"
-	@mkdir -p dist
-	@for arch in $(ARCHES); do \
-		echo "== lbagent $(VERSION) for $$arch"; \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/$$arch/lbagent ./cmd/lbagent || exit 1; \
-		for packager in deb rpm; do \
-			ARCH=$$arch VERSION=$(VERSION) $(TOOL) nfpm package --config packaging/nfpm.yaml --packager $$packager --target dist/ || exit 1; \
-		done; \
-	done
+	GO='$(GO)' VERSION='$(VERSION)' ARCHES='$(ARCHES)' LDFLAGS='$(LDFLAGS)' packaging/build.sh
 
 clean: ## removes bin/ and dist/
 	rm -rf bin dist
