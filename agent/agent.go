@@ -145,7 +145,7 @@ func spoolDir(c *config.Config) string { return filepath.Join(c.StateDir, "lists
 
 // announce tells the service manager when the agent is ready, and that it stops.
 func (a *Agent) announce(ctx context.Context) error {
-	if err := a.awaitLists(ctx); err != nil {
+	if err := a.awaitLists(ctx, a.names()); err != nil {
 		return nil // stopped before it was ready
 	}
 	a.ready.Store(true)
@@ -166,13 +166,13 @@ func (a *Agent) tell(err error) {
 	}
 }
 
-// awaitLists waits until every configured service has a list, at most readyWithin (6.4).
-func (a *Agent) awaitLists(ctx context.Context) error {
+// awaitLists waits until every one of names has a list, at most readyWithin (6.4).
+func (a *Agent) awaitLists(ctx context.Context, names []string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyWithin, errNotAll)
 	defer cancel()
-	for _, s := range a.config().Services {
+	for _, name := range names {
 		for {
-			entry := a.table.Lookup(s.Name)
+			entry := a.table.Lookup(name)
 			if entry == nil {
 				break // removed by a reload meanwhile
 			}
@@ -195,6 +195,15 @@ func (a *Agent) awaitLists(ctx context.Context) error {
 }
 
 var errNotAll = errors.New("not every service has a list")
+
+// names are the configured services.
+func (a *Agent) names() []string {
+	var out []string
+	for _, s := range a.config().Services {
+		out = append(out, s.Name)
+	}
+	return out
+}
 
 // missing names the configured services without a list.
 func (a *Agent) missing() []string {

@@ -211,3 +211,20 @@ func TestStartOnTheLastGoodConfiguration(t *testing.T) {
 		}
 	})
 }
+
+// TestReloadWaitsForTheListsOfNewServices: 6.1 with 6.4, nobody is told "no list yet" because of a reload.
+func TestReloadWaitsForTheListsOfNewServices(t *testing.T) {
+	one := backend(t, "one")
+	services := entry("a", freePort(t), one)
+	d := start(t, services)
+	for i := range 40 {
+		services += fmt.Sprintf("  - {name: new%d, backends: [%q]}\n", i, one)
+	}
+	d.write(services)
+	if _, err := d.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if missing := d.missing(); len(missing) != 0 {
+		t.Errorf("no list yet of %v", missing)
+	}
+}

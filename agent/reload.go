@@ -13,11 +13,11 @@ import (
 
 // Reload reads the configuration again and applies it whole, or not at all: it builds and binds all that is new, then swaps (SEMANTICS 6.1). It returns
 // what changed, a line each. On an error the old configuration stays in force, and the error says why.
-func (a *Agent) Reload(context.Context) ([]string, error) {
+func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	now := a.now()
-	lines, err := a.reloadLocked(now)
+	lines, err := a.reloadLocked(ctx, now)
 	if err != nil {
 		a.applied.Store(&applied{config: a.config(), err: err})
 		a.log.Error("reload refused, the old configuration stays in force", "file", a.options.ConfigPath, "error", err)
@@ -36,7 +36,7 @@ func (a *Agent) Reload(context.Context) ([]string, error) {
 	return lines, nil
 }
 
-func (a *Agent) reloadLocked(now time.Time) ([]string, error) {
+func (a *Agent) reloadLocked(ctx context.Context, now time.Time) ([]string, error) {
 	next, err := config.Load(a.options.ConfigPath)
 	if err != nil {
 		return nil, err
@@ -52,6 +52,9 @@ func (a *Agent) reloadLocked(now time.Time) ([]string, error) {
 		return nil, err
 	}
 	a.put(now, old, next)
+	// Callers of a new port wait in its backlog until there is a list, instead of being told that there is none. That whoever asked for the reload has
+	// gone ends the wait, not the reload.
+	_ = a.awaitLists(ctx, config.Compare(old, next).Added)
 	change.Commit()
 	a.prune(old, next)
 	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))
