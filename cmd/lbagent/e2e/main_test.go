@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+)
+
+// What all tests share: the built binary, and an etcd in which each test has a namespace of its own.
+var (
+	binary string
+	etcd   *etcdtest.Server
+)
+
+const testVersion = "v0.0.0-e2e"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(reloadAs) != "" { // another user's run of one function, which needs nothing of this
+		os.Exit(m.Run())
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "lbagent-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	// Another user runs it in one of the tests.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+
+	binary = filepath.Join(dir, "lbagent")
+	args := []string{"build", "-o", binary, "-ldflags", "-X main.version=" + testVersion}
+	if raced {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "github.com/lbagent/lbagent/cmd/lbagent")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the agent: %v\n%s", err, out)
+		return 1
+	}
+
+	etcd, err = etcdtest.Run(etcdtest.Config{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer etcd.Close()
+	return m.Run()
+}

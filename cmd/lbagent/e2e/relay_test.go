@@ -1,0 +1,251 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/testneed"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// oneService is an agent with n static backends behind one port.
+func oneService(t *testing.T, n int, keys string) (bs []*backend, a *agent, addr string) {
+	t.Helper()
+	bs = backends(t, n, 0)
+	port := freePort(t)
+	a = startAgent(t, fmt.Sprintf("- {name: user, backends: [%s], listen: [%d]%s}", join(addrs(bs)), port, keys))
+	return bs, a, fmt.Sprintf("127.0.0.1:%d", port)
+}
+
+// 10,000 messages of mixed size go both ways through one stream, in order and whole; other streams share the connection.
+func TestStreamOfManyMessages(t *testing.T) {
+	const messages = 10_000
+	_, _, addr := oneService(t, 2, "")
+	c := newCaller(t, addr)
+	stop := c.keepCalling(2)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := c.conn.NewStream(ctx, &echoDesc.Streams[0], streamMethod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := make([]byte, 256<<10)
+	random := rand.NewChaCha8([32]byte{1})
+	if _, err := random.Read(content); err != nil {
+		t.Fatal(err)
+	}
+	// The same sizes at both ends: most are small, some span many frames and more than the initial window.
+	size := func(i int) int {
+		switch r := uint64(i) * 0x9E3779B97F4A7C15 >> 32; {
+		case i%1000 == 999:
+			return 200_000
+		case i%20 == 0:
+			return int(r % 40_000)
+		default:
+			return int(r % 600)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range messages {
+			if err := s.SendMsg(wrapperspb.Bytes(content[i%1000 : i%1000+size(i)])); err != nil {
+				t.Errorf("send message %d: %v", i, err)
+				return
+			}
+		}
+		if err := s.CloseSend(); err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range messages {
+		m := new(wrapperspb.BytesValue)
+		if err := s.RecvMsg(m); err != nil {
+			t.Fatalf("receive message %d: %v", i, err)
+		}
+		if !bytes.Equal(m.GetValue(), content[i%1000:i%1000+size(i)]) {
+			t.Fatalf("message %d differs: %d bytes, want %d", i, len(m.GetValue()), size(i))
+		}
+	}
+	if err := s.RecvMsg(new(wrapperspb.BytesValue)); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
+	wg.Wait()
+	if len(s.Trailer().Get(nameHeader)) != 1 {
+		t.Errorf("trailer %v", s.Trailer())
+	}
+	stop()
+	c.wantNoFailures()
+}
+
+// Bodies far larger than any window pass, many at once, beside small calls.
+func TestLargeBodies(t *testing.T) {
+	_, _, addr := oneService(t, 2, "")
+	c := newCaller(t, addr)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 4 {
+				_, _ = c.echo(t.Context(), 1<<20) // noted
+				_, _ = c.echo(t.Context(), 0)
+			}
+		})
+	}
+	wg.Wait()
+	c.wantNoFailures()
+	if _, n := c.since(time.Time{}); n != 64 {
+		t.Errorf("%d answers, want 64", n)
+	}
+}
+
+// The caller's cancel and deadline reach the backend within 50 ms (4.6), as the median of several.
+func TestCancelAndDeadlineReachTheBackend(t *testing.T) {
+	bs, _, addr := oneService(t, 1, "")
+	c := newCaller(t, addr)
+	for _, tt := range []struct {
+		name string
+		ctx  func() (ctx context.Context, end func() time.Time)
+		want codes.Code
+	}{
+		{"cancel", func() (context.Context, func() time.Time) {
+			ctx, cancel := context.WithCancel(t.Context())
+			return ctx, func() time.Time { cancel(); return time.Now() }
+		}, codes.Canceled},
+		{"deadline", func() (context.Context, func() time.Time) {
+			end := time.Now().Add(300 * time.Millisecond)
+			ctx, cancel := context.WithDeadline(t.Context(), end)
+			t.Cleanup(cancel)
+			return ctx, func() time.Time { return end }
+		}, codes.DeadlineExceeded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var late []time.Duration
+			for range 7 {
+				ctx, end := tt.ctx()
+				answered := make(chan error, 1)
+				go func() {
+					answered <- c.conn.Invoke(ctx, blockMethod, wrapperspb.Bytes(nil), new(wrapperspb.BytesValue))
+				}()
+				call := receive(t, bs[0].blocked)
+				if want, ok := ctx.Deadline(); ok != call.hasDeadline || ok && call.deadline.Sub(want).Abs() > 50*time.Millisecond {
+					t.Errorf("deadline at the backend %v %v, want %v %v", call.deadline, call.hasDeadline, want, ok)
+				}
+				ended := end()
+				late = append(late, receive(t, call.ended).Sub(ended))
+				if err := receive(t, answered); status.Code(err) != tt.want {
+					t.Errorf("the call ended with %v, want %v", err, tt.want)
+				}
+			}
+			slices.Sort(late)
+			if late[len(late)/2] > 50*time.Millisecond {
+				t.Errorf("the backend knew after %v, want 50ms", late)
+			}
+		})
+	}
+}
+
+// A timeout.request of the service ends a call that has no deadline.
+func TestRequestTimeout(t *testing.T) {
+	bs, _, addr := oneService(t, 1, ", timeout: {request: 300ms}")
+	c := newCaller(t, addr)
+	began := time.Now()
+	err := c.conn.Invoke(t.Context(), blockMethod, wrapperspb.Bytes(nil), new(wrapperspb.BytesValue))
+	if took := time.Since(began); status.Code(err) != codes.DeadlineExceeded || took < 250*time.Millisecond {
+		t.Errorf("after %v: %v", took, err)
+	}
+	receive(t, receive(t, bs[0].blocked).ended)
+}
+
+// Errors of the backend arrive as they were, in trailers only; none makes the agent retry or eject.
+func TestStatusesPass(t *testing.T) {
+	_, _, addr := oneService(t, 1, "")
+	c := newCaller(t, addr)
+	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), codeHeader, strconv.Itoa(int(code)))
+		err := c.conn.Invoke(ctx, failMethod, wrapperspb.Bytes(nil), new(wrapperspb.BytesValue))
+		if s := status.Convert(err); s.Code() != code || s.Message() != failText {
+			t.Errorf("%v arrived as %v", code, err)
+		}
+	}
+	if err := c.conn.Invoke(t.Context(), "/e2e.Echo/NoSuchMethod", wrapperspb.Bytes(nil), new(wrapperspb.BytesValue)); status.Code(err) != codes.Unimplemented {
+		t.Errorf("an unknown method: %v", err)
+	}
+}
+
+// A service without a usable backend answers at once, and says why (4.5).
+func TestNoUsableBackend(t *testing.T) {
+	bs, a, addr := oneService(t, 2, "")
+	for _, b := range bs {
+		b.kill()
+	}
+	c := newCaller(t, addr)
+	began := time.Now()
+	err := c.conn.Invoke(t.Context(), echoMethod, wrapperspb.Bytes(nil), new(wrapperspb.BytesValue))
+	if s := status.Convert(err); s.Code() != codes.Unavailable || !bytes.Contains([]byte(s.Message()), []byte("lbagent: user: 2 backends, 0 usable")) && !bytes.Contains([]byte(s.Message()), []byte("connection refused")) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	bs[0].start()
+	poll(t, "calls work again", func() bool { _, err := c.echo(t.Context(), 1); return err == nil })
+	_ = a
+}
+
+// The listener of a bare port is on ::1 too, and backends may be IPv6.
+func TestIPv6(t *testing.T) {
+	testneed.IPv6(t)
+	six, four := newBackend(t, "six", "::1", 0), newBackend(t, "four", "127.0.0.1", 0)
+	port := freePort(t)
+	a := startAgent(t, fmt.Sprintf("- {name: user, backends: [%s], listen: [%d], policy: round_robin}", join([]string{six.addr, four.addr}), port))
+	for _, host := range []string{"[::1]", "127.0.0.1"} {
+		c := newCaller(t, fmt.Sprintf("%s:%d", host, port))
+		began := time.Now()
+		c.burst(20, 1)
+		c.wantNoFailures()
+		if ok, text := c.even(began, []string{"six", "four"}, 0.1); !ok {
+			t.Errorf("through %s: %s", host, text)
+		}
+	}
+	if got := a.addresses("user"); !sameSet(got, []string{six.addr, four.addr}) {
+		t.Errorf("backends %v", got)
+	}
+}
+
+// The service's port can be a unix socket.
+func TestUnixListener(t *testing.T) {
+	bs := backends(t, 1, 0)
+	a := newAgent(t, "")
+	path := a.dir + "/user.sock"
+	a.services = fmt.Sprintf(`- {name: user, backends: [%s], listen: ["unix:%s"]}`, join(addrs(bs)), path)
+	a.writeConfig()
+	a.start()
+	out := new(wrapperspb.BytesValue)
+	if err := a.dial("unix:"+path).Invoke(t.Context(), echoMethod, wrapperspb.Bytes([]byte("x")), out, grpc.WaitForReady(true)); err != nil || string(out.GetValue()) != "x" {
+		t.Errorf("answer %q, %v", out.GetValue(), err)
+	}
+}
+
+// receive waits for a value.
+func receive[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(patience):
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
