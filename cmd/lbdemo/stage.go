@@ -13,7 +13,7 @@ import (
 )
 
 // backendNames are the five that the story begins with, and the one that joins.
-var backendNames = [...]string{"alpha", "bravo", "charlie", "delta", "echo", "foxtrot"}
+var backendNames = [...]string{"ada", "ben", "cleo", "dan", "eve", "fay"}
 
 const firstBackends = 5
 
