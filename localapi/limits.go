@@ -75,7 +75,7 @@ func (l Limits) serverOptions(streams uint32) []grpc.ServerOption {
 		grpc.ConnectionTimeout(l.FirstBytes),
 		grpc.InitialWindowSize(64 << 10), // what an unread stream may hold; also turns off growing it by measured bandwidth
 		grpc.InitialConnWindowSize(1 << 20),
-		grpc.SharedWriteBuffer(true), // idle connections hold no write buffer
+		grpc.ReadBufferSize(8 << 10), // requests are small, connections may be many
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		// A process that is gone closes its socket; pings find the one that is stopped.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleGRPC, Time: time.Minute, Timeout: 20 * time.Second}),

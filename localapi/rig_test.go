@@ -3,7 +3,6 @@ package localapi
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -191,23 +190,6 @@ func ask(t testing.TB, socket, method, path, body string, header ...string) (int
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	return resp.StatusCode, string(text)
-}
-
-// field returns what is at a path of object keys in JSON text.
-func field(t testing.TB, text string, path ...string) any {
-	t.Helper()
-	var v any
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		t.Fatalf("%v in %q", err, text)
-	}
-	for _, p := range path {
-		m, ok := v.(map[string]any)
-		if !ok {
-			t.Fatalf("no object at %q of %v in %s", p, path, text)
-		}
-		v = m[p]
-	}
-	return v
 }
 
 // eventually waits until ok returns "", and fails with what it last said.

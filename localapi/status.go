@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
@@ -83,10 +84,7 @@ func summary(svc *table.Service, v *table.View, now time.Time) string {
 	if !v.Ready {
 		return fmt.Sprintf("%s: no list has come yet", svc.Name())
 	}
-	from := fmt.Sprintf("list from %s, confirmed %s ago", v.List.Source, health.Ago(svc.Age(now)))
-	if v.List.Revision != 0 {
-		from = fmt.Sprintf("list from %s at revision %d, confirmed %s ago", v.List.Source, v.List.Revision, health.Ago(svc.Age(now)))
-	}
+	from := fmt.Sprintf("list from %s, confirmed %s ago", sourceWords(v.List), health.Ago(svc.Age(now)))
 	switch {
 	case v.Panic:
 		return fmt.Sprintf("%s: %d of %d backends usable: panic, fewer than %d %%, so all that answer are tried; %s",
@@ -95,6 +93,17 @@ func summary(svc *table.Service, v *table.View, now time.Time) string {
 		return fmt.Sprintf("%s; %s", v.Unusable(now), from)
 	}
 	return fmt.Sprintf("%s: %d of %d backends usable; %s", svc.Name(), v.Usable, len(v.Backends), from)
+}
+
+// sourceWords is where a list came from, for a person.
+func sourceWords(l *service.List) string {
+	switch l.Source {
+	case service.FromStatic:
+		return "the configuration"
+	case service.FromSpool:
+		return fmt.Sprintf("the spool, etcd's at revision %d", l.Revision)
+	}
+	return fmt.Sprintf("%s at revision %d", l.Source, l.Revision)
 }
 
 // explain is one backend with its evidence.
