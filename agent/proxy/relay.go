@@ -12,7 +12,8 @@ import (
 
 const (
 	// streamWindow is what one stream may have parked here, in either direction: what a reader doesn't take is bounded by it, and a stream to a
-	// backend 1 ms away gets 256 MB/s. Larger costs memory under slow readers, smaller costs speed over longer ways.
+	// backend 1 ms away gets 256 MB/s. Larger costs memory under slow readers, smaller costs speed over longer ways. (CPU per 1 MiB body with 64 KiB,
+	// 256 KiB and 1 MiB: 0.44, 0.38 and 0.54 of HAProxy's for 4 clients with 8 streams, 0.36, 0.31 and 0.21 for one with one.)
 	streamWindow = 256 << 10
 	// connWindow only bounds what is under way: its credit goes back when bytes are read, so that a slow reader never stalls the other streams.
 	connWindow = 16 << 20

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -45,25 +46,28 @@ func (p *pool) backend(b *table.Backend, rt *route) *backend {
 	return be
 }
 
-// take gets c a stream, or lets it wait for one; false: the call has to go elsewhere.
-func (be *backend) take(c *call, usable bool) bool {
+// take gets c a stream, or lets it wait for one; if it can't, why says so, and the call has to go elsewhere.
+func (be *backend) take(c *call, usable bool) (why string) {
+	if be.removed || usable && !be.usable {
+		be.keep(usable) // the pick saw a newer view than viewChanged
+	}
 	if conn := be.ready(); conn != nil {
 		c.send(conn)
-		return true
+		return ""
 	}
 	be.grow(usable)
 	limit := waitForSlot
 	switch {
 	case len(be.conns) == 0:
-		return false // no connect now (4.10)
+		return "is not connected to again so soon after it failed" // 4.10
 	case be.dialing == len(be.conns):
 		limit = waitForConn
 	}
 	if be.waiting.n >= limit {
-		return false
+		return "has too many calls that wait for a stream"
 	}
 	c.wait(be)
-	return true
+	return ""
 }
 
 // ready is a connection with a free stream slot: the first one, so that few are used.
@@ -92,6 +96,9 @@ func (be *backend) grow(usable bool) {
 	connect := be.rt.options().connect
 	lc, err := be.pool.relay.loop.Dial(be.addr, 0, conn) // the timer below ends it
 	if err != nil {
+		if errors.Is(err, loop.ErrEnded) {
+			return
+		}
 		be.pool.relay.w.proxy.log.Warn("no connection to a backend", "service", be.pool.svc.Name(), "backend", be.addr, "cause", err)
 		return // this host could not try: the call goes elsewhere, and nobody is blamed
 	}

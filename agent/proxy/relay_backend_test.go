@@ -61,7 +61,8 @@ func TestBackendAnswers(t *testing.T) {
 		{"close after headers, no gRPC", false, func(c *rawConn) { c.headers(1, false, ":status", "200"); c.Close() }, "[200]INTERNAL_ERROR", 1},
 		{"protocol error", true, func(c *rawConn) { c.fr.WriteData(0, true, nil) }, "[20014]", 1},
 		{"push", true, func(c *rawConn) { c.fr.WriteRawFrame(http2.FramePushPromise, 4, 1, make([]byte, 8)) }, "[20014]", 1},
-		{"GOAWAY after the call, then close", true, func(c *rawConn) {
+		{"GOAWAY with an error, then close", true, func(c *rawConn) { c.fr.WriteGoAway(1, http2.ErrCodeEnhanceYourCalm, []byte("tired")); c.Close() }, "[20014]", 1},
+		{"GOAWAY during the call", true, func(c *rawConn) {
 			c.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
 			c.headers(1, true, ":status", "200", "grpc-status", "0")
 		}, "[2000]", 0},
@@ -264,8 +265,9 @@ func TestWaitForSlot(t *testing.T) {
 		conns = append(conns, c)
 	}
 	client.call(101, true, "/a/b", nil)
-	if got := client.answerOf(101); got != "[20014]" {
-		t.Errorf("the client got %q", got)
+	f := client.until(func(f frame) bool { return f.id == 101 && f.fields != nil })
+	if f.fields["grpc-status"] != "14" || f.fields["grpc-message"] != "lbagent: user: 1 backend, 1 usable; "+b.addr+" had no stream for the call within timeout.connect" {
+		t.Errorf("the client got %v", f.fields)
 	}
 	client.call(103, true, "/a/b", nil)
 	conns[3].headers(1, true, ":status", "200", "grpc-status", "0")

@@ -23,6 +23,8 @@ type call struct {
 	tried []*health.State
 	spare *health.State // of tried: may be tried once more
 
+	lastWhy string // why the last backend could not take the call
+
 	opts      *options
 	fields    []h2.Field // the request's header list, kept for retries
 	req, resp pipe
@@ -99,13 +101,19 @@ func (c *call) dispatch() {
 		c.state, c.began = b.State, now
 		b.State.Begin()
 		c.be = c.client.pool.backend(b, c.client.rt)
-		if c.be.take(c, b.Verdict.Kind.Usable()) {
+		why := c.be.take(c, b.Verdict.Kind.Usable())
+		if why == "" {
 			return
 		}
+		c.lastWhy = why
 		c.endAttempt(health.Neutral, 0, false, "")
 	}
 	c.client.stats.noBackend++
-	c.answer(503, codeUnavailable, v.Unusable(now))
+	text := v.Unusable(now)
+	if v.Usable > 0 && c.lastWhy != "" {
+		text += "; " + c.be.addr.String() + " " + c.lastWhy
+	}
+	c.answer(503, codeUnavailable, text)
 	c.settle()
 }
 
@@ -159,6 +167,7 @@ func (c *call) timeUp() {
 		c.timedOut("the caller's deadline passed while the call waited for a connection to " + c.be.name())
 	case c.queued && !now.Before(c.waitUntil):
 		c.unwait()
+		c.lastWhy = "had no stream for the call within timeout.connect"
 		c.endAttempt(health.Neutral, 0, false, "")
 		c.dispatch()
 	default:

@@ -22,6 +22,7 @@ type backendConn struct {
 	answers uint64    // response heads that came
 	up      bool      // SETTINGS came: only then is it connected
 	retired bool      // takes no new streams
+	goaway  string    // what its GOAWAY said, if that was an error
 	gone    bool
 }
 
@@ -115,6 +116,7 @@ func (c *backendConn) lost(cause string) {
 		return
 	}
 	c.gone, c.retired = true, true
+	cause += c.goaway
 	c.relay.loop.Disarm(&c.timer)
 	if !c.up {
 		c.be.connectFailed(c, cause)
@@ -206,6 +208,12 @@ func (c *backendConn) anyStream() *h2.Stream {
 // Goaway: h2.Handler. The streams that the backend never saw go elsewhere, the others end here (4.1). Without an error it's no failure.
 func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 	c.retired = true
+	if code != h2.NoError {
+		c.goaway = " after GOAWAY " + code.String()
+		if len(debug) > 0 {
+			c.goaway += ": " + string(debug[:min(len(debug), 100)])
+		}
+	}
 	unseen := c.relay.streams[:0]
 	for s := range c.h2.All() {
 		if s.ID() > last {

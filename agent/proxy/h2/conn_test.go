@@ -299,6 +299,8 @@ func TestClientFrames(t *testing.T) {
 			[]string{"headers 1 :status=304 content-length=5 end=true"}, nil, 0},
 		{"content-length of HEAD", func(p *peer) { p.headers(3, true, ":status", "200", "content-length", "5") },
 			[]string{"headers 3 :status=200 content-length=5 end=true"}, nil, 0},
+		{"body of HEAD", func(p *peer) { p.headers(3, false, ":status", "200"); p.write.WriteData(3, true, []byte("x")) },
+			[]string{"headers 3 :status=200 end=false", "reset 3 PROTOCOL_ERROR local=true"}, []string{"RST 3 PROTOCOL_ERROR"}, 0},
 		{"pushed", func(p *peer) { p.write.WriteRawFrame(http2.FramePushPromise, 4, 1, make([]byte, 8)) }, nil, nil, ProtocolError},
 		{"response on an idle stream", func(p *peer) { p.headers(9, true, ok...) }, nil, nil, ProtocolError},
 		{"response on an even stream", func(p *peer) { p.headers(2, true, ok...) }, nil, nil, ProtocolError},

@@ -31,7 +31,7 @@ func (c *Conn) onData(flags byte, id uint32, p []byte) error {
 		return c.streamError(s, FlowControlError)
 	}
 	end := flags&flagEndStream != 0
-	if !s.answered || !s.countBody(len(p), end) {
+	if !s.answered || s.noBody && len(p) > 0 || !s.countBody(len(p), end) {
 		return c.streamError(s, ProtocolError) // RFC 9113 8.1.1
 	}
 	if end {
