@@ -376,3 +376,29 @@ func TestSlowReader(t *testing.T) {
 	})
 	r.quiet()
 }
+
+// A reset at the caller's deadline is its doing, not the backend's.
+func TestResetAtDeadline(t *testing.T) {
+	for _, timeout := range []string{"1n", "1H"} {
+		r := newRig(t, nil)
+		b := newRawBackend(t)
+		r.backends(b.addr)
+		client := newRawClient(t, r.addr)
+		client.call(1, true, "/a/b", nil)
+		c := b.accept()
+		c.request()
+		client.headers(3, true, ":method", "POST", ":scheme", "http", ":path", "/a/b", ":authority", "a", "content-type", "application/grpc", "grpc-timeout", timeout)
+		c.request()
+		c.fr.WriteRSTStream(3, http2.ErrCodeCancel)
+		if got := client.answerOf(3); got != "CANCEL" {
+			t.Errorf("the client got %q", got)
+		}
+		want := uint64(0)
+		if timeout == "1H" {
+			want = 1
+		}
+		if s := r.state(b.addr).Snapshot(time.Now()); s.Failures != want {
+			t.Errorf("%s: %d failures (%q), want %d", timeout, s.Failures, s.LastFailure, want)
+		}
+	}
+}

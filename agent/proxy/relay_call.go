@@ -183,7 +183,7 @@ func (c *call) timedOut(why string) {
 		c.unwait()
 		result = health.Neutral // the backend never had it
 	}
-	sample := c.bs.Open() && !c.bs.Sending()
+	sample := c.bs.Open() && c.sentWhole()
 	c.abandon(h2.Cancel)
 	c.endAttempt(result, now.Sub(c.began), sample, why)
 	c.abort(504, codeDeadline, "lbagent: "+why)
@@ -280,11 +280,15 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 		why = "sent a malformed response"
 	}
 	result, cause := health.Failure, why+" before response headers"
+	first, sample := c.firstByte, c.expected
+	now := c.relay.loop.Now()
 	if c.answered {
 		result, cause = c.outcome()
+	} else if c.late(now) { // backends end calls at their deadline too, as the caller does
+		result, cause, first, sample = health.Timeout, "the caller's deadline passed", now.Sub(c.began), c.sentWhole()
 	}
 	name := c.be.name()
-	c.endAttempt(result, c.firstByte, c.expected, cause)
+	c.endAttempt(result, first, sample, cause)
 	if local {
 		c.abort(502, codeUnavailable, "lbagent: "+name+" "+why)
 	} else {
@@ -373,8 +377,7 @@ func (c *call) cancelled(code h2.Code) {
 		} else if !c.answered {
 			first = now.Sub(c.began)
 		}
-		sample := c.expected || !c.answered && c.req.end && c.req.sent == c.req.got
-		c.endAttempt(result, first, sample, cause)
+		c.endAttempt(result, first, c.expected || !c.answered && c.sentWhole(), cause)
 	}
 	if late {
 		c.count(statusAborted, codeDeadline)
@@ -383,6 +386,9 @@ func (c *call) cancelled(code h2.Code) {
 	}
 	c.settle()
 }
+
+// sentWhole reports whether the backend was sent all of the request: only then does its latency say something (3.4).
+func (c *call) sentWhole() bool { return c.req.end && c.req.sent == c.req.got }
 
 // abandon resets the backend's stream.
 func (c *call) abandon(code h2.Code) {
