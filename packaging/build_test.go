@@ -1,0 +1,132 @@
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/lbagent/lbagent/agent/testneed"
+)
+
+// built are the packages of one version.
+type built struct{ deb, rpm string }
+
+// build makes the packages of this machine's architecture.
+func build(t *testing.T, version string) built {
+	t.Helper()
+	dist := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "./build.sh")
+	cmd.Env = append(os.Environ(), "VERSION="+version, "ARCHES="+runtime.GOARCH, "DIST="+dist, "SOURCE_DATE_EPOCH=1767225600")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build.sh: %v\n%s", err, out)
+	}
+	return built{deb: one(t, dist+"/*.deb"), rpm: one(t, dist+"/*.rpm")}
+}
+
+func one(t *testing.T, pattern string) string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("%s: %v %v", pattern, paths, err)
+	}
+	return paths[0]
+}
+
+// output runs a program of the host and returns what it says on both outputs.
+func output(t *testing.T, argv ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+	}
+	return string(out)
+}
+
+// installed is what both packages have to hold.
+func installed() []string {
+	return []string{
+		"/etc/default/lbagent",
+		"/etc/lbagent/lbagent.yaml",
+		"/etc/lbagent/services.d",
+		"/usr/bin/lbagent",
+		"/usr/lib/systemd/system/lbagent.service",
+		"/usr/lib/sysusers.d/lbagent.conf",
+		"/usr/lib/tmpfiles.d/lbagent.conf",
+		"/usr/share/bash-completion/completions/lbagent",
+		"/usr/share/doc/lbagent/copyright",
+		"/usr/share/doc/lbagent/examples/lbagent.yaml",
+		"/usr/share/fish/vendor_completions.d/lbagent.fish",
+		"/usr/share/man/man5/lbagent.yaml.5.gz",
+		"/usr/share/man/man8/lbagent.8.gz",
+	}
+}
+
+// TestDeb looks into the .deb.
+func TestDeb(t *testing.T) {
+	dpkg := testneed.Program(t, "dpkg-deb", "dpkg")
+	p := build(t, "v0.1.0")
+	list := output(t, dpkg, "--contents", p.deb)
+	for _, path := range installed() {
+		if !strings.Contains(list, " ."+path+"\n") && !strings.Contains(list, " ."+path+"/\n") {
+			t.Errorf("no %s in\n%s", path, list)
+		}
+	}
+	for line := range strings.Lines(list) {
+		if !strings.Contains(line, " root/root ") || line[5] == 'w' || line[8] == 'w' {
+			t.Errorf("owner or mode of %s", line)
+		}
+	}
+	if got := output(t, dpkg, "--field", p.deb, "Version", "Architecture", "Section"); got !=
+		"Version: 0.1.0\nArchitecture: "+runtime.GOARCH+"\nSection: net\n" {
+		t.Errorf("fields %q", got)
+	}
+	dir := t.TempDir()
+	output(t, dpkg, "--control", p.deb, dir)
+	if got := read(t, filepath.Join(dir, "conffiles")); got != "/etc/default/lbagent\n/etc/lbagent/lbagent.yaml\n" {
+		t.Errorf("conffiles %q", got)
+	}
+	for _, script := range []string{"postinst", "prerm", "postrm"} {
+		output(t, "sh", "-n", filepath.Join(dir, script))
+	}
+}
+
+// TestRpm looks into the .rpm.
+func TestRpm(t *testing.T) {
+	rpm := testneed.Program(t, "rpm", "rpm")
+	p := build(t, "v0.1.0")
+	list := output(t, rpm, "-qlp", p.rpm)
+	for _, path := range append(installed(), "/usr/share/licenses/lbagent/LICENSE") {
+		if !strings.Contains("\n"+list, "\n"+path+"\n") {
+			t.Errorf("no %s in\n%s", path, list)
+		}
+	}
+	if got := output(t, rpm, "-qcp", p.rpm); got != "/etc/default/lbagent\n/etc/lbagent/lbagent.yaml\n" {
+		t.Errorf("configuration files %q", got)
+	}
+	scripts := output(t, rpm, "-qp", "--scripts", p.rpm)
+	for _, want := range []string{"postinstall scriptlet", "preuninstall scriptlet", "postuninstall scriptlet", "systemd-sysusers lbagent.conf", "try-restart"} {
+		if !strings.Contains(scripts, want) {
+			t.Errorf("no %q in\n%s", want, scripts)
+		}
+	}
+	for _, script := range []string{"post", "preun", "postun"} {
+		output(t, "sh", "-n", filepath.Join("rpm", script))
+	}
+	if got := output(t, rpm, "-qp", "--queryformat", "%{NAME} %{VERSION} %{LICENSE}", p.rpm); got != "lbagent 0.1.0 Apache-2.0" {
+		t.Errorf("fields %q", got)
+	}
+}
+
+// TestSameSourcesSameBytes: a package can be checked by building it again.
+func TestSameSourcesSameBytes(t *testing.T) {
+	a, b := build(t, "v0.1.0"), build(t, "v0.1.0")
+	if read(t, a.deb) != read(t, b.deb) {
+		t.Error("the .deb differs")
+	}
+	if read(t, a.rpm) != read(t, b.rpm) {
+		t.Error("the .rpm differs")
+	}
+}

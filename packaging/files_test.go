@@ -1,0 +1,99 @@
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/testneed"
+)
+
+// surroundings is a host without environment.
+func surroundings() config.Options {
+	return config.Options{Env: func(string) (string, bool) { return "", false }, Hostname: "web-17", Cores: 4}
+}
+
+func load(t *testing.T, text string) *config.Config {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lbagent.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := surroundings().Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestDefaultConfiguration: as installed it says nothing; with the # of its keys taken away it is a configuration.
+func TestDefaultConfiguration(t *testing.T) {
+	text := read(t, "etc/lbagent.yaml")
+	if c, empty := load(t, text), load(t, ""); !config.Compare(c, empty).None() {
+		t.Errorf("as installed: %s", config.Compare(empty, c))
+	}
+	_, keys, _ := strings.Cut(text, "\n\n")
+	c := load(t, strings.ReplaceAll("\n"+keys, "\n#", "\n"))
+	if c.Etcd == nil || len(c.Services) != 1 || c.Services[0].Name != "user" {
+		t.Errorf("with its keys: %+v", c)
+	}
+}
+
+// TestExample: the example is valid, and every value in it that isn't marked as an example is the default.
+func TestExample(t *testing.T) {
+	got := load(t, read(t, "etc/example.yaml"))
+	want := load(t, `
+etcd: {endpoints: ["https://etcd-1:2379", "https://etcd-2:2379"]}
+services:
+  - {name: user, prefix: services/user/, listen: [7001, "127.0.0.2:7001", "unix:/run/lbagent/user.sock"]}
+  - {name: static, backends: ["10.0.0.1:8080", "[2001:db8::1]:8080"], listen: [7002]}
+`)
+	if change := config.Compare(want, got); !change.None() {
+		t.Errorf("the example says otherwise than the defaults: %s", change)
+		for i := range got.Services {
+			if !reflect.DeepEqual(got.Services[i], want.Services[i]) {
+				t.Logf("got  %+v\nwant %+v", got.Services[i], want.Services[i])
+			}
+		}
+	}
+	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "on_demand", "log", "defaults", "services"}
+	for _, key := range keys {
+		if !strings.Contains(read(t, "etc/example.yaml"), "\n"+key+":") {
+			t.Errorf("the example has no %s", key)
+		}
+	}
+}
+
+// TestManPages: they have no mistakes, and lbagent.yaml(5) names every key of the example.
+func TestManPages(t *testing.T) {
+	man := testneed.Program(t, "man", "man-db")
+	for _, page := range []string{"man/lbagent.8", "man/lbagent.yaml.5"} {
+		cmd := exec.CommandContext(t.Context(), man, "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=80")
+		var said strings.Builder
+		cmd.Stderr = &said
+		if err := cmd.Run(); err != nil || said.Len() > 0 {
+			t.Errorf("%s: %v %s", page, err, said.String())
+		}
+	}
+	page := read(t, "man/lbagent.yaml.5")
+	for line := range strings.Lines(read(t, "etc/example.yaml")) {
+		key, _, ok := strings.Cut(strings.TrimLeft(line, " -#"), ":")
+		if ok && key == strings.ToLower(key) && !strings.ContainsAny(key, " ;,.") && !strings.Contains(page, key) {
+			t.Errorf("lbagent.yaml(5) has no %s", key)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package packaging
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lbagent/lbagent/agent/testneed"
+)
+
+// TestInstall is the life of the .deb on a host: installed, used, configured, broken, upgraded, removed.
+func TestInstall(t *testing.T) {
+	root := newRoot(t)
+	first, second := build(t, "v0.1.0"), build(t, "v0.2.0")
+	m := boot(t, root)
+	firstDeb, secondDeb := m.copyIn(t, first.deb), m.copyIn(t, second.deb)
+	mainPID := func() string { return m.run(t, "systemctl show -P MainPID lbagent") }
+
+	// Installed, it runs: as its own user, with its sockets, without a complaint.
+	if out := m.run(t, "dpkg -i "+firstDeb); strings.Contains(strings.ToLower(out), "warning") || strings.Contains(out, "rror") {
+		t.Errorf("dpkg -i says\n%s", out)
+	}
+	m.want(t, "systemctl is-active lbagent", "active")
+	m.want(t, "systemctl is-enabled lbagent", "enabled")
+	m.want(t, "getent passwd lbagent | cut -d: -f1,5-", "lbagent:lbagent, load balancing for this host:/var/lib/lbagent:/usr/sbin/nologin")
+	m.want(t, "stat -c '%U %G' /proc/"+mainPID(), "lbagent lbagent")
+	m.want(t, "stat -c '%a %U:%G %n' /run/lbagent /run/lbagent/lbagent.sock /run/lbagent-admin /run/lbagent-admin/admin.sock /var/lib/lbagent /etc/lbagent "+
+		"/etc/lbagent/lbagent.yaml", strings.Join([]string{
+		"755 lbagent:lbagent /run/lbagent",
+		"666 lbagent:lbagent /run/lbagent/lbagent.sock",
+		"750 lbagent:lbagent /run/lbagent-admin",
+		"660 lbagent:lbagent /run/lbagent-admin/admin.sock",
+		"750 lbagent:lbagent /var/lib/lbagent",
+		"755 root:root /etc/lbagent",
+		"644 root:root /etc/lbagent/lbagent.yaml",
+	}, "\n"))
+	m.run(t, "lbagent status")
+	m.run(t, "lbagent check")
+	m.run(t, "curl -fsS http://127.0.0.1:9901/readyz")
+	m.run(t, "curl -fsS --unix-socket /run/lbagent/lbagent.sock http://lbagent/v1/status")
+	m.want(t, "lbagent version | grep -o '0\\.1\\.0' | head -1", "0.1.0")
+	m.want(t, "journalctl --no-pager -q -o cat -u lbagent -p warning", "")
+	m.want(t, "journalctl --no-pager -q -o cat -b -p warning --grep 'lbagent' || true", "")
+
+	// Everybody may ask, not everybody may change.
+	m.run(t, "runuser -u nobody -- lbagent services")
+	m.fails(t, "runuser -u nobody -- lbagent reload")
+	m.run(t, "runuser -u nobody -g lbagent -- lbagent reload")
+
+	// A reload takes what is new and keeps the process; a broken file changes nothing.
+	pid := mainPID()
+	const dropIn = "/etc/lbagent/services.d/web.yaml"
+	m.write(t, dropIn, "services:\n  - {name: web, backends: [\"127.0.0.1:9\"], listen: [80, \"unix:/run/lbagent/web.sock\"]}\n")
+	m.run(t, "systemctl reload lbagent")
+	m.run(t, "lbagent services | grep -w web")
+	m.write(t, "/etc/lbagent/services.d/zz.yaml", "services: [{name: web}]\n")
+	m.fails(t, "systemctl reload lbagent")
+	m.run(t, "lbagent services | grep -w web")
+	if got := mainPID(); got != pid {
+		t.Errorf("reload: process %s became %s", pid, got)
+	}
+
+	// Started on a broken file, it runs on the last configuration that worked (SEMANTICS 6.5).
+	m.run(t, "systemctl restart lbagent")
+	m.want(t, "systemctl is-active lbagent", "active")
+	m.run(t, "lbagent services | grep -w web")
+	m.run(t, "journalctl --no-pager -q -o cat -u lbagent -p err | grep zz.yaml")
+	m.run(t, "rm /etc/lbagent/services.d/zz.yaml")
+	m.run(t, "systemctl reload lbagent")
+
+	// Killed, it comes back.
+	pid = mainPID()
+	m.run(t, "kill -9 "+pid)
+	eventually(t, "restart after a kill", func() error {
+		if out, err := m.try("systemctl is-active lbagent && lbagent status"); err != nil {
+			return errors.New(out)
+		}
+		if mainPID() == pid {
+			return errors.New("the same process")
+		}
+		return nil
+	})
+
+	// An upgrade restarts it and keeps what the administrator wrote.
+	m.run(t, "echo '# mine' >>/etc/lbagent/lbagent.yaml")
+	pid = mainPID()
+	m.run(t, "dpkg -i "+secondDeb)
+	m.want(t, "systemctl is-active lbagent", "active")
+	m.want(t, "lbagent version | grep -o '0\\.2\\.0' | head -1", "0.2.0")
+	if got := mainPID(); got == pid {
+		t.Error("the upgrade did not restart the agent")
+	}
+	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml")
+	m.run(t, "systemctl disable --now lbagent")
+	m.run(t, "dpkg -i "+secondDeb)
+	m.fails(t, "systemctl is-enabled lbagent")
+	m.run(t, "systemctl enable --now lbagent")
+
+	// Stopped, it leaves the lists; removed, nothing that runs; purged, nothing but its user.
+	m.run(t, "systemctl stop lbagent")
+	m.run(t, "test -d /run/lbagent && ! ss -ltn 2>/dev/null | grep -w 9901")
+	m.run(t, "systemctl start lbagent")
+	m.run(t, "dpkg -r lbagent")
+	m.fails(t, "systemctl is-active lbagent")
+	m.run(t, "test ! -e /run/lbagent && test ! -e /run/lbagent-admin && test ! -e /usr/bin/lbagent")
+	m.run(t, "test -e /etc/lbagent/lbagent.yaml && test -e /var/lib/lbagent/config.good")
+	m.run(t, "rm "+dropIn+" && dpkg -P lbagent")
+	m.want(t, "ls -d /etc/lbagent /etc/default/lbagent /var/lib/lbagent /run/lbagent* /etc/systemd/system/*lbagent* /etc/systemd/system/*/*lbagent* "+
+		"/usr/lib/systemd/system/lbagent* /var/lib/systemd/deb-systemd-helper*/*lbagent* 2>/dev/null || true", "")
+	m.want(t, "systemctl list-units --all --no-legend 'lbagent*'", "")
+	m.want(t, "pgrep -x lbagent || true", "")
+
+	// And again, as if nothing had been.
+	m.run(t, "dpkg -i "+secondDeb)
+	m.want(t, "systemctl is-active lbagent", "active")
+}
+
+// TestInstallWithoutSystemd: in a chroot or an image there is no running systemd; nothing fails, nothing is said, and the next boot starts the agent.
+func TestInstallWithoutSystemd(t *testing.T) {
+	root := newRoot(t)
+	p := build(t, "v0.1.0")
+	in := func(argv ...string) string { return output(t, append([]string{"chroot", root}, argv...)...) }
+	output(t, "cp", p.deb, filepath.Join(root, "root/lbagent.deb"))
+	out := in("dpkg", "-i", "/root/lbagent.deb")
+	for line := range strings.Lines(out) {
+		if !hasAnyPrefix(line, "Selecting previously", "(Reading database", "Preparing to unpack", "Unpacking lbagent", "Setting up lbagent",
+			"Creating group", "Creating user", "Created symlink") {
+			t.Errorf("dpkg -i says %q", line)
+		}
+	}
+	in("getent", "passwd", "lbagent")
+	in("test", "-L", "/etc/systemd/system/multi-user.target.wants/lbagent.service")
+	in("lbagent", "check")
+
+	m := boot(t, root)
+	m.want(t, "systemctl is-active lbagent", "active")
+	m.run(t, "lbagent status")
+}
+
+// TestRpmInRoot installs and removes the .rpm in a root tree. (Its distribution is another one; files and scripts are the same.)
+func TestRpmInRoot(t *testing.T) {
+	rpm := testneed.Program(t, "rpm", "rpm")
+	root := newRoot(t)
+	p := build(t, "v0.1.0")
+	do := func(args ...string) string {
+		return output(t, append([]string{rpm, "--root", root, "--nodeps", "--nosignature", "-vv"}, args...)...)
+	}
+	if out := do("-i", p.rpm); strings.Contains(out, "scriptlet failed") {
+		t.Errorf("rpm -i:\n%s", out)
+	}
+	output(t, "chroot", root, "getent", "passwd", "lbagent")
+	output(t, "chroot", root, "lbagent", "check")
+	link := filepath.Join(root, "etc/systemd/system/multi-user.target.wants/lbagent.service")
+	if _, err := os.Lstat(link); err != nil {
+		t.Error(err)
+	}
+	if out := do("-e", "lbagent"); strings.Contains(out, "scriptlet failed") {
+		t.Errorf("rpm -e:\n%s", out)
+	}
+	for _, gone := range []string{link, filepath.Join(root, "usr/bin/lbagent"), filepath.Join(root, "etc/lbagent/lbagent.yaml")} {
+		if _, err := os.Lstat(gone); err == nil {
+			t.Errorf("%s is still there", gone)
+		}
+	}
+}
+
+// TestLintian asks Debian's own checker.
+func TestLintian(t *testing.T) {
+	lintian := testneed.Program(t, "lintian", "lintian")
+	p := build(t, "v0.1.0")
+	// A Go program is linked statically.
+	out, err := exec.CommandContext(t.Context(), lintian, "--allow-root", "--fail-on=error,warning", "--suppress-tags=statically-linked-binary", p.deb).CombinedOutput()
+	if err != nil {
+		t.Errorf("lintian: %v\n%s", err, out)
+	}
+}
+
+func hasAnyPrefix(s string, prefixes ...string) bool {
+	for _, p := range prefixes {
+		if strings.HasPrefix(s, p) {
+			return true
+		}
+	}
+	return false
+}
