@@ -25,13 +25,18 @@ lbagent ($(echo "${VERSION#v}" | sed 's/-/~/')) unstable; urgency=medium
 
  -- The lbagent authors <lbagent@users.noreply.github.com>  $(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")
 END
-for shell in bash zsh fish; do
-	CGO_ENABLED=0 $GO run -trimpath -ldflags "$LDFLAGS" ./cmd/lbagent completion "$shell" >"$DIST/completion/$shell"
-done
 for ARCH in $ARCHES; do
 	echo "== lbagent $VERSION for $ARCH"
-	export ARCH
 	CGO_ENABLED=0 GOOS=linux GOARCH=$ARCH $GO build -trimpath -ldflags "$LDFLAGS" -o "$DIST/$ARCH/lbagent" ./cmd/lbagent
+done
+# The completions are the same everywhere; a program of this machine makes them.
+here=$DIST/$($GO env GOHOSTARCH)/lbagent
+[ -x "$here" ] || CGO_ENABLED=0 $GO build -o "$here" ./cmd/lbagent
+for shell in bash zsh fish; do
+	"$here" completion "$shell" >"$DIST/completion/$shell"
+done
+for ARCH in $ARCHES; do
+	export ARCH
 	for packager in deb rpm; do
 		$NFPM package --config packaging/nfpm.yaml --packager "$packager" --target "$DIST/"
 	done

@@ -64,10 +64,21 @@ func installed() []string {
 	}
 }
 
-// TestDeb looks into the .deb.
-func TestDeb(t *testing.T) {
-	dpkg := testneed.Program(t, "dpkg-deb", "dpkg")
+// TestPackages builds the packages once and looks at them from all sides.
+func TestPackages(t *testing.T) {
 	p := build(t, "v0.1.0")
+	t.Run("deb", func(t *testing.T) { testDeb(t, p) })
+	t.Run("rpm", func(t *testing.T) { testRpm(t, p) })
+	t.Run("lintian", func(t *testing.T) { testLintian(t, p) })
+	t.Run("same sources, same bytes", func(t *testing.T) { testSameBytes(t, p) })
+	t.Run("install", func(t *testing.T) { testInstall(t, p) })
+	t.Run("install without systemd", func(t *testing.T) { testInstallWithoutSystemd(t, p) })
+	t.Run("rpm in a root tree", func(t *testing.T) { testRpmInRoot(t, p) })
+}
+
+// testDeb looks into the .deb.
+func testDeb(t *testing.T, p built) {
+	dpkg := testneed.Program(t, "dpkg-deb", "dpkg")
 	list := output(t, dpkg, "--contents", p.deb)
 	for _, path := range installed() {
 		if !strings.Contains(list, " ."+path+"\n") && !strings.Contains(list, " ."+path+"/\n") {
@@ -93,10 +104,9 @@ func TestDeb(t *testing.T) {
 	}
 }
 
-// TestRpm looks into the .rpm.
-func TestRpm(t *testing.T) {
+// testRpm looks into the .rpm.
+func testRpm(t *testing.T, p built) {
 	rpm := testneed.Program(t, "rpm", "rpm")
-	p := build(t, "v0.1.0")
 	list := output(t, rpm, "-qlp", p.rpm)
 	for _, path := range append(installed(), "/usr/share/licenses/lbagent/LICENSE") {
 		if !strings.Contains("\n"+list, "\n"+path+"\n") {
@@ -120,9 +130,9 @@ func TestRpm(t *testing.T) {
 	}
 }
 
-// TestSameSourcesSameBytes: a package can be checked by building it again.
-func TestSameSourcesSameBytes(t *testing.T) {
-	a, b := build(t, "v0.1.0"), build(t, "v0.1.0")
+// testSameBytes: a package can be checked by building it again.
+func testSameBytes(t *testing.T, a built) {
+	b := build(t, "v0.1.0")
 	if read(t, a.deb) != read(t, b.deb) {
 		t.Error("the .deb differs")
 	}
