@@ -158,7 +158,7 @@ func (v value) listeners() []Listen {
 			port, _ := strconv.ParseUint(s, 10, 16)
 			all = append(all,
 				Listen{TCP: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))},
-				Listen{TCP: netip.AddrPortFrom(netip.IPv6Loopback(), uint16(port)), Optional: true})
+				Listen{TCP: netip.AddrPortFrom(netip.IPv6Loopback(), uint16(port))})
 			return
 		}
 		addr, problem := literal(s)

@@ -94,23 +94,3 @@ func (c Change) String() string {
 	}
 	return text
 }
-
-// Summary is one line for `lbagent check`: "3 services, 4 listeners, etcd at https://etcd-1:2379".
-func (c *Config) Summary() string {
-	listeners := 0
-	for _, s := range c.Services {
-		listeners += len(s.Listen)
-	}
-	etcd := "no etcd"
-	if c.Etcd != nil {
-		etcd = "etcd at " + strings.Join(c.Etcd.Endpoints, ", ")
-	}
-	return fmt.Sprintf("%s, %s, %s", count(len(c.Services), "service"), count(listeners, "listener"), etcd)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}

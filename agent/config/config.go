@@ -93,9 +93,8 @@ type Service struct {
 
 // Listen is one listener: a loopback address or a unix socket's path. A bare port in the file becomes two of them (127.0.0.1 and ::1).
 type Listen struct {
-	TCP      netip.AddrPort // invalid for a unix socket
-	Unix     string
-	Optional bool // the ::1 half of a bare port: a host without IPv6 does without it
+	TCP  netip.AddrPort // invalid for a unix socket
+	Unix string
 }
 
 // String is the listener as the file would write it.

@@ -156,7 +156,7 @@ services:
 	v4, v6 := netip.MustParseAddrPort("127.0.0.1:7001"), netip.MustParseAddrPort("[::1]:7001")
 	user := Service{
 		Name: "user", At: "lbagent.yaml:18", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
-		Listen: []Listen{{TCP: v4}, {TCP: v6, Optional: true}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
+		Listen: []Listen{{TCP: v4}, {TCP: v6}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
 			{TCP: netip.MustParseAddrPort("[::1]:7003")}, {Unix: "/run/user.sock"}},
 		Protocol: "h2", Authority: "user.local:80", Policy: "round_robin",
 		Probe: Probe{Type: "grpc", Interval: 2 * time.Second, Timeout: 500 * time.Millisecond, Rise: 1, Fall: 4, Port: 81, Path: "/", StatusMin: 200,
@@ -186,9 +186,6 @@ services:
 	got.good = nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-	if got, want := got.Summary(), "2 services, 5 listeners, etcd at https://etcd-1:2379, https://[::1]:2379"; got != want {
-		t.Errorf("summary %q, want %q", got, want)
 	}
 }
 
