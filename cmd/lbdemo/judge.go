@@ -73,34 +73,40 @@ func (l *ledger) has(id uint64) bool {
 	return false
 }
 
-// onItsWay is how long before a kill a call can have been made that the killed backend had not yet taken up.
-const onItsWay = 100 * time.Millisecond
-
 // kill is one moment at which backends were killed.
 type kill struct {
-	sent     time.Time // before the first signal
-	reaped   time.Time // after the last process was gone, its sockets with it
-	dead     []*ledger // of the killed
-	survivor []*ledger
+	sent      time.Time // before the first signal
+	reaped    time.Time // after the last process was gone, its sockets with it
+	dead      []life
+	survivors []life
 }
 
-// excuses reports whether f was in flight on a killed backend at the moment of the kill, the only failure that the demo allows: it was made before the
-// backends were gone and not answered before the signal; and either a killed backend had taken it up, or it was on its way and no survivor has seen it.
+// life is one life of a backend.
+type life struct {
+	addr string
+	seen *ledger
+}
+
+// excuses reports whether f was in flight on a killed backend at the moment of the kill, the only failure that the demo allows. It was made before the
+// backends were gone and not answered before the signal. And a killed backend had taken it up; or nobody had, and the agent names a killed one as the
+// backend that it lost: the call was in the sockets between them.
 func (k kill) excuses(f failure) bool {
 	if f.begun.After(k.reaped) || f.got.Before(k.sent) || status.Code(f.err) != codes.Unavailable {
 		return false
 	}
+	named := false
 	for _, l := range k.dead {
-		if l.has(f.id) {
+		if l.seen.has(f.id) {
 			return true
 		}
+		named = named || strings.Contains(status.Convert(f.err).Message(), l.addr)
 	}
-	for _, l := range k.survivor {
-		if l.has(f.id) {
+	for _, l := range k.survivors {
+		if l.seen.has(f.id) {
 			return false
 		}
 	}
-	return f.begun.After(k.sent.Add(-onItsWay))
+	return named
 }
 
 // excused reports whether any kill excuses f.

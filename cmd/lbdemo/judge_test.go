@@ -42,13 +42,14 @@ func TestSpread(t *testing.T) {
 func TestExcused(t *testing.T) {
 	t0 := time.Unix(1000, 0)
 	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
-	dead, survivor := new(ledger), new(ledger)
-	dead.note("begin 1")
-	dead.note("registered")
-	dead.note("begin x")
-	survivor.note("begin 2")
-	k := kill{sent: at(0), reaped: at(10), dead: []*ledger{dead}, survivor: []*ledger{survivor}}
-	unavailable := status.Error(codes.Unavailable, "connection reset")
+	dead, survivor := life{"127.0.0.11:80", new(ledger)}, life{"127.0.0.12:80", new(ledger)}
+	dead.seen.note("begin 1")
+	dead.seen.note("registered")
+	dead.seen.note("begin x")
+	survivor.seen.note("begin 2")
+	k := kill{sent: at(0), reaped: at(10), dead: []life{dead}, survivors: []life{survivor}}
+	lost := status.Error(codes.Unavailable, "lbagent: echo: 127.0.0.11:80 connection lost")
+	other := status.Error(codes.Unavailable, "lbagent: echo: 127.0.0.12:80 connection lost")
 
 	for _, tt := range []struct {
 		name       string
@@ -57,16 +58,18 @@ func TestExcused(t *testing.T) {
 		err        error
 		want       bool
 	}{
-		{"taken up by the killed", 1, -25, 5, unavailable, true},
-		{"taken up long before", 1, -5000, 5, unavailable, true},
-		{"answered before the kill", 1, -25, -1, unavailable, false},
-		{"made when the killed were gone", 3, 11, 20, unavailable, false},
+		{"taken up by the killed", 1, -25, 5, lost, true},
+		{"taken up long before", 1, -5000, 5, lost, true},
+		{"taken up by the killed, another one named", 1, -25, 5, other, true},
+		{"answered before the kill", 1, -25, -1, lost, false},
+		{"made when the killed were gone", 3, 11, 20, lost, false},
 		{"another code", 1, -25, 5, status.Error(codes.Internal, "x"), false},
-		{"no status", 1, -25, 5, errors.New("x"), false},
-		{"with a survivor", 2, -25, 5, unavailable, false},
-		{"on its way, seen by nobody", 3, -1, 5, unavailable, true},
-		{"made while they died, seen by nobody", 3, 9, 12, unavailable, true},
-		{"seen by nobody for too long", 3, -200, 5, unavailable, false},
+		{"no status", 1, -25, 5, errors.New("127.0.0.11:80"), false},
+		{"with a survivor", 2, -25, 5, lost, false},
+		{"on its way, seen by nobody", 3, -1, 5, lost, true},
+		{"made while they died, seen by nobody", 3, 9, 12, lost, true},
+		{"seen by nobody, a survivor named", 3, -1, 5, other, false},
+		{"seen by nobody, nobody named", 3, -1, 5, status.Error(codes.Unavailable, "no list yet"), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := failure{id: tt.id, begun: at(tt.begun), got: at(tt.got), err: tt.err}

@@ -162,7 +162,7 @@ func (s *stage) killBackends(bs ...*backend) kill {
 	for _, b := range bs {
 		b.child.Load().signal(syscall.SIGKILL)
 		dying[b] = true
-		k.dead = append(k.dead, b.seen)
+		k.dead = append(k.dead, life{b.addr.String(), b.seen})
 	}
 	for _, b := range bs {
 		<-b.child.Load().gone
@@ -173,7 +173,7 @@ func (s *stage) killBackends(bs ...*backend) kill {
 	}
 	for _, b := range s.backends {
 		if b.child.Load().alive() && !dying[b] {
-			k.survivor = append(k.survivor, b.seen)
+			k.survivors = append(k.survivors, life{b.addr.String(), b.seen})
 		}
 	}
 	s.kills = append(s.kills, k)
