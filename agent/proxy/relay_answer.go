@@ -235,7 +235,7 @@ func parseTimeout(v string) (time.Duration, bool) {
 		}
 		n = n*10 + time.Duration(d-'0')
 	}
-	unit := time.Duration(0)
+	var unit time.Duration
 	switch v[len(v)-1] {
 	case 'H':
 		unit = time.Hour

@@ -86,7 +86,7 @@ func (c *Conn) checkRequest() (length int64, ok bool) {
 	var schemeValue string
 	for i := range fields {
 		f := &fields[i]
-		bit := 0
+		var bit int
 		switch f.code {
 		case codeMethod:
 			bit, c.head.Method = method, f.Value
