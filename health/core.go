@@ -55,7 +55,7 @@ type target struct {
 	down, unreachable, ejected *Part
 	countsUp, countsEjected    bool
 	heldBack                   bool // in group.held
-	shown                      Part
+	shown                      *Part
 	untold                     bool // tell OnChange even if it is the same
 
 	// Probes (2.1-2.3).
@@ -99,7 +99,7 @@ func (c *core) setGroup(now time.Time, name string, o Options, targets Targets) 
 		is := targets.At(i)
 		t := is.State.watch.Load()
 		if t == nil || t.group != g || t.gone || t.generation == c.generation {
-			t = &target{inbox: c.inbox, group: g, addr: is.Addr, state: is.State, slot: -1, shown: Part{Kind: Up}}
+			t = &target{inbox: c.inbox, group: g, addr: is.Addr, state: is.State, slot: -1}
 			fresh = append(fresh, t)
 		}
 		t.generation = c.generation
@@ -176,7 +176,7 @@ func (c *core) add(now time.Time, t *target, old *target) {
 	g.up++
 	t.countsUp = true
 	if v := t.state.Verdict(); v != nil {
-		t.shown = *v // it was watched before, left and is back: whoever knew that verdict has to learn the new one
+		t.shown = v // it was watched before, left and is back: whoever knew that verdict has to learn the new one
 	}
 	t.state.limit.Store(g.options.limit())
 	if old != nil {
@@ -251,19 +251,30 @@ func (c *core) settle(now time.Time, t *target) {
 			parts = append(parts, *p)
 		}
 	}
-	to := Part{Kind: Up}
-	if len(parts) == 0 {
+	to := worst(parts)
+	if to == nil {
 		t.state.parts.Store(nil)
 	} else {
 		t.state.parts.Store(&parts)
-		to = *worst(parts)
 	}
-	if to.Kind != t.shown.Kind || to.Soft != t.shown.Soft || t.untold {
-		c.changes = append(c.changes, Change{Group: t.group.name, Addr: t.addr, State: t.state, From: t.shown, To: to})
+	if !sameVerdict(to, t.shown) || t.untold {
+		c.changes = append(c.changes, Change{Group: t.group.name, Addr: t.addr, State: t.state, From: orUp(t.shown), To: orUp(to)})
 		t.shown, t.untold = to, false
 	}
 	c.count(t, len(parts) == 0 && !t.draining, t.ejected != nil && !t.draining)
 	c.due.set(t)
+}
+
+// sameVerdict reports whether two verdicts, of which nil is up, are the same to those who watch: cause and times may move silently.
+func sameVerdict(a, b *Part) bool {
+	return a == b || a != nil && b != nil && a.Kind == b.Kind && a.Soft == b.Soft
+}
+
+func orUp(p *Part) Part {
+	if p == nil {
+		return Part{Kind: Up}
+	}
+	return *p
 }
 
 // nextTry is when something may end that part.

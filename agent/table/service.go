@@ -31,7 +31,10 @@ type Service struct {
 	entered   [health.Kinds]atomic.Uint64
 	picks     [pickShards]pickCount
 
-	left map[netip.AddrPort]leftBackend // guarded by Table.mu; nil if none
+	// Guarded by Table.mu.
+
+	used bool                           // it has been in use: health knows its backends
+	left map[netip.AddrPort]leftBackend // nil if none
 }
 
 // leftBackend is a backend that left the list: if the same life of it is back before its drain is over, it goes on with its state (4.7).

@@ -165,7 +165,7 @@ func TestRun(t *testing.T) {
 		go func() { done <- r.Run(ctx) }()
 		synctest.Wait()
 		active := func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.active["user"] }
-		if active() {
+		if active() || r.sent != 0 {
 			t.Fatal("in use before anybody asked")
 		}
 		for i, ms := range []int{1, 2, 30} {
@@ -177,6 +177,9 @@ func TestRun(t *testing.T) {
 		synctest.Wait()
 		if !active() {
 			t.Fatal("asked, and not in use at once")
+		}
+		if ts := r.targets["user"]; ts == nil || ts.Len() != 3 || ts.At(1).Addr != addr(1) {
+			t.Fatalf("health has the targets %v", ts)
 		}
 		if m := s.Median(); m != 2*time.Millisecond {
 			t.Errorf("median %v, want 2 ms", m)

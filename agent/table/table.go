@@ -118,7 +118,9 @@ func (t *Table) Remove(now time.Time, name string) {
 	t.services.Store(&services)
 
 	t.setActive(s, false)
-	t.cfg.OnTargets(name, s.Spec().Health, nil)
+	if s.used {
+		t.cfg.OnTargets(name, s.Spec().Health, nil)
+	}
 	s.left = nil
 	last := *s.View()
 	last.Gone, last.At, last.next = true, now, make(chan struct{})
@@ -216,8 +218,12 @@ func (t *Table) swap(s *Service, v *View) {
 	t.cfg.OnPublish(s)
 }
 
-// sendTargets hands the backends of s to health.
+// sendTargets hands the backends of s to health. Those of a service that was never in use stay here: nothing happens to them, and health would keep
+// three times what a view does.
 func (t *Table) sendTargets(s *Service) {
+	if !s.used {
+		return
+	}
 	t.cfg.OnTargets(s.name, s.Spec().Health, targets(s.View().Backends))
 }
 
@@ -234,6 +240,10 @@ func (t targets) At(i int) health.Target {
 func (t *Table) setActive(s *Service, active bool) {
 	if s.active.Swap(active) == active {
 		return
+	}
+	if active && !s.used {
+		s.used = true
+		t.sendTargets(s)
 	}
 	t.cfg.OnActive(s.name, active)
 	s.poke() // Run takes its medians from now on

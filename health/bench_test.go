@@ -1,0 +1,67 @@
+package health
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// What a probe costs, with the peer's side of it, in processor time: 200 of them run per second at most (2.3).
+func BenchmarkProbe(b *testing.B) {
+	h2 := probeOptions(ProbeTCP)
+	h2.HTTP2 = true
+	peer := grpcServer(b, healthpb.HealthCheckResponse_SERVING, true)
+	tcp := serve(b, func(int, net.Conn) {})
+	for _, c := range []struct {
+		name string
+		o    Options
+	}{{"tcp", probeOptions(ProbeTCP)}, {"h2", h2}, {"grpc", probeOptions(ProbeGRPC)}} {
+		b.Run(c.name, func(b *testing.B) {
+			addr := peer
+			if c.name == "tcp" {
+				addr = tcp
+			}
+			p := newProber()
+			b.ReportAllocs()
+			before := processTime(b)
+			for b.Loop() {
+				if got := p.probe(b.Context(), c.o, addr); got.kind != probePassed {
+					b.Fatalf("%+v", got)
+				}
+			}
+			b.ReportMetric(float64(processTime(b)-before)/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
+
+func processTime(b *testing.B) int64 {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return r.Utime.Nano() + r.Stime.Nano()
+}
+
+// What the Monitor does beside its probes for a new list of n backends of which one is new.
+func BenchmarkSetGroup(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := newCore(newInbox(), func() float64 { return 0.5 }, &stats{}, hclog.NewNullLogger())
+			sets := []fixed{targets(epoch, n), nil}
+			sets[1] = append(fixed{}, sets[0]...)
+			sets[1][n/2].State = NewState(epoch)
+			c.setActive(epoch, "g", true)
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i++
+				c.setGroup(epoch.Add(time.Duration(i)), "g", defaults(), sets[i%2])
+			}
+		})
+	}
+}
