@@ -475,6 +475,20 @@ func TestEjectionCap(t *testing.T) {
 	}
 }
 
+// A longer list has room for one more, at once.
+func TestEjectionCapOfLongerList(t *testing.T) {
+	o := defaults()
+	o.Probe = ProbeNone
+	s := newStory(t, o, 2)
+	s.calls(0, 5, Failure)
+	s.calls(1, 5, Failure)
+	s.is(0, Ejected)
+	s.is(1)
+	s.states[2], s.states[3] = NewState(s.now), NewState(s.now)
+	s.set(o, 4)
+	s.is(1, Ejected)
+}
+
 // Never the last one usable: others that are down or unreachable are no help (2.6).
 func TestLastUsableStays(t *testing.T) {
 	o := defaults()

@@ -9,12 +9,8 @@ import (
 	"net/netip"
 )
 
-const (
-	// bodyMost bounds how much of an answer's body is read: a probe needs none of it, but a server should get rid of it.
-	bodyMost = 64 << 10
-	// headMost bounds an answer's status line and headers.
-	headMost = 64 << 10
-)
+// answerMost bounds how much of an answer is read: a probe needs none of the body, but a server should get rid of a short one.
+const answerMost = 64 << 10
 
 // httpProbe asks for o.Path by HTTP/1.1 and passes if the status of the answer is in o.Status. Redirects are not followed: 3xx is the answer.
 func httpProbe(conn net.Conn, addr netip.AddrPort, o Options) error {
@@ -40,7 +36,7 @@ const userAgent = "lbagent-probe"
 
 // readStatus reads an HTTP/1 answer, 1xx before it and its body behind it, and returns its status.
 func readStatus(r io.Reader) (int, error) {
-	limited := &io.LimitedReader{R: r, N: headMost}
+	limited := &io.LimitedReader{R: r, N: answerMost}
 	b := bufio.NewReader(limited)
 	for {
 		response, err := http.ReadResponse(b, nil)
@@ -53,7 +49,6 @@ func readStatus(r io.Reader) (int, error) {
 		if response.StatusCode/100 == 1 && response.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
-		limited.N = bodyMost
 		_, _ = io.Copy(io.Discard, response.Body) // an answer cut short is an answer
 		_ = response.Body.Close()
 		return response.StatusCode, nil

@@ -139,6 +139,12 @@ func TestListWithoutChange(t *testing.T) {
 	if r.sent != sent {
 		t.Error("health was told of a weight")
 	}
+	drains := list("user", ids(3)...)
+	drains.Backends[1].Draining = true
+	r.Apply(r.now, drains)
+	if ts := r.targets["user"]; r.sent != sent+1 || !ts.At(1).Draining || ts.At(0).Draining {
+		t.Error("health wasn't told that a backend drains")
+	}
 }
 
 func TestListEvents(t *testing.T) {

@@ -137,6 +137,27 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// In a long list too, the one backend without evidence against it is found.
+func TestPanicFindsTheOneLeft(t *testing.T) {
+	r, s := user(t, 200)
+	var changes []health.Change
+	v := s.View()
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		changes = append(changes, health.Change{Group: "user", Addr: b.Addr, State: b.State, From: isUp, To: ejected})
+		if i != 123 {
+			b.State.ConnectFailed(r.now, "connection refused")
+		}
+	}
+	r.SetVerdicts(r.now, changes)
+	if got := counts(s.View(), r.now, 100); got[123] != 100 {
+		t.Errorf("picks %v, want all of 123", got)
+	}
+	if len(s.View().trials) != 0 {
+		t.Error("calls on trial where probes decide")
+	}
+}
+
 // All unreachable: all are tried, in random order (2.9).
 func TestAllUnreachable(t *testing.T) {
 	r, s := user(t, 4)
