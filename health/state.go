@@ -196,8 +196,15 @@ func (s *State) notify() {
 	}
 }
 
+// Answered notes that response headers came that are no hard failure. The call may go on for hours and End much later: a trial is decided now (2.7).
+func (s *State) Answered() {
+	if s.trial.Load() == trialClaimed {
+		s.decideTrialIfClaimed(trialPassed)
+	}
+}
+
 // TryTrial claims the one trial that ends an ejection whose hold-down has passed (2.7); true for one caller only. The claimant's next
-// End or ConnectFailed decides it. (A State can't tell calls apart: another call that ends meanwhile decides it as well, which is evidence as good.)
+// Answered, End or ConnectFailed decides it. (A State can't tell calls apart: another call that ends meanwhile decides it as well, which is evidence as good.)
 func (s *State) TryTrial(now time.Time) bool {
 	if s.trial.Load() != trialReady || !s.trial.CompareAndSwap(trialReady, trialClaimed) {
 		return false

@@ -177,23 +177,21 @@ func TestConnectFailedAgo(t *testing.T) {
 	}
 }
 
-// Steps of the wall clock don't matter: only the monotonic clock is read.
-func TestWallClockSteps(t *testing.T) {
-	now := time.Now() // with a monotonic reading
-	s := NewState(now)
+// A time before the state was made never looks like never.
+func TestTimesBeforeTheState(t *testing.T) {
+	s := NewState(epoch)
+	early := epoch.Add(-time.Hour)
 	s.Begin()
-	s.End(now, Success, 10*ms, true, "")
-	stepped := now.Add(time.Second)
-	// A time with the same monotonic reading and another wall time can't be made by the package time's API, but its opposite can: Round(0) drops the monotonic
-	// reading, and then the same State would go by the wall clock. So: with it, a second passed.
-	if _, fresh := s.Latency(stepped); !fresh {
-		t.Error("a sample of a second ago isn't fresh")
+	s.End(early, Success, 10*ms, true, "")
+	s.ConnectFailed(early, "connection refused")
+	if !s.goodWithin(epoch, time.Second) {
+		t.Error("a success is forgotten")
 	}
-	if !s.goodWithin(stepped, 2*time.Second) {
-		t.Error("a success of a second ago is forgotten")
+	if _, fresh := s.Latency(epoch); !fresh {
+		t.Error("a sample is forgotten")
 	}
-	if early := s.at(now.Add(-time.Hour)); early != 1 {
-		t.Errorf("a time before the state is %d, want 1: it must never look like never", early)
+	if d := s.ConnectFailedAgo(epoch); d > time.Second {
+		t.Errorf("a failed connect was %v ago", d)
 	}
 }
 
@@ -213,6 +211,14 @@ func TestTrial(t *testing.T) {
 		if got := s.trial.Load(); got != want {
 			t.Errorf("result %d left the trial at %d, want %d", r, got, want)
 		}
+	}
+	s := NewState(epoch)
+	s.Answered() // of any other call
+	s.trial.Store(trialReady)
+	s.TryTrial(epoch)
+	s.Answered()
+	if got := s.trial.Load(); got != trialPassed {
+		t.Errorf("trial %d after response headers came, want %d", got, trialPassed)
 	}
 	for _, fail := range []func(*State){
 		func(s *State) { s.ConnectFailed(epoch, "") },
