@@ -82,6 +82,7 @@ func (s *session) connect() {
 		s.state.Begin()
 		c, err := s.w.loop.Dial(b.Addr, s.opts.connect, &s.ends[tcp.Backend])
 		if err == nil {
+			c.Patient()
 			s.ends[tcp.Backend].conn = c
 			return
 		}
@@ -178,6 +179,9 @@ func (s *session) do(do tcp.Do) {
 	}
 	if do&tcp.SpliceBackend != 0 {
 		backend.Splice(client)
+	}
+	if do&tcp.Close != 0 {
+		do &^= tcp.FinClient | tcp.FinBackend // closing sends it
 	}
 	if do&tcp.FinClient != 0 {
 		client.CloseWrite()

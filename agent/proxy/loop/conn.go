@@ -56,6 +56,8 @@ type Conn struct {
 	fat        bool // in Loop.fat
 	active     bool // wrote since the last trim
 	waiting    bool // in Loop.deliver
+	patient    bool // a peer that doesn't read is no reason to end
+	watched    bool // in Loop.written
 	gone       bool // no more handler calls
 	reset      bool // close with RST
 }
@@ -176,7 +178,7 @@ func (c *Conn) ready(events uint32) {
 	switch {
 	case c.gone:
 	case c.connecting:
-		c.connected()
+		c.connected(events)
 	case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && !c.readable():
 		c.hungUp()
 	default:

@@ -47,13 +47,15 @@ func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Con
 }
 
 // connected ends a Dial.
-func (c *Conn) connected() {
+func (c *Conn) connected(events uint32) {
 	if c.dialErr != nil {
 		return // deliverFirst says it
 	}
-	if e := socketError(c.fd); e != 0 {
-		c.fail(e)
-		return
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		if e := socketError(c.fd); e != 0 {
+			c.fail(e)
+			return
+		}
 	}
 	c.connecting = false
 	c.loop.Disarm(&c.timer)

@@ -38,6 +38,9 @@ func (c *Conn) settle() {
 // told has the handler's Written called at the end of this round.
 func (c *Conn) told() {
 	c.active = true
+	if c.patient && !c.watched {
+		c.loop.watchStall(c)
+	}
 	c.loop.wrote = append(c.loop.wrote, c)
 }
 

@@ -46,17 +46,18 @@ type Loop struct {
 	ep  int
 	box *mailbox
 
-	start   time.Time // what timers count from
-	now     time.Time
-	ended   bool
-	fds     []slot // by descriptor
-	gen     int32  // the last generation given out
-	rbuf    []byte
-	buffers buffers
-	pipes   pipes
-	timers  timers
-	trim    Timer // takes the write buffers of idle connections back
-	conns   int
+	start      time.Time // what timers count from
+	now        time.Time
+	ended      bool
+	fds        []slot // by descriptor
+	gen        int32  // the last generation given out
+	rbuf       []byte
+	buffers    buffers
+	pipes      pipes
+	timers     timers
+	trim       Timer // takes the write buffers of idle connections back
+	stallTimer Timer // looks at Loop.written
+	conns      int
 
 	deliver []*Conn // added with received bytes, or dials that failed before they began: their handlers are called in this wake-up
 	touched []*Conn // to be flushed
@@ -64,6 +65,7 @@ type Loop struct {
 	wrote   []*Conn // whose handlers are told
 	closing []*Conn
 	fat     []*Conn // hold a large, empty Out
+	written []*Conn // patient ones whose bytes may not have arrived
 	stats   Stats
 }
 
@@ -102,6 +104,7 @@ func New(cfg Config) (*Loop, error) {
 	l.start = time.Now()
 	l.now = l.start
 	l.trim.F = l.trimBuffers
+	l.stallTimer.F = l.checkStalls
 	// Edge-triggered: every write to the eventfd is one event, and nobody has to read it back.
 	if err := l.register(box.fd, unix.EPOLLIN|unix.EPOLLET, box); err != nil {
 		unix.Close(box.fd)
