@@ -142,7 +142,7 @@ func parseYAML(data []byte) (first, second *yaml.Node, err error) {
 	var docs [2]*yaml.Node
 	for i := range docs {
 		var n yaml.Node
-		if err := dec.Decode(&n); err == io.EOF {
+		if err := dec.Decode(&n); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, nil, err
