@@ -18,7 +18,9 @@ type core struct {
 	groups     map[string]*group
 	generation uint64 // of setGroup calls: tells who is in the new set
 	due        schedule
-	ready      []*target // probes that are due and wait for the pace, oldest first
+	urgent     []*target // probes that are due and wait for the pace, oldest first: of backends of which something is to be found out,
+	routine    []*target // and of the others
+	starts     int       // probes started: every fourth is a routine one if there are any
 	running    int       // probes
 	pace       pace
 	putOffAt   time.Time // when the log last said that a probe could not be run
@@ -61,7 +63,8 @@ type target struct {
 	// Probes (2.1-2.3).
 	probeAt       time.Time // zero = none planned
 	probing       bool
-	waits         bool // in core.ready
+	waits         bool // in core.urgent or core.routine
+	hurries       bool // in core.urgent
 	passes, fails int  // in a row
 	restarted     bool // another life of a known address: one success will do (2.2)
 	lastError     string

@@ -724,6 +724,32 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// More backends than the pace can follow: one that goes out is still looked at in its own time, and the others in turn.
+func TestUrgentProbesFirst(t *testing.T) {
+	s := newStory(t, defaults(), 3000)
+	s.to(20 * time.Second)
+	waiting := number(s.c.routine[len(s.c.routine)-1].addr) // the last in the row
+	s.connects(waiting, 3, false)
+	s.is(waiting, Unreachable)
+	s.pass(100 * ms)
+	s.is(waiting)
+	for i := range 2000 {
+		s.answers[i] = saysNo
+		s.connects(i, 3, false)
+	}
+	s.probes = nil
+	s.pass(60 * time.Second)
+	routine := 0
+	for _, p := range s.probes {
+		if p.backend >= 2000 {
+			routine++
+		}
+	}
+	if least := 60 * 190 / 12; routine < least { // a quarter of all, less what was in the row before
+		t.Errorf("%d probes of backends that are well in a minute, want at least %d", routine, least)
+	}
+}
+
 // No more than probesAtOnce at once, however slow they are.
 func TestProbesAtOnce(t *testing.T) {
 	s := newStory(t, defaults(), 1000)

@@ -42,23 +42,31 @@ func (c *core) tick(now time.Time) []probeJob {
 		c.fire(now, t)
 	}
 	var jobs []probeJob
-	for len(c.ready) > 0 && c.running < probesAtOnce {
-		t := c.ready[0]
-		if t.gone || !t.group.active || !t.group.options.probes() {
-			c.dequeue(t)
-			continue
-		}
-		if !c.pace.take(now) {
+	for c.running < probesAtOnce {
+		row := c.row()
+		if row == nil {
 			break
 		}
-		c.dequeue(t)
-		t.probing = true
-		c.running++
-		c.stats.probes.Add(1)
-		jobs = append(jobs, probeJob{t, t.group.options, t.addr})
+		t := (*row)[0]
+		if t.waits && !t.gone && t.group.active && t.group.options.probes() {
+			if !c.pace.take(now) {
+				break
+			}
+			t.probing = true
+			c.running++
+			c.starts++
+			c.stats.probes.Add(1)
+			jobs = append(jobs, probeJob{t, t.group.options, t.addr})
+		}
+		t.waits = false
+		if row == &c.urgent {
+			t.hurries = false
+		}
+		(*row)[0] = nil
+		*row = (*row)[1:]
 	}
 	c.stats.running.Store(int64(c.running))
-	c.stats.waiting.Store(int64(len(c.ready)))
+	c.stats.waiting.Store(int64(len(c.urgent) + len(c.routine)))
 	return jobs
 }
 
@@ -68,7 +76,7 @@ func (c *core) next(now time.Time) (time.Time, bool) {
 	if t := c.due.first(); t != nil {
 		at = t.dueAt
 	}
-	if len(c.ready) > 0 && c.running < probesAtOnce {
+	if len(c.urgent)+len(c.routine) > 0 && c.running < probesAtOnce {
 		at = earlier(at, c.pace.next(now))
 	}
 	return at, !at.IsZero()
@@ -94,19 +102,38 @@ func (c *core) fire(now time.Time, t *target) {
 	c.due.set(t)
 }
 
-// enqueue puts t's next probe into the row of those that start as the pace allows.
-func (c *core) enqueue(t *target) {
-	t.probeAt = time.Time{}
-	if !t.waits && !t.probing {
-		t.waits = true
-		c.ready = append(c.ready, t)
+// row is where the next probe to start waits, nil if none does. What is urgent goes first, but can't keep the others waiting for good.
+func (c *core) row() *[]*target {
+	const routineTurn = 4
+	if len(c.routine) > 0 && (len(c.urgent) == 0 || c.starts%routineTurn == 0) {
+		return &c.routine
 	}
+	if len(c.urgent) > 0 {
+		return &c.urgent
+	}
+	return nil
 }
 
-func (c *core) dequeue(t *target) {
-	c.ready[0] = nil
-	c.ready = c.ready[1:]
-	t.waits = false
+// enqueue puts t's next probe among those that start as the pace allows.
+func (c *core) enqueue(t *target) {
+	t.probeAt = time.Time{}
+	switch {
+	case t.waits || t.probing:
+		return
+	case t.down != nil || t.unreachable != nil || t.ejected != nil || t.fails > 0 || t.restarted:
+		c.hurry(t)
+	default:
+		c.routine = append(c.routine, t)
+	}
+	t.waits = true
+}
+
+// hurry puts t into the row of the urgent ones, once.
+func (c *core) hurry(t *target) {
+	if !t.hurries {
+		t.hurries = true
+		c.urgent = append(c.urgent, t)
+	}
 }
 
 // probed takes the end of a probe.
@@ -166,8 +193,12 @@ func (c *core) planFirst(now time.Time, t *target) {
 	}
 }
 
-// planSooner brings the next probe of a backend that just went out forward to where plan would put it now.
+// planSooner brings the next probe of a backend that just went out forward: to where plan would put it now, or into the row of the urgent ones.
 func (c *core) planSooner(now time.Time, t *target) {
+	if t.waits {
+		c.hurry(t) // its place among the routine ones is passed over
+		return
+	}
 	if t.probeAt.IsZero() {
 		return
 	}

@@ -38,7 +38,7 @@ func (t *Table) Run(ctx context.Context) error {
 	}
 }
 
-// second begins and ends uses and drains. It returns the services in use, and whether there will be something to do in a second.
+// second begins and ends uses and drains, and tells what was too much to tell. It returns the services in use, and whether there will be something to do in a second.
 func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +55,8 @@ func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 		if len(s.left) == 0 {
 			s.left = nil // a map keeps its buckets
 		}
-		busy = busy || s.active.Load() || s.left != nil
+		t.tellUntold(now, s)
+		busy = busy || s.active.Load() || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0
 	}
 	return active, busy
 }

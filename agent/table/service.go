@@ -33,8 +33,10 @@ type Service struct {
 
 	// Guarded by Table.mu.
 
-	used bool                           // it has been in use: health knows its backends
-	left map[netip.AddrPort]leftBackend // nil if none
+	used         bool                           // it has been in use: health knows its backends
+	left         map[netip.AddrPort]leftBackend // nil if none
+	listVoice    voice
+	verdictVoice voice
 }
 
 // leftBackend is a backend that left the list: if the same life of it is back before its drain is over, it goes on with its state (4.7).

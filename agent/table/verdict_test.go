@@ -69,9 +69,35 @@ func TestVerdictStorm(t *testing.T) {
 	if r.marks != marks+1 {
 		t.Errorf("%d views", r.marks-marks)
 	}
-	got := r.details(event.Verdict)
-	if len(got) != eventsMost+1 || got[eventsMost] != "980 more backends changed their verdict at once" {
+	if got := r.details(event.Verdict); len(got) != voiceBurst {
+		t.Errorf("%d events at once", len(got))
+	}
+	if _, busy := r.second(r.now); !busy {
+		t.Error("Run goes to sleep with something untold")
+	}
+	r.now = r.now.Add(time.Second)
+	r.second(r.now)
+	if got := r.details(event.Verdict); len(got) != voiceBurst+1 || got[voiceBurst] != "980 more verdicts moved" {
 		t.Errorf("%d events, the last %q", len(got), got[len(got)-1])
+	}
+}
+
+// A service whose list changes all the time doesn't drown the others, and what it did is told as a number.
+func TestListStorm(t *testing.T) {
+	r, _ := user(t, 1)
+	for i := range 1000 {
+		r.now = r.now.Add(10 * time.Millisecond)
+		r.Apply(r.now, list("user", ids(1+i%2)...))
+		if i%100 == 99 {
+			r.second(r.now)
+		}
+	}
+	got := r.details(event.List)
+	if len(got) < voiceBurst || len(got) > voiceBurst+10*voiceRate {
+		t.Errorf("%d events in 10 s", len(got))
+	}
+	if last := got[len(got)-1]; last != "99 more changes of the list" { // one of the hundred was told by itself
+		t.Errorf("the last says %q", last)
 	}
 }
 

@@ -12,9 +12,6 @@ import (
 // namedMost bounds how many backends one sentence names.
 const namedMost = 3
 
-// eventsMost bounds how many events one batch of verdicts of a service makes; the others are counted in one more.
-const eventsMost = 20
-
 // Unusable is the sentence of 4.5 that says why a call got no backend:
 // `lbagent: user: 3 backends, 0 usable; 10.0.0.1:80 unreachable: connection refused (2 s ago)`. It names at most 3 backends.
 func (v *View) Unusable(now time.Time) string {
@@ -110,32 +107,38 @@ func (t *Table) announce(now time.Time, s *Service, d *diff, first bool) {
 	if detail == "" {
 		return
 	}
+	if !s.listVoice.may(now) {
+		return
+	}
 	t.tell(now, event.List, s, "", detail)
 	t.cfg.Log.Info("list changed", "service", s.name, "source", string(l.Source), "revision", l.Revision, "backends", len(l.Backends), "change", detail)
 }
 
 // tellVerdicts makes events of verdicts that moved; a new cause of the same verdict is none.
 func (t *Table) tellVerdicts(now time.Time, s *Service, changes []health.Change) {
-	told, more := 0, 0
 	for _, c := range changes {
-		switch {
-		case c.From.Kind == c.To.Kind:
-		case told == eventsMost:
-			more++
-		default:
-			told++
-			words := c.To.Words(now)
-			t.tell(now, event.Verdict, s, c.Addr.String(), fmt.Sprintf("was %s, now %s", c.From.Kind, words))
-			if c.To.Kind == health.Up {
-				t.cfg.Log.Info("backend is back", "service", s.name, "backend", c.Addr, "was", c.From.Kind)
-			} else {
-				t.cfg.Log.Warn("backend is out", "service", s.name, "backend", c.Addr, "cause", words)
-			}
+		if c.From.Kind == c.To.Kind || !s.verdictVoice.may(now) {
+			continue
+		}
+		words := c.To.Words(now)
+		t.tell(now, event.Verdict, s, c.Addr.String(), fmt.Sprintf("was %s, now %s", c.From.Kind, words))
+		if c.To.Kind == health.Up {
+			t.cfg.Log.Info("backend is back", "service", s.name, "backend", c.Addr, "was", c.From.Kind)
+		} else {
+			t.cfg.Log.Warn("backend is out", "service", s.name, "backend", c.Addr, "cause", words)
 		}
 	}
-	if more > 0 {
-		t.tell(now, event.Verdict, s, "", fmt.Sprintf("%d more backends changed their verdict at once", more))
-		t.cfg.Log.Warn("more verdicts changed at once", "service", s.name, "count", more)
+}
+
+// tellUntold sums up what was not told one by one.
+func (t *Table) tellUntold(now time.Time, s *Service) {
+	if n := s.listVoice.rest(now); n > 0 {
+		t.tell(now, event.List, s, "", fmt.Sprintf("%d more changes of the list", n))
+		t.cfg.Log.Info("more list changes", "service", s.name, "count", n)
+	}
+	if n := s.verdictVoice.rest(now); n > 0 {
+		t.tell(now, event.Verdict, s, "", fmt.Sprintf("%d more verdicts moved", n))
+		t.cfg.Log.Warn("more verdicts moved", "service", s.name, "count", n)
 	}
 }
 
