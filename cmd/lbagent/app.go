@@ -89,7 +89,8 @@ func (a *app) execute(ctx context.Context, args []string) int {
 		code = exitUsage
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(a.stderr, "lbagent: %s\n", clean(text))
+		// The sentence of 4.5 brings the name itself.
+		fmt.Fprintf(a.stderr, "lbagent: %s\n", clean(strings.TrimPrefix(text, "lbagent: ")))
 	}
 	if code == exitUsage {
 		fmt.Fprintf(a.stderr, "Usage: %s\n", verb.UseLine())
