@@ -74,7 +74,7 @@ func backendInfo(b *table.Backend, usable bool, now time.Time) *lbagentv1.Backen
 		Usable:   usable,
 	}
 	if b.Verdict.Kind != health.Up {
-		out.Cause = b.Verdict.Words(now)
+		out.Cause = b.Evidence().Words(now)
 	}
 	return out
 }
@@ -86,19 +86,23 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
+// answersLive bounds how long a view's answer is kept: its causes say how long ago something was, and when the next probe is.
+const answersLive = time.Second
+
 // viewAnswer is a view in the API's form, kept so that a thousand watchers cost one conversion per change.
 type viewAnswer struct {
 	view     *table.View
+	at       time.Time
 	backends []*lbagentv1.Backend // shared by answers, never written
 }
 
 // backends returns v's backends, in list order.
 func (s *Server) backends(v *table.View, now time.Time) []*lbagentv1.Backend {
 	name := v.Service.Name()
-	if a, ok := s.answers.get(name); ok && a.view == v {
+	if a, ok := s.answers.get(name); ok && a.view == v && now.Sub(a.at) < answersLive {
 		return a.backends
 	}
-	a := viewAnswer{view: v, backends: make([]*lbagentv1.Backend, len(v.Backends))}
+	a := viewAnswer{view: v, at: now, backends: make([]*lbagentv1.Backend, len(v.Backends))}
 	usable := usable(v)
 	for i := range v.Backends {
 		a.backends[i] = backendInfo(&v.Backends[i], usable[i], now)

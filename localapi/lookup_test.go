@@ -239,6 +239,23 @@ func TestSlowWatch(t *testing.T) {
 	}
 }
 
+// A list that does not change says nevertheless how long ago its evidence is.
+func TestCausesAge(t *testing.T) {
+	r := newRig(t, nil)
+	began := time.Now()
+	r.judge("user", 2, health.Part{Kind: health.Down, Cause: "probe failed 3 times", Last: "connection refused", At: began, Since: began})
+	v := r.table.Lookup("user").View()
+	cause := func(after time.Duration) string { return r.backends(v, began.Add(after))[1].GetCause() }
+	for _, tt := range []struct {
+		after time.Duration
+		want  string
+	}{{2 * time.Second, "2 s ago"}, {2100 * time.Millisecond, "2 s ago"}, {30 * time.Second, "30 s ago"}} {
+		if got := cause(tt.after); !strings.Contains(got, tt.want) {
+			t.Errorf("after %v: %q, want %q", tt.after, got, tt.want)
+		}
+	}
+}
+
 // What is kept per service goes with the services.
 func TestCacheForgets(t *testing.T) {
 	r := newRig(t, nil)

@@ -136,7 +136,7 @@ func explain(b *table.Backend, usable, panic bool, now time.Time) *lbagentv1.Bac
 }
 
 func sentence(b *table.Backend, usable, panic bool, now time.Time) string {
-	words := b.Verdict.Words(now)
+	words := b.Evidence().Words(now)
 	switch {
 	case usable && b.Verdict.Kind.Usable():
 		return fmt.Sprintf("gets calls, weight %g; %s", b.Weight, words)
