@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -109,9 +110,12 @@ func (a *Agent) load() (*config.Config, error) {
 		return nil, err
 	}
 	stateDir := config.Options{}.StateDirOf(a.options.ConfigPath, config.DefaultStateDir)
-	good, goodErr := config.LoadGood(stateDir)
-	if goodErr != nil {
+	good, goodErr := config.LoadGood(stateDir, a.options.ConfigPath)
+	switch {
+	case errors.Is(goodErr, fs.ErrNotExist):
 		return nil, err
+	case goodErr != nil:
+		return nil, fmt.Errorf("%w\nand there is no older one to run on: %w", err, goodErr)
 	}
 	a.log = a.options.NewLog(good.Log)
 	a.log.Error("the configuration is invalid, running on the last one that worked; mend it, then run lbagent reload", "file", a.options.ConfigPath, "error", err)

@@ -65,7 +65,7 @@ func (a *Agent) reloadLocked(ctx context.Context, now time.Time) ([]string, erro
 
 // saveGood keeps c for a start at which the file is invalid (6.5). That it can't be kept is no reason not to run on it.
 func (a *Agent) saveGood(c *config.Config) {
-	if err := config.SaveGood(c.StateDir, c); err != nil {
+	if err := config.SaveGood(c.StateDir, a.options.ConfigPath, c); err != nil {
 		a.log.Warn("the configuration in force could not be kept for the next start", "error", err)
 	}
 }

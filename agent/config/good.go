@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,18 +21,19 @@ const goodName = "config.good"
 // goodMagic starts its first line; the checksum of the rest follows.
 const goodMagic = "# lbagent config.good 1 sha256:"
 
-// SaveGood writes c to stateDir/config.good, atomically: what the files said, in one file, for a start at which they can't be read any more.
+// SaveGood writes c, which the main file `of` and its drop-ins made, to stateDir/config.good, atomically: what the files said, in one file, for a start at which they can't be read any more.
 //
 // Drop-ins are merged and every ${VAR} is replaced by its value, because the environment may be what broke. Comments are left out: nobody expects a copy of
 // them, and a password may stand in one. No key holds a secret: passwords and private keys are always named by their file, and an endpoint with a user in
 // it is refused. Absent keys stay absent, so that an older or newer version reads the file with its own defaults.
-func SaveGood(stateDir string, c *Config) error {
+func SaveGood(stateDir, of string, c *Config) error {
 	if c.good == nil {
 		return errors.New("save configuration: it was not loaded from a file")
 	}
 	path := filepath.Join(stateDir, goodName)
-	sum := sha256.Sum256(c.good)
-	text := fmt.Appendf(nil, "%s%s\n%s", goodMagic, hex.EncodeToString(sum[:]), c.good)
+	body := append([]byte(goodOf(of)), c.good...)
+	sum := sha256.Sum256(body)
+	text := fmt.Appendf(nil, "%s%s\n%s", goodMagic, hex.EncodeToString(sum[:]), body)
 	if old, err := readFile(path); err == nil && bytes.Equal(old.data, text) {
 		return nil
 	}
@@ -39,6 +41,14 @@ func SaveGood(stateDir string, c *Config) error {
 		return fmt.Errorf("save configuration: %w", err)
 	}
 	return nil
+}
+
+// goodOf is the line that says which file a good configuration is of.
+func goodOf(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return fmt.Sprintf("# of %q\n", path)
 }
 
 // writeFile replaces path by a file that is whole or not there. One writer at a time: the name of the temporary file is fixed, so that none piles up.
@@ -65,11 +75,12 @@ func writeFile(path string, data []byte) error {
 	return dir.Sync()
 }
 
-// LoadGood reads what SaveGood wrote. An error that is fs.ErrNotExist says that there is none.
-func LoadGood(stateDir string) (*Config, error) { return Options{}.LoadGood(stateDir) }
+// LoadGood reads what SaveGood wrote of the main file `of`. An error that is fs.ErrNotExist says that there is none; that of another file is none, so that
+// an agent that somebody tries out doesn't become the one that the host runs.
+func LoadGood(stateDir, of string) (*Config, error) { return Options{}.LoadGood(stateDir, of) }
 
 // LoadGood reads what SaveGood wrote.
-func (o Options) LoadGood(stateDir string) (*Config, error) {
+func (o Options) LoadGood(stateDir, of string) (*Config, error) {
 	path := filepath.Join(stateDir, goodName)
 	s, err := readFile(path)
 	if err != nil {
@@ -79,6 +90,9 @@ func (o Options) LoadGood(stateDir string) (*Config, error) {
 	sum := sha256.Sum256(text)
 	if want, ok := strings.CutPrefix(string(head), goodMagic); !ok || want != hex.EncodeToString(sum[:]) {
 		return nil, fmt.Errorf("load the last good configuration: %s is torn or of another kind", path)
+	}
+	if !bytes.HasPrefix(text, []byte(goodOf(of))) {
+		return nil, fmt.Errorf("load the last good configuration: %s is not of %s: %w", path, of, fs.ErrNotExist)
 	}
 	return o.withDefaults().parse([]source{s})
 }

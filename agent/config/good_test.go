@@ -49,10 +49,10 @@ services:
 	}
 
 	dir := t.TempDir()
-	if err := SaveGood(dir, c); err != nil {
+	if err := SaveGood(dir, main, c); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Options{Env: environment(), Hostname: "other", Cores: 1}.LoadGood(dir)
+	got, err := Options{Env: environment(), Hostname: "other", Cores: 1}.LoadGood(dir, main)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ services:
 	}
 
 	// The same again is not written again; what was loaded from it saves to the same bytes.
-	if err := SaveGood(dir, got); err != nil {
+	if err := SaveGood(dir, main, got); err != nil {
 		t.Fatal(err)
 	}
 	again, err := os.Stat(good)
@@ -100,14 +100,18 @@ services:
 
 func TestGoodIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := testOptions().LoadGood(dir); !errors.Is(err, fs.ErrNotExist) {
+	const main = "/etc/lbagent/lbagent.yaml"
+	if _, err := testOptions().LoadGood(dir, main); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("none there: error %v", err)
 	}
-	if err := SaveGood(dir, &Config{}); err == nil {
+	if err := SaveGood(dir, main, &Config{}); err == nil {
 		t.Error("a configuration that was not loaded is saved")
 	}
-	if err := SaveGood(dir, mustParse(t, "node: {name: a}\nservices: [{name: a, backends: [\"10.0.0.1:1\"]}]\n")); err != nil {
+	if err := SaveGood(dir, main, mustParse(t, "node: {name: a}\nservices: [{name: a, backends: [\"10.0.0.1:1\"]}]\n")); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := testOptions().LoadGood(dir, "/tmp/lbagent.yaml"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("that of another file: error %v", err)
 	}
 	path := filepath.Join(dir, "config.good")
 	whole, err := os.ReadFile(path)
@@ -120,11 +124,11 @@ func TestGoodIsRefused(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c, err := testOptions().LoadGood(dir); err == nil {
+		if c, err := testOptions().LoadGood(dir, main); err == nil {
 			t.Errorf("%s: loaded as %+v", name, c)
 		}
 	}
-	if err := SaveGood(filepath.Join(dir, "none"), mustParse(t, "")); err == nil {
+	if err := SaveGood(filepath.Join(dir, "none"), main, mustParse(t, "")); err == nil {
 		t.Error("saved into a directory that is not there")
 	}
 }

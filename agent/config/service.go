@@ -114,7 +114,7 @@ func (dr *draft) keys() keys {
 	s := &dr.Service
 	return keys{
 		"name": func(v value) {
-			v.str(&s.Name, nameAllowed, false, func(name string) bool { return service.ValidName(name) && name != "." && name != ".." })
+			v.str(&s.Name, nameAllowed, false, service.ValidName)
 		},
 		"prefix": func(v value) { v.prefix(&s.Prefix, false) },
 		"namespace": func(v value) {
@@ -244,7 +244,7 @@ func sortServices(all []Service) {
 
 // OnDemandService is the service that is followed when name was asked for and isn't configured (1.15); false if on-demand is off, or name may not name one.
 func (c *Config) OnDemandService(name string) (Service, bool) {
-	if c.OnDemand == nil || !service.ValidName(name) || name == "." || name == ".." {
+	if c.OnDemand == nil || !service.ValidName(name) {
 		return Service{}, false
 	}
 	s := c.Defaults

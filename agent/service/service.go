@@ -9,9 +9,9 @@ import (
 // MaxNameLength bounds a service name, in bytes (SEMANTICS 1.15).
 const MaxNameLength = 253
 
-// ValidName reports whether name may name a service: 1 to 253 of [A-Za-z0-9._:@-] (SEMANTICS 1.15).
+// ValidName reports whether name may name a service: 1 to 253 of [A-Za-z0-9._:@-] (SEMANTICS 1.15), but not "." or "..", since a name also names files.
 func ValidName(name string) bool {
-	if name == "" || len(name) > MaxNameLength {
+	if name == "" || len(name) > MaxNameLength || name == "." || name == ".." {
 		return false
 	}
 	for i := range len(name) {
