@@ -217,7 +217,7 @@ func TestNoRetryOfLargeBody(t *testing.T) {
 
 // A backend that accepts and says nothing isn't connected (HTTP2.md 3).
 func TestNoSettings(t *testing.T) {
-	r := newRig(t, func(s *Service) { s.Connect = 100 * time.Millisecond })
+	r := newRig(t, func(s *Service) { s.Connect = time.Second })
 	silent, b := newRawBackend(t), newGRPC(t)
 	r.backends(silent.addr, b.addr)
 	client := newRawClient(t, r.addr)
@@ -245,7 +245,7 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 	if got := client.answerOf(1); got != "[2004]" {
 		t.Errorf("the client got %q", got)
 	}
-	if d := time.Since(start); d < 50*time.Millisecond || d > 500*time.Millisecond {
+	if d := time.Since(start); d < 50*time.Millisecond || d > patience/2 {
 		t.Errorf("after %v", d)
 	}
 	r.quiet()
@@ -253,7 +253,7 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 
 // Two calls may wait for the one slot of a backend; when the wait is over they go on, or are told (4.4).
 func TestWaitForSlot(t *testing.T) {
-	r := newRig(t, func(s *Service) { s.Connect = 100 * time.Millisecond })
+	r := newRig(t, func(s *Service) { s.Connect = 2 * time.Second })
 	b := newRawBackend(t)
 	r.backends(b.addr)
 	client := newRawClient(t, r.addr)

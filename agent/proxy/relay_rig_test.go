@@ -28,7 +28,7 @@ import (
 )
 
 // patience bounds every wait of a test; nothing takes nearly as long.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // rig is a proxy on real loops before a real table, with one service "user".
 type rig struct {
@@ -66,7 +66,7 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 	l.Close()
 	s := Service{
 		Name: "user", Protocol: "h2", Authority: "keep", Listen: []Addr{{TCP: netip.MustParseAddrPort(r.addr)}},
-		Connect: time.Second, Idle: 5 * time.Minute, Drain: 30 * time.Second,
+		Connect: patience, Idle: 5 * time.Minute, Drain: 30 * time.Second,
 	}
 	if change != nil {
 		change(&s)
