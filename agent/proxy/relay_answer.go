@@ -7,25 +7,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h2"
-	"github.com/lbagent/lbagent/health"
 )
-
-// gRPC status codes that this package gives or looks at.
-const (
-	codeCancelled   = 1
-	codeUnknown     = 2
-	codeDeadline    = 4
-	codeExhausted   = 8
-	codeInternal    = 13
-	codeUnavailable = 14
-	codeDataLoss    = 15
-)
-
-// statusAborted counts HTTP calls that ended without a whole response: the client's cancel, or a reset.
-const statusAborted = 499
-
-// deadlineSlack is how much earlier than its deadline a cancel may come and still count as one because of it: the caller's clock began before ours.
-const deadlineSlack = 2 * time.Millisecond
 
 // answer gives the client a response of our own: gRPC trailers-only, or HTTP with text (4.5).
 func (c *call) answer(status, code int, text string) {
@@ -85,95 +67,6 @@ func (c *call) resetClient(code h2.Code) {
 		c.client.h2.Reset(&c.cs, code)
 		c.client.flush()
 	}
-}
-
-// count counts the call, once, as ended by this agent or the caller.
-func (c *call) count(status, code int) {
-	if c.counted {
-		return
-	}
-	c.counted = true
-	d := c.relay.loop.Now().Sub(c.start)
-	switch {
-	case !c.grpc:
-		c.client.stats.http(protoH2, status, d)
-	case code == codeUnavailable:
-		c.client.stats.unavailable(d)
-	default:
-		c.client.stats.grpc(code, d)
-	}
-}
-
-// countResponse counts a call that a backend answered.
-func (c *call) countResponse() {
-	if c.counted {
-		return
-	}
-	c.counted = true
-	d := c.relay.loop.Now().Sub(c.start)
-	switch {
-	case !c.grpc:
-		c.client.stats.http(protoH2, c.status, d)
-	case c.grpcStatus < 0:
-		c.client.stats.grpc(codeUnknown, d)
-	default:
-		c.client.stats.grpc(c.grpcStatus, d)
-	}
-}
-
-// noteStatus keeps what the end of a gRPC response says.
-func (c *call) noteStatus(head *h2.Head) {
-	c.grpcStatus = -1
-	if n, err := strconv.Atoi(head.GRPCStatus); err == nil && n >= 0 {
-		c.grpcStatus = n
-	}
-	c.reason = head.GRPCMessage
-}
-
-// outcome is what a whole response says about the backend (SEMANTICS 2): only :status and grpc-status count.
-func (c *call) outcome() (health.Result, string) {
-	switch c.status {
-	case 502, 503, 504:
-		return health.Failure, "HTTP " + strconv.Itoa(c.status)
-	case 429:
-		return health.Overloaded, "HTTP 429"
-	case 500:
-		return health.AppError, "HTTP 500"
-	}
-	if !c.grpc || c.grpcStatus <= 0 {
-		return health.Success, ""
-	}
-	switch c.grpcStatus {
-	case codeUnavailable:
-		if c.onlyHead {
-			return health.Failure, c.inWords("UNAVAILABLE")
-		}
-	case codeExhausted:
-		return health.Overloaded, c.inWords("RESOURCE_EXHAUSTED")
-	case codeUnknown:
-		return health.AppError, c.inWords("UNKNOWN")
-	case codeInternal:
-		return health.AppError, c.inWords("INTERNAL")
-	case codeDataLoss:
-		return health.AppError, c.inWords("DATA_LOSS")
-	case codeDeadline:
-		if c.late(c.relay.loop.Now()) {
-			return health.Timeout, "the caller's deadline passed"
-		}
-	}
-	return health.Success, ""
-}
-
-func (c *call) inWords(code string) string {
-	if c.reason == "" {
-		return "gRPC " + code
-	}
-	return "gRPC " + code + ": " + c.reason[:min(len(c.reason), 200)]
-}
-
-// late reports whether the caller's deadline has passed.
-func (c *call) late(now time.Time) bool {
-	return !c.deadline.IsZero() && !now.Before(c.deadline.Add(-deadlineSlack))
 }
 
 // lastName names the backend of the last attempt.

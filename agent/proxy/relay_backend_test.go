@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/lbagent/lbagent/health"
 	"golang.org/x/net/http2"
 )
 
@@ -401,4 +403,48 @@ func TestResetAtDeadline(t *testing.T) {
 			t.Errorf("%s: %d failures (%q), want %d", timeout, s.Failures, s.LastFailure, want)
 		}
 	}
+}
+
+// A backend that is ejected for 5 failures in a row comes back by a call that is its trial, as soon as response headers come (2.5, 2.7).
+func TestTrial(t *testing.T) {
+	r := newRig(t, nil)
+	bad, good := newRawBackend(t), newGRPC(t)
+	r.backends(bad.addr)
+	client := newRawClient(t, r.addr)
+	id := uint32(1)
+	call := func() frame { // its response headers
+		client.call(id, true, "/grpc.testing.TestService/UnaryCall", nil)
+		f := client.until(func(f frame) bool { return f.id == id && f.fields != nil })
+		id += 2
+		return f
+	}
+	headers := make(chan []string, 1)
+	go func() {
+		c := bad.accept()
+		for {
+			f, err := c.read()
+			if err != nil {
+				return
+			}
+			if f.fields != nil {
+				c.headers(f.id, false, <-headers...)
+				c.fr.WriteData(f.id, false, []byte("and it goes on"))
+			}
+		}
+	}()
+	for range 5 {
+		headers <- []string{":status", "503"}
+		if f := call(); f.fields[":status"] != "503" {
+			t.Fatalf("the client got %v", f.fields)
+		}
+		client.fr.WriteRSTStream(id-2, http2.ErrCodeCancel)
+	}
+	r.quiet()
+	kind := func() health.Kind { return r.svc.View().Find(netip.MustParseAddrPort(bad.addr)).Verdict.Kind }
+	r.backends(bad.addr, good.addr)
+	await(t, "ejected", func() bool { return kind() == health.Ejected })
+	headers <- []string{":status", "200", "x-trial", "1"}
+	for call().fields["x-trial"] == "" {
+	}
+	await(t, "back", func() bool { return kind() == health.Up })
 }

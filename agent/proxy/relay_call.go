@@ -239,6 +239,8 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 		c.onlyHead = true
 		c.noteStatus(head)
 		c.resp.end = true
+	} else if c.state != nil && c.status != 502 && c.status != 503 && c.status != 504 {
+		c.state.Answered() // 2.7: a trial doesn't wait for the end of a long call
 	}
 	if c.cs.Sending() {
 		c.client.h2.WriteHeaders(&c.cs, fields, end)
@@ -364,20 +366,9 @@ func (c *call) cancelled(code h2.Code) {
 		c.unwait()
 	}
 	late := c.late(now)
-	if c.bs.Open() {
-		c.abandon(passCode(code))
-	}
+	c.abandon(passCode(code))
 	if c.state != nil {
-		result, cause := health.Neutral, ""
-		first := c.firstByte
-		if c.resp.end {
-			result, cause = c.outcome()
-		} else if late {
-			result, cause, first = health.Timeout, "the caller's deadline passed", now.Sub(c.began)
-		} else if !c.answered {
-			first = now.Sub(c.began)
-		}
-		c.endAttempt(result, first, c.expected || !c.answered && c.sentWhole(), cause)
+		c.endAttempt(c.gaveUp(now, late))
 	}
 	if late {
 		c.count(statusAborted, codeDeadline)
@@ -387,27 +378,11 @@ func (c *call) cancelled(code h2.Code) {
 	c.settle()
 }
 
-// sentWhole reports whether the backend was sent all of the request: only then does its latency say something (3.4).
-func (c *call) sentWhole() bool { return c.req.end && c.req.sent == c.req.got }
-
 // abandon resets the backend's stream.
 func (c *call) abandon(code h2.Code) {
 	if c.bs.Open() {
 		c.conn.h2.Reset(&c.bs, code)
 		c.conn.flush()
-	}
-}
-
-// endAttempt notes how the attempt went; its stream must be closed.
-func (c *call) endAttempt(result health.Result, firstByte time.Duration, sample bool, cause string) {
-	if c.state == nil {
-		return
-	}
-	c.state.End(c.relay.loop.Now(), result, firstByte, sample, cause)
-	c.state = nil
-	if conn := c.conn; conn != nil {
-		c.conn = nil
-		conn.freed()
 	}
 }
 

@@ -42,16 +42,28 @@ type rig struct {
 func newRig(t testing.TB, change func(s *Service)) *rig {
 	t.Helper()
 	r := &rig{t: t}
-	var err error
-	r.table, err = table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(100), OnPublish: func(s *table.Service) {
-		if r.proxy != nil {
-			r.proxy.Publish(s)
-		}
-	}})
+	monitor, err := health.New(health.Config{Log: hclog.NewNullLogger(), OnChange: func(now time.Time, c []health.Change) { r.table.SetVerdicts(now, c) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.table.SetSpec(time.Now(), table.Spec{Name: "user", Policy: picker.RoundRobin, PanicPercent: 50, InUse: true, Drain: 30 * time.Second})
+	r.table, err = table.New(table.Config{
+		Log: hclog.NewNullLogger(), Events: event.NewLog(100), OnTargets: monitor.SetGroup, OnActive: monitor.SetActive,
+		OnPublish: func(s *table.Service) {
+			if r.proxy != nil {
+				r.proxy.Publish(s)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.table.SetSpec(time.Now(), table.Spec{
+		Name: "user", Policy: picker.RoundRobin, PanicPercent: 50, InUse: true, Drain: 30 * time.Second,
+		Health: health.Options{
+			Probe: health.ProbeNone, HTTP2: true, Interval: 5 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
+			Eject: true, Consecutive: 5, EjectBase: 100 * time.Millisecond, EjectMax: time.Second, MaxPercent: 100,
+		},
+	})
 	r.svc = r.table.Lookup("user")
 	p, err := New(Config{Table: r.table, Loops: 1})
 	if err != nil {
@@ -78,7 +90,13 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 	c.Commit()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
+	var judge sync.WaitGroup
+	judge.Go(func() { monitor.Run(ctx) })
+	go func() {
+		err := p.Run(ctx)
+		judge.Wait()
+		ended <- err
+	}()
 	t.Cleanup(func() {
 		cancel()
 		select {

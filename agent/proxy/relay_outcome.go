@@ -1,0 +1,147 @@
+package proxy
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/h2"
+	"github.com/lbagent/lbagent/health"
+)
+
+// gRPC status codes that this package gives or looks at.
+const (
+	codeCancelled   = 1
+	codeUnknown     = 2
+	codeDeadline    = 4
+	codeExhausted   = 8
+	codeInternal    = 13
+	codeUnavailable = 14
+	codeDataLoss    = 15
+)
+
+// statusAborted counts HTTP calls that ended without a whole response: the client's cancel, or a reset.
+const statusAborted = 499
+
+// deadlineSlack is how much earlier than its deadline a cancel may come and still count as one because of it: the caller's clock began before ours.
+const deadlineSlack = 2 * time.Millisecond
+
+// endAttempt notes how the attempt went; its stream must be closed.
+func (c *call) endAttempt(result health.Result, firstByte time.Duration, sample bool, cause string) {
+	if c.state == nil {
+		return
+	}
+	c.state.End(c.relay.loop.Now(), result, firstByte, sample, cause)
+	c.state = nil
+	if conn := c.conn; conn != nil {
+		c.conn = nil
+		conn.freed()
+	}
+}
+
+// noteStatus keeps what the end of a gRPC response says.
+func (c *call) noteStatus(head *h2.Head) {
+	c.grpcStatus = -1
+	if n, err := strconv.Atoi(head.GRPCStatus); err == nil && n >= 0 {
+		c.grpcStatus = n
+	}
+	c.reason = head.GRPCMessage
+}
+
+// outcome is what a whole response says about the backend (SEMANTICS 2): only :status and grpc-status count.
+func (c *call) outcome() (health.Result, string) {
+	switch c.status {
+	case 502, 503, 504:
+		return health.Failure, "HTTP " + strconv.Itoa(c.status)
+	case 429:
+		return health.Overloaded, "HTTP 429"
+	case 500:
+		return health.AppError, "HTTP 500"
+	}
+	if !c.grpc || c.grpcStatus <= 0 {
+		return health.Success, ""
+	}
+	switch c.grpcStatus {
+	case codeUnavailable:
+		if c.onlyHead {
+			return health.Failure, c.inWords("UNAVAILABLE")
+		}
+	case codeExhausted:
+		return health.Overloaded, c.inWords("RESOURCE_EXHAUSTED")
+	case codeUnknown:
+		return health.AppError, c.inWords("UNKNOWN")
+	case codeInternal:
+		return health.AppError, c.inWords("INTERNAL")
+	case codeDataLoss:
+		return health.AppError, c.inWords("DATA_LOSS")
+	case codeDeadline:
+		if c.late(c.relay.loop.Now()) {
+			return health.Timeout, "the caller's deadline passed"
+		}
+	}
+	return health.Success, ""
+}
+
+func (c *call) inWords(code string) string {
+	if c.reason == "" {
+		return "gRPC " + code
+	}
+	return "gRPC " + code + ": " + c.reason[:min(len(c.reason), 200)]
+}
+
+// late reports whether the caller's deadline has passed.
+func (c *call) late(now time.Time) bool {
+	return !c.deadline.IsZero() && !now.Before(c.deadline.Add(-deadlineSlack))
+}
+
+// gaveUp is what a caller's cancel says about the backend: nothing, if it came before the deadline, and the backend had not said otherwise.
+func (c *call) gaveUp(now time.Time, late bool) (result health.Result, firstByte time.Duration, sample bool, cause string) {
+	result, firstByte, sample = health.Neutral, c.firstByte, c.expected
+	if c.answered {
+		if said, why := c.outcome(); c.resp.end || said != health.Success {
+			return said, firstByte, sample, why
+		}
+	} else {
+		firstByte, sample = now.Sub(c.began), c.conn != nil && c.sentWhole()
+	}
+	if late {
+		return health.Timeout, now.Sub(c.began), sample && !c.answered, "the caller's deadline passed"
+	}
+	return result, firstByte, sample, ""
+}
+
+// sentWhole reports whether the backend was sent all of the request: only then does its latency say something (3.4).
+func (c *call) sentWhole() bool { return c.req.end && c.req.sent == c.req.got }
+
+// count counts the call, once, as ended by this agent or the caller.
+func (c *call) count(status, code int) {
+	if c.counted {
+		return
+	}
+	c.counted = true
+	d := c.relay.loop.Now().Sub(c.start)
+	switch {
+	case !c.grpc:
+		c.client.stats.http(protoH2, status, d)
+	case code == codeUnavailable:
+		c.client.stats.unavailable(d)
+	default:
+		c.client.stats.grpc(code, d)
+	}
+}
+
+// countResponse counts a call that a backend answered.
+func (c *call) countResponse() {
+	if c.counted {
+		return
+	}
+	c.counted = true
+	d := c.relay.loop.Now().Sub(c.start)
+	switch {
+	case !c.grpc:
+		c.client.stats.http(protoH2, c.status, d)
+	case c.grpcStatus < 0:
+		c.client.stats.grpc(codeUnknown, d)
+	default:
+		c.client.stats.grpc(c.grpcStatus, d)
+	}
+}
