@@ -74,7 +74,8 @@ type target struct {
 	hold     time.Time // its end; zero = none
 	holdOver bool      // the trial was offered
 	rounds   int       // n of 2.7
-	ended    time.Time // when the last hold-down ended for good
+	ended    time.Time // when the last ejection ended
+	retries  int       // the same for an unreachable backend; it forgets at once
 	trialEnd time.Time // when a claimed trial has failed; zero = none is claimed
 
 	dueAt time.Time // when core.tick has to look at it, if it is scheduled

@@ -595,18 +595,23 @@ func TestUnreachableWithoutProbes(t *testing.T) {
 	s.is(0)
 }
 
-// An ejection for nothing but failed connects is over when a connect succeeds: that was its only evidence.
-func TestConnectTakesBackFailedConnects(t *testing.T) {
+// A connect takes back what failed connects had said, and nothing but failed connects is unreachable, not ejected as well.
+func TestFailedConnectsInTheStreak(t *testing.T) {
 	s := newStory(t, defaults(), 2)
-	s.answers[0] = refused
-	s.connects(0, 5, false)
-	s.is(0, Unreachable, Ejected)
-	delete(s.answers, 0)
-	s.pass(1100 * ms)
-	s.is(0)
-	s.calls(0, 5, Failure)
+	s.connects(0, 2, false)
+	s.calls(0, 3, Failure)
+	s.is(0, Ejected)
 	s.connects(0, 1, true)
-	s.is(0, Ejected) // what failed here was behind the connect
+	s.is(0)
+	s.calls(0, 2, Failure)
+	s.is(0, Ejected)
+	s.connects(0, 1, true)
+	s.is(0, Ejected) // what failed was behind the connect
+	s.calls(0, 1, Success)
+	s.connects(0, 50, false)
+	s.is(0, Unreachable)
+	s.connects(0, 1, true)
+	s.is(0)
 }
 
 // Only groups in use are probed (2.3), and an idle core asks for no wake-up.

@@ -8,7 +8,7 @@ import (
 
 const (
 	trialTime   = time.Second // 2.7: a trial that took longer has failed
-	quietMinute = time.Minute // 2.7: n falls by one in this time
+	quietMinute = time.Minute // 2.7: n falls by one in this time without ejection
 
 	// A backend that is unreachable, and that nothing probes, gets calls on trial as an ejected one does, in the times of 4.10.
 	retryBase = time.Second
@@ -39,6 +39,9 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 	wasHeld := t.heldBack
 	switch {
 	case !over:
+		if t.ejected != nil {
+			t.ended = now
+		}
 		t.ejected, t.heldBack = nil, false
 	case t.ejected == nil:
 		c.tryEject(now, t, k)
@@ -84,6 +87,9 @@ func (c *core) tryEject(now time.Time, t *target, k streaks) {
 		return
 	}
 	t.heldBack = false
+	if quiet := int(now.Sub(t.ended) / quietMinute); !t.ended.IsZero() {
+		t.rounds = max(0, t.rounds-quiet)
+	}
 	t.ejected = &Part{Kind: Ejected, Soft: true, Since: now, Cause: streakWords(k.hard())}
 	t.ejected.Last, t.ejected.At = t.lastSeen(true)
 	c.holdDown(now, t)
@@ -128,24 +134,20 @@ func (c *core) judgeHold(now time.Time, t *target) {
 		c.holdDown(now, t)
 	case !needed && !t.hold.IsZero():
 		t.hold, t.holdOver, t.trialEnd = time.Time{}, false, time.Time{}
-		t.ended = now
+		t.retries = 0
 		t.state.trial.Store(trialNone)
 	}
 }
 
-// holdDown begins the next, longer hold-down (2.7).
+// holdDown begins the next, longer hold-down.
 func (c *core) holdDown(now time.Time, t *target) {
-	o := &t.group.options
-	base, most := o.EjectBase, o.EjectMax
-	if t.ejected == nil {
-		base, most = retryBase, retryMax
+	base, most, n := retryBase, retryMax, &t.retries
+	if t.ejected != nil { // 2.7
+		base, most, n = t.group.options.EjectBase, t.group.options.EjectMax, &t.rounds
 	}
-	if t.hold.IsZero() && !t.ended.IsZero() {
-		t.rounds = max(0, t.rounds-int(now.Sub(t.ended)/quietMinute))
-	}
-	d := math.Ldexp(float64(base), t.rounds)
+	d := math.Ldexp(float64(base), *n)
 	if d < float64(most) {
-		t.rounds++ // no further than the maximum, or quiet minutes would have to undo what made no difference
+		*n++ // no further than the maximum, or quiet minutes would have to undo what made no difference
 	}
 	t.hold = now.Add(time.Duration(min(d*(0.5+c.random()), float64(most))))
 	t.holdOver = false

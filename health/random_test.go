@@ -53,8 +53,19 @@ func (n *naive) unreachable() bool {
 }
 
 func (n *naive) streak() int {
-	ends := []happened{callSucceeded, trialOK}
-	return n.back([]happened{callFailed}, ends) + n.back([]happened{connectFailed}, append(ends, connected, probeOK))
+	return n.failures() + n.back([]happened{connectFailed}, []happened{callSucceeded, trialOK, connected, probeOK})
+}
+
+func (n *naive) failures() int {
+	return n.back([]happened{callFailed}, []happened{callSucceeded, trialOK})
+}
+
+// evidence is the streak as far as it ejects: what is unreachable is out by that.
+func (n *naive) evidence() int {
+	if n.unreachable() {
+		return n.failures()
+	}
+	return n.streak()
 }
 
 // down walks through the probes: the only part that depends on itself.
@@ -225,12 +236,12 @@ func check(s *story, models []naive, o Options) {
 		if want := o.Probe != ProbeNone && m.down(o); has[Down] != want {
 			s.t.Fatalf("%v: backend %d down: %v, want %v", s.at(), i, has[Down], want)
 		}
-		if has[Ejected] && m.streak() < o.Consecutive {
-			s.t.Fatalf("%v: backend %d is ejected with a streak of %d", s.at(), i, m.streak())
+		if has[Ejected] && m.evidence() < o.Consecutive {
+			s.t.Fatalf("%v: backend %d is ejected with a streak of %d", s.at(), i, m.evidence())
 		}
 		t := st.watch.Load()
-		if m.streak() >= o.Consecutive && !has[Ejected] && (g.room(t) || !slices.Contains(g.held, t)) {
-			s.t.Fatalf("%v: backend %d should be ejected: streak %d, %d ejected of %d", s.at(), i, m.streak(), g.ejected, g.counted)
+		if m.evidence() >= o.Consecutive && !has[Ejected] && (g.room(t) || !slices.Contains(g.held, t)) {
+			s.t.Fatalf("%v: backend %d should be ejected: streak %d, %d ejected of %d", s.at(), i, m.evidence(), g.ejected, g.counted)
 		}
 		checkPending(s, t)
 	}

@@ -20,9 +20,18 @@ func (k streaks) probes() int   { return int(k & streakMask) }
 // hard is the streak of 2.5: hard failures of calls.
 func (k streaks) hard() int { return k.failures() + k.connects() }
 
-// unreachable reports whether 2.4 holds, and over whether 2.5 does with that limit (0 = never).
-func (k streaks) unreachable() bool   { return k.connects()+k.probes() >= unreachableAfter }
-func (k streaks) over(limit int) bool { return limit > 0 && k.hard() >= limit }
+// unreachable reports whether 2.4 holds.
+func (k streaks) unreachable() bool { return k.connects()+k.probes() >= unreachableAfter }
+
+// over reports whether 2.5 does with that limit (0 = never). What is unreachable isn't ejected for the same failed connects once more: that would
+// use up the cap of 2.6, and hold down a backend that could be reached again.
+func (k streaks) over(limit int) bool {
+	n := k.hard()
+	if k.unreachable() {
+		n = k.failures()
+	}
+	return limit > 0 && n >= limit
+}
 
 func (k streaks) plusFailure() streaks {
 	if k.failures() == streakTop {
