@@ -42,7 +42,8 @@ type backend struct {
 	work time.Duration // what a call of Echo takes
 
 	calls   atomic.Int64
-	blocked chan *blockedCall // calls of Block, as they come
+	saw     chan<- metadata.MD // what calls of Echo came with; nil: nobody asks
+	blocked chan *blockedCall  // calls of Block, as they come
 	srv     *grpc.Server
 	served  sync.WaitGroup
 }
@@ -110,6 +111,10 @@ func addrs(bs []*backend) []string {
 
 func (b *backend) echo(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
 	b.calls.Add(1)
+	if b.saw != nil {
+		md, _ := metadata.FromIncomingContext(ctx)
+		b.saw <- md
+	}
 	if b.work > 0 {
 		select {
 		case <-time.After(b.work):

@@ -12,6 +12,8 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // list is what the agent has of a service; nil if it can't say.
@@ -182,5 +184,33 @@ func TestServicesOnDemand(t *testing.T) {
 	}
 	if len(s.GetServices()) != 1 || s.GetServices()[0].GetOrigin() != "on-demand" {
 		t.Errorf("services: %v", s)
+	}
+}
+
+// One user can have at most 64 services followed on demand; those that are configured are none of them (1.15).
+func TestServicesOnDemandAreBounded(t *testing.T) {
+	reg := etcdClient(t, etcd.Endpoints()...)
+	register(t, reg, "configured", "10.0.0.1:80")
+	a := startAgent(t, "- {name: configured, prefix: elsewhere/configured/}", etcd.Endpoints()...)
+	for i := range 64 {
+		register(t, reg, fmt.Sprintf("s%d", i), "10.0.0.1:80")
+	}
+	lookup := a.lookup()
+	for i := range 64 {
+		if _, err := lookup.Pick(t.Context(), &lbagentv1.PickRequest{Service: fmt.Sprintf("s%d", i)}); err != nil {
+			t.Fatalf("service %d: %v", i, err)
+		}
+	}
+	_, err := lookup.Pick(t.Context(), &lbagentv1.PickRequest{Service: "one-too-many"})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("the 65th: %v", err)
+	}
+	for _, name := range []string{"", "a/b", strings.Repeat("x", 254), "ä"} {
+		if _, err := lookup.Pick(t.Context(), &lbagentv1.PickRequest{Service: name}); status.Code(err) != codes.InvalidArgument && status.Code(err) != codes.NotFound {
+			t.Errorf("name %q: %v", name, err)
+		}
+	}
+	if _, err := lookup.Pick(t.Context(), &lbagentv1.PickRequest{Service: "s0"}); err != nil {
+		t.Errorf("one of the 64: %v", err)
 	}
 }

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,6 +72,36 @@ func TestHTTP1WithCurl(t *testing.T) {
 	// The same through gRPC's door of the local API.
 	if out := output(t, curl, "-sS", "--unix-socket", a.socket, "http://lbagent/v1/services/web/pick"); !strings.Contains(out, one) && !strings.Contains(out, two) {
 		t.Errorf("pick: %s", out)
+	}
+}
+
+// An HTTP/1.1 request arrives as it was sent; nothing is added (4.6).
+func TestHTTP1PassesAsItCame(t *testing.T) {
+	got := make(chan *http.Request, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", "Mon, 01 Jan 2024 00:00:00 GMT")
+		w.Header().Set("X-Answer", "1")
+		w.WriteHeader(http.StatusTeapot)
+		got <- r
+	}))
+	t.Cleanup(srv.Close)
+	port := freePort(t)
+	startAgent(t, fmt.Sprintf("- {name: web, backends: [%q], listen: [%d]}", srv.Listener.Addr(), port))
+	c := dialTCP(t, port)
+	if _, err := io.WriteString(c, "GET /a%2Fb?x=%20;y HTTP/1.1\r\nHost: some.where\r\nX-Many: a\r\nx-many: b\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	r := receive(t, got)
+	if want := (http.Header{"X-Many": {"a", "b"}}); !maps.EqualFunc(r.Header, want, slices.Equal[[]string]) || r.Host != "some.where" || r.RequestURI != "/a%2Fb?x=%20;y" {
+		t.Errorf("arrived as %q %q %v", r.RequestURI, r.Host, r.Header)
+	}
+	if want := (http.Header{"X-Answer": {"1"}, "Content-Length": {"0"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}}); resp.StatusCode != http.StatusTeapot || !maps.EqualFunc(resp.Header, want, slices.Equal[[]string]) {
+		t.Errorf("answered %v %v", resp.Status, resp.Header)
 	}
 }
 
