@@ -1,10 +1,19 @@
 package localapi
 
 import (
+	"context"
 	"io"
 	"math"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
 )
 
 // Each gets the whole part of its quota and at most one more; over many starts the shares are exactly the weights, small batches and light backends included.
@@ -86,6 +95,37 @@ func TestInterleave(t *testing.T) {
 	if got := interleave([]int{0, 0}, 1); got != nil {
 		t.Error(got)
 	}
+}
+
+// A backend whose latency is beyond twice the median gets less by that factor; one a little slower gets its full share (3.4, 3.5).
+func TestPlanByLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(10)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tab.SetSpec(time.Now(), specOf("user"))
+		tab.Apply(time.Now(), listOf("user", 1, 2, 3, 4, 5))
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- tab.Run(ctx) }()
+		v := tab.Lookup("user").View()
+		for i, ms := range []time.Duration{10, 10, 19, 40, 500} {
+			v.Backends[i].State.Begin()
+			v.Backends[i].State.End(time.Now(), health.Success, ms*time.Millisecond, true, "")
+		}
+		advance(2 * time.Second)
+		got := newPlan(v, time.Now()).weights
+		for i, want := range []float64{100, 100, 100, 100 * 19 / 40.0, 100 / 10.0} {
+			if math.Abs(got[i]-want) > 0.01 {
+				t.Errorf("backend %d has %v, want %v", i, got[i], want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What is read to tell the protocols apart is what was sent, and only the preface is HTTP/2.

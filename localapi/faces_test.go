@@ -90,8 +90,8 @@ func TestRawHTTP(t *testing.T) {
 
 // The JSON watch is a line per change.
 func TestJSONWatch(t *testing.T) {
-	// A read timeout ends the arrival of a request, not the stream that answers it.
-	r := newRig(t, func(c *Config) { c.Limits.Body = 50 * time.Millisecond })
+	// The time for a request to arrive, and for an answer to be read, is none of a stream's.
+	r := newRig(t, func(c *Config) { c.Limits.Body, c.Limits.Answer = 50*time.Millisecond, 50*time.Millisecond })
 	c, br := raw(t, r.cfg.Socket)
 	if _, err := c.Write([]byte("GET /v1/services/user/watch HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 		t.Fatal(err)
@@ -132,6 +132,8 @@ func TestGRPC(t *testing.T) {
 	r := newRig(t, nil)
 	ctx := testContext(t)
 	c := r.lookup()
+	r.table.SetSpec(time.Now().Add(-time.Hour), specOf("old"))
+	r.set("old", 1)
 	one, err := c.Pick(ctx, &lbagentv1.PickRequest{Service: "user"})
 	if err != nil || len(one.Picks) != 1 || one.Picks[0].Count != 1 || one.Picks[0].Metadata["v"] != "1" {
 		t.Fatal(one, err)
@@ -139,6 +141,13 @@ func TestGRPC(t *testing.T) {
 	if p := one.Provenance; p.Epoch != 7 || p.Revision != 42 || p.Source != "etcd" || p.Panic || p.Age == nil {
 		t.Error(p)
 	}
+	if _, err := c.Pick(ctx, &lbagentv1.PickRequest{Service: "old"}); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.table.Lookup("old").Unasked(time.Now()); d > 50*time.Minute {
+		t.Errorf("asked %v ago, after a pick (2.3)", d)
+	}
+	r.table.Remove(time.Now(), "old")
 	many, err := c.Pick(ctx, &lbagentv1.PickRequest{Service: "user", Count: 100, Exclude: []string{"10.0.0.5:80"}})
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +173,7 @@ func TestGRPC(t *testing.T) {
 	if n := r.table.Lookup("user").View().Backends[0].State.Outstanding(); n != 0 {
 		t.Errorf("%d outstanding after picks by API (3.5)", n)
 	}
-	if got := r.Stats(); got.Picks != 101 || got.Connections == 0 {
+	if got := r.Stats(); got.Picks != 102 || got.Connections == 0 {
 		t.Errorf("%+v", got)
 	}
 }

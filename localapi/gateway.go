@@ -99,14 +99,12 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 	}, nil
 }
 
-// bounded limits the body and the time of a request. A stream has no end: its read deadline is lifted, and a reader that is slow only holds up itself.
+// bounded limits the body and the time of a request. A stream's answer has no end; a reader that is slow only holds up itself.
 func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		r.Body = http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))
-		if r.URL.Path == "/v1/events" || strings.HasSuffix(r.URL.Path, "/watch") {
-			_ = rc.SetReadDeadline(time.Time{})
-		} else {
+		if r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/watch") {
 			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.Answer))
 		}
 		ctx, cancel := context.WithCancel(r.Context())

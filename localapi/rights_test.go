@@ -62,6 +62,9 @@ func TestRightsOfSelf(t *testing.T) {
 	if got := tries(t, r.cfg.Socket); got != refused {
 		t.Errorf("open socket:\n%s", got)
 	}
+	if _, text := ask(t, r.cfg.Socket, "POST", "/v1/admin/reload", ""); !strings.Contains(text, "is served on the admin socket only ("+r.cfg.AdminSocket+")") {
+		t.Error(text)
+	}
 }
 
 const groupOfTest = 4242

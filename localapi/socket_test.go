@@ -62,7 +62,12 @@ func TestOpenSocket(t *testing.T) {
 
 // Of many agents that start at once over a dead one's socket, exactly one gets it.
 func TestOpenSocketRace(t *testing.T) {
-	path := filepath.Join(publicDir(t), "s.sock")
+	for range 100 {
+		raceForSocket(t, filepath.Join(publicDir(t), "s.sock"))
+	}
+}
+
+func raceForSocket(t *testing.T, path string) {
 	dead, err := openSocket(path, false, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -72,15 +77,17 @@ func TestOpenSocketRace(t *testing.T) {
 		s   *socket
 		err error
 	}
-	results := make(chan result)
-	for range 20 {
+	begin, results := make(chan struct{}), make(chan result)
+	for range 8 {
 		go func() {
+			<-begin
 			s, err := openSocket(path, false, 0)
 			results <- result{s, err}
 		}()
 	}
+	close(begin)
 	var got []*socket
-	for range 20 {
+	for range 8 {
 		if r := <-results; r.err == nil {
 			got = append(got, r.s)
 		} else if !strings.Contains(r.err.Error(), "listens there already") {

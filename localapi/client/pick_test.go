@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -254,6 +255,34 @@ func TestPickFromFile(t *testing.T) {
 	}
 }
 
+// Only what no agent answered, and what an agent that can't answer says, makes the client look at the disk.
+func TestAway(t *testing.T) {
+	said := func(code codes.Code, reason string) error {
+		st, err := status.New(code, "x").WithDetails(&errdetails.ErrorInfo{Domain: "lbagent", Reason: reason})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Err()
+	}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{status.Error(codes.Unavailable, "connection refused"), true},
+		{status.Error(codes.DeadlineExceeded, ""), true},
+		{said(codes.Unavailable, "STOPPING"), true},
+		{said(codes.Unavailable, "NOT_READY"), true},
+		{said(codes.Unavailable, "NO_USABLE_BACKEND"), false},
+		{said(codes.NotFound, "SERVICE_UNKNOWN"), false},
+		{status.Error(codes.ResourceExhausted, "too many calls"), false},
+		{status.Error(codes.Unimplemented, ""), false},
+	} {
+		if away(c.err) != c.want {
+			t.Errorf("away(%v) is %v", c.err, !c.want)
+		}
+	}
+}
+
 func TestPickAgentComes(t *testing.T) {
 	r := newRig(t)
 	r.file("user", "10.0.0.9:80 100\n")
@@ -304,14 +333,14 @@ func TestReadList(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(r.dir, "secret"), []byte("10.0.0.1:80 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.file("%2E.", "10.0.0.2:80 1\n")
+	r.file("%2Ex", "10.0.0.2:80 1\n")
 	c := r.client()
-	for _, name := range []string{"", "../secret", "/etc/passwd", "a/b", "%2E."} {
+	for _, name := range []string{"", "../secret", "/etc/passwd", "a/b", "%2Ex"} {
 		if l, err := c.readList(name); err == nil {
 			t.Errorf("%q: %v", name, l)
 		}
 	}
-	if l, err := c.readList(".."); err != nil || len(l) != 1 {
+	if l, err := c.readList(".x"); err != nil || len(l) != 1 {
 		t.Error(l, err)
 	}
 }

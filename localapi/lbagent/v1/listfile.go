@@ -3,8 +3,8 @@ package lbagentv1
 import "strings"
 
 // ListFile is the name of the file in the agent's lists directory that holds the list of a service (SEMANTICS 6.6): the service's name, with a
-// leading dot written as %2E, so that no service is "..", hidden, or taken for a temporary file. No service name has a %. A name of the longest
-// kind (253 bytes) stays within the 255 of a file name.
+// leading dot written as %2E, so that no list is hidden or taken for a temporary file. No service name has a %. A name of the longest kind (253 bytes) stays
+// within the 255 of a file name.
 //
 // The file has one `host:port weight` per line, best first. Weight 0 means: only if every other one fails.
 func ListFile(service string) string {
