@@ -61,7 +61,8 @@ type target struct {
 	untold                     bool // tell OnChange even if it is the same
 
 	// Probes (2.1-2.3).
-	probeAt       time.Time // zero = none planned
+	http2         atomic.Bool // calls have shown that it speaks HTTP/2
+	probeAt       time.Time   // zero = none planned
 	probing       bool
 	waits         bool // in core.urgent or core.routine
 	hurries       bool // in core.urgent

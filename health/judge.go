@@ -222,8 +222,11 @@ func (c *core) probeFailed(now time.Time, t *target, o outcome) {
 	t.passes = 0
 	t.fails++
 	t.lastError, t.lastErrorAt = o.cause, now
-	if o.kind == probeUnreachable {
+	switch o.kind {
+	case probeUnreachable:
 		t.state.probeUnreachable(now)
+	case probeAnswered:
+		t.http2.Store(false) // if it speaks something else by now, the next probe asks for no more than a connect
 	}
 	if t.down == nil && t.fails >= t.group.options.Fall {
 		t.down = &Part{Kind: Down, Since: now}

@@ -2,10 +2,13 @@ package health
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,6 +247,71 @@ func TestMonitorOverSockets(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// 2.1: a process that is stopped still accepts. Once calls have shown that a backend speaks HTTP/2, a tcp probe wants its SETTINGS; a backend that
+// speaks something else under the same address by then isn't held to that.
+func TestProbesOfWhatSpeaksHTTP2(t *testing.T) {
+	var stopped, changed atomic.Bool
+	addr := serve(t, func(_ int, c net.Conn) {
+		switch {
+		case changed.Load():
+			fmt.Fprint(c, "220 a mail server\r\n")
+		case !stopped.Load():
+			c.Write([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0}) // SETTINGS
+		}
+		io.Copy(io.Discard, c)
+	})
+	kinds := make(chan Kind, 100)
+	m, err := New(Config{Log: hclog.NewNullLogger(), OnChange: func(_ time.Time, changes []Change) {
+		for _, c := range changes {
+			kinds <- c.To.Kind
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	running.Go(func() { m.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	o := Options{Probe: ProbeTCP, Interval: 20 * ms, Timeout: shortTimeout, Rise: 2, Fall: 3}
+	state := NewState(time.Now())
+	m.SetGroup("g", o, fixed{{Addr: addr, State: state}})
+	m.SetActive("g", true)
+
+	probed := func(n uint64) {
+		for m.Stats().Probes < n {
+			select {
+			case k := <-kinds:
+				t.Fatalf("became %v", k)
+			case <-time.After(ms):
+			}
+		}
+	}
+	stopped.Store(true)
+	probed(5) // accepting is enough for what is not known to speak HTTP/2
+	stopped.Store(false)
+	state.SpeaksHTTP2()
+	probed(10)
+	stopped.Store(true)
+	until := func(want Kind) {
+		t.Helper()
+		for deadline := time.After(probeTimeout); ; {
+			select {
+			case got := <-kinds:
+				if got == want {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("never became %v", want)
+			}
+		}
+	}
+	until(Down)
+	changed.Store(true)
+	until(Up)
 }
 
 func TestNewRefuses(t *testing.T) {

@@ -56,7 +56,7 @@ func (c *core) tick(now time.Time) []probeJob {
 			c.running++
 			c.starts++
 			c.stats.probes.Add(1)
-			jobs = append(jobs, probeJob{t, t.group.options, t.addr})
+			jobs = append(jobs, probeJob{t, t.probeOptions(), t.addr})
 		}
 		t.waits = false
 		if row == &c.urgent {
@@ -319,4 +319,12 @@ func (s *schedule) down(i int) {
 func (s *schedule) swap(i, j int) {
 	s.heap[i], s.heap[j] = s.heap[j], s.heap[i]
 	s.heap[i].slot, s.heap[j].slot = i, j
+}
+
+// probeOptions are how t is probed: a tcp probe waits for SETTINGS where calls have shown that the backend speaks HTTP/2, since a process that is stopped
+// still accepts (2.1).
+func (t *target) probeOptions() Options {
+	o := t.group.options
+	o.HTTP2 = o.HTTP2 || t.http2.Load()
+	return o
 }

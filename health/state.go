@@ -122,13 +122,20 @@ func (s *State) End(now time.Time, result Result, firstByte time.Duration, sampl
 	}
 }
 
-// Connected notes that a connection was made and, for HTTP/2, that SETTINGS came. It takes back what failed connects had said, nothing else.
+// Connected notes that a connection was made and, for HTTP/2, that SETTINGS came (SpeaksHTTP2 as well then). It takes back what failed connects had said, nothing else.
 func (s *State) Connected(now time.Time) {
 	if s.connFailed.Load() != 0 {
 		s.connFailed.Store(0)
 	}
 	if s.streaks.Load() != 0 {
 		s.move(streaks.connected)
+	}
+}
+
+// SpeaksHTTP2 notes that SETTINGS came: from now on tcp probes wait for them (2.1).
+func (s *State) SpeaksHTTP2() {
+	if t := s.watch.Load(); t != nil && !t.http2.Load() {
+		t.http2.Store(true)
 	}
 }
 

@@ -154,6 +154,7 @@ func (be *backend) connected() {
 	be.failures = 0
 	be.retryAt = time.Time{}
 	be.state.Connected(be.pool.relay.loop.Now())
+	be.state.SpeaksHTTP2()
 	be.pump()
 }
 
