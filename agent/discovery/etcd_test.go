@@ -3,13 +3,16 @@ package discovery
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/service"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // Put, replace and delete arrive; garbage hides only itself (1.7); a record that is out of service is draining (1.11).
@@ -134,16 +137,23 @@ func TestPages(t *testing.T) {
 	})
 }
 
-// A burst becomes few lists, not one per event.
+// A burst becomes few lists, not one per event: here 1,000 puts that come at once, since the network was held up.
 func TestBurst(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	proxy := etcdtest.StartProxy(t, s.Addr())
+	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{proxy.Addr()}}}, naming("user"))
 	d.waitAddrs(t, "user")
-	const n = 3000
-	fill(t, c, "services/user/", n)
+	proxy.Pause()
+	const n = 1000
+	for i := range n {
+		put(t, c, fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.%d.%d:80", i>>8, i&255), 1))
+	}
+	proxy.Resume()
 	eventually(t, 20*time.Second, "all backends", func() bool { return len(d.last("user").Backends) == n })
-	if lists := len(d.all("user")); lists > n/10 {
+	lists := len(d.all("user"))
+	t.Logf("%d lists for %d events", lists, n)
+	if lists > n/4 {
 		t.Errorf("%d lists for %d events", lists, n)
 	}
 }
@@ -166,6 +176,152 @@ func TestLatency(t *testing.T) {
 	if best > 200*time.Millisecond {
 		t.Errorf("put to OnList takes %v at best", best)
 	}
+}
+
+// 50,000 keys: read whole, and one change after that.
+func TestLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	const n = 50000
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	fill(t, c, "services/user/", n)
+	begin := time.Now()
+	d := start(t, Config{Etcd: etcdAt(s), SpoolDir: t.TempDir()}, naming("user"))
+	eventually(t, 60*time.Second, "all backends", func() bool { l := d.last("user"); return l != nil && len(l.Backends) == n })
+	t.Logf("read %d keys in %v", n, time.Since(begin))
+	begin = time.Now()
+	put(t, c, "services/user/one", record("192.0.2.1:80", 1))
+	eventually(t, 20*time.Second, "the change", func() bool { return len(d.last("user").Backends) == n+1 })
+	t.Logf("one change in %v", time.Since(begin))
+	d.stop()
+	again := start(t, Config{SpoolDir: d.cfg.SpoolDir}, naming("user"))
+	if l := again.last("user"); l == nil || len(l.Backends) != n+1 {
+		t.Error("the spool has not all")
+	}
+}
+
+// A page that is too large for one message is read in smaller ones: the real client says so in the words that isTooLarge looks for.
+func TestPageTooLarge(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	fill(t, c, "services/user/", 400)
+	small, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Logger: zap.NewNop(), MaxCallRecvMsgSize: 8 << 10, MaxCallSendMsgSize: 8 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer small.Close()
+	l := &link{client: &etcdClient{small}, reads: make(chan struct{}, 1)}
+	dec, err := format.New("grpc-naming")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(t.Context(), l, dec, "services/user/")
+	if err != nil || len(got.records.shown) != 400 {
+		t.Errorf("%d backends, error %v", len(got.records.shown), err)
+	}
+}
+
+// What a whole read found is what the cheap read after a silence says (1.3), whatever has happened to the keys.
+func TestNewestAgreesWithRead(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	cl, err := dialEtcd(t.Context(), *etcdAt(s), func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.close()
+	l := &link{client: cl, reads: make(chan struct{}, 1)}
+	dec, err := format.New("grpc-naming")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 30 {
+		switch i % 5 {
+		case 1:
+			put(t, c, fmt.Sprintf("services/user/%d", i%7), "garbage")
+		case 4:
+			del(t, c, fmt.Sprintf("services/user/%d", i%6))
+		default:
+			put(t, c, fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.0.%d:80", i%4), 1))
+		}
+		put(t, c, "services/user2/a", "x")
+		snap, err := read(t.Context(), l, dec, "services/user/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := cl.newest(t.Context(), "services/user/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		count, newest := snap.records.keys()
+		if r.Count != int64(count) || len(r.Kvs) != 1 || r.Kvs[0].ModRevision != newest || r.Header.Revision != snap.revision || r.Header.ClusterId != snap.epoch {
+			t.Fatalf("step %d: newest says %v, the read %d keys, newest %d, revision %d", i, r, count, newest, snap.revision)
+		}
+	}
+}
+
+// etcd stands still without closing anything, as a host that lost its network: keepalive finds out, and all goes on when it is back (1.3).
+func TestEtcdStandsStill(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for keepalive")
+	}
+	t.Parallel()
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	proxy := etcdtest.StartProxy(t, s.Addr())
+	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{proxy.Addr()}}}, naming("user"))
+	d.waitAddrs(t, "user", "10.0.0.1:80")
+	proxy.Pause()
+	eventually(t, 2*(keepaliveTime+keepaliveTimeout), "the loss is seen", func() bool { return !d.Status().Connected })
+	put(t, c, "services/user/b", record("10.0.0.2:80", 1))
+	proxy.Resume()
+	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
+	d.never(t, "user", 1)
+}
+
+// Nothing is left of services that came and went, nor of a Discovery that ended.
+func TestNoGoroutineIsLeft(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d.waitAddrs(t, "user")
+	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
+	d.waitAddrs(t, "user", "10.0.0.1:80")
+	put(t, c, "services/user/b", record("10.0.0.2:80", 1)) // the second for certain by the watch
+	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
+	before := goroutines()
+	for i := range 100 {
+		name := fmt.Sprintf("s%d", i)
+		put(t, c, "services/"+name+"/a", record("10.0.0.1:80", 1))
+		d.Set(naming(name))
+		if i%2 == 0 {
+			d.waitAddrs(t, name, "10.0.0.1:80")
+		}
+		d.Remove(name)
+	}
+	eventually(t, 20*time.Second, "no more goroutines than before", func() bool { return goroutines() <= before })
+	d.Discovery.mu.Lock()
+	left := len(d.ending) + len(d.follows)
+	d.Discovery.mu.Unlock()
+	if left != 1 {
+		t.Errorf("%d services are left", left)
+	}
+	d.stop()
+	eventually(t, 20*time.Second, "only this one", func() bool { return goroutines() <= 1 })
+}
+
+// goroutines counts those of this package and of etcd's client; etcd itself starts and ends others as it likes.
+func goroutines() (n int) {
+	buf := make([]byte, 16<<20)
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(stack, "agent/discovery.(") || strings.Contains(stack, "agent/discovery.Test") || strings.Contains(stack, "clientv3.(*watch") {
+			n++
+		}
+	}
+	return n
 }
 
 // 200 services over one client: one connection, one watch stream.

@@ -51,7 +51,7 @@ func TestEtcdRestarts(t *testing.T) {
 	if n := len(d.all("idle")); n != 1 {
 		t.Errorf("%d lists of a service that nothing happened to", n)
 	}
-	if st := d.Status(); st.Reconnects != 3 || st.LastError != "" {
+	if st := d.Status(); st.Reconnects < 3 || st.LastError != "" {
 		t.Errorf("status %+v", st)
 	}
 }
@@ -158,19 +158,13 @@ func TestStartFromSpool(t *testing.T) {
 	if age := time.Since(l.Confirmed); age <= 0 || age > time.Minute {
 		t.Errorf("age %v", age)
 	}
-	// Asked for on demand, it comes from the spool too.
-	second.Remove("user")
-	second.Set(naming("later"))
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	third := start(t, Config{Etcd: etcdAt(s), SpoolDir: t.TempDir()}, naming("user"))
-	if l = third.waitAddrs(t, "user", "10.0.0.1:80"); l.Source != service.FromEtcd {
-		t.Errorf("list %+v", l)
+	eventually(t, 20*time.Second, "the list from etcd", func() bool { return second.last("user").Source == service.FromEtcd })
+	if l = second.last("user"); addrs(l) != "10.0.0.1:80" || len(second.all("user")) != 2 {
+		t.Errorf("%d lists, the last %+v", len(second.all("user")), l)
 	}
-	s.Stop()
-	fourth := start(t, Config{Etcd: etcdAt(s), SpoolDir: dir})
-	_ = fourth
 }
 
 // A service that is asked for while the agent runs gets its spooled list at once, without etcd.

@@ -6,11 +6,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/service"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
 // dumb is what records should be, made the slow way: all keys in a map, the list built anew each time.
@@ -156,6 +159,46 @@ func TestBadIsBounded(t *testing.T) {
 	if bad, _ := r.bad(); !strings.Contains(bad[0].Key, "\uFFFD") {
 		t.Errorf("key %q", bad[0].Key)
 	}
+}
+
+// A backend that is not in use takes at most 250 bytes, its key included.
+func TestMemoryPerBackend(t *testing.T) {
+	const n = 50000
+	dec, err := format.New("grpc-naming")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	var fresh, room []service.Backend
+	for i := range n {
+		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 8080).String()
+		c := decode(dec, room[:0], &mvccpb.KeyValue{
+			Key: []byte("services/user/" + a), Value: []byte(`{"Op":0,"Addr":"` + a + `","Metadata":{"weight":100,"zone":"eu-1a","version":"v7"}}`), CreateRevision: 7, ModRevision: int64(i),
+		})
+		room = c.backends
+		fresh = append(fresh, c.backends...)
+	}
+	r, _ := merge(nil, nil, fresh)
+	fresh, room = nil, nil
+	used := heap() - before
+	if len(r.shown) != n {
+		t.Fatalf("%d backends", len(r.shown))
+	}
+	t.Logf("%d bytes per backend", used/n)
+	if used > 250*n {
+		t.Errorf("%d bytes per backend", used/n)
+	}
+	runtime.KeepAlive(r)
+	runtime.KeepAlive(dec)
+}
+
+// heap is what is in use, after two collections: the first may leave finalizers to run.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func BenchmarkRecordsApply(b *testing.B) {

@@ -358,7 +358,7 @@ func TestReadFaults(t *testing.T) {
 			fill(e, pageSize+1)
 			e.pageErr = func(int64) error { e.cluster++; return nil }
 			d := startFake(t, e, Config{}, naming("user"))
-			advance(t, time.Hour)
+			advance(t, time.Minute)
 			if n := len(d.all("user")); n != 0 {
 				t.Errorf("%d lists", n)
 			}
