@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,8 @@ func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
 
 // recorder is what a table would be: it gets lists, and holds discovery to its promises.
 type recorder struct {
-	t testing.TB
+	t    testing.TB
+	slow atomic.Int64 // how long OnList takes, for tests in a bubble
 
 	mu sync.Mutex
 
@@ -53,6 +55,9 @@ func newRecorder(t testing.TB) *recorder {
 func (r *recorder) onList(now time.Time, l *service.List) {
 	r.enter(l.Service)
 	defer r.leave(l)
+	if d := time.Duration(r.slow.Load()); d > 0 {
+		<-time.After(d)
+	}
 	for i := range l.Backends {
 		if i > 0 && l.Backends[i-1].Addr.Compare(l.Backends[i].Addr) >= 0 {
 			r.t.Errorf("%s: not sorted, or an address twice: %v", l.Service, addrs(l))

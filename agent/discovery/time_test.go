@@ -104,6 +104,25 @@ func TestSilenceRestored(t *testing.T) {
 	})
 }
 
+// The same, with the very same keys: only the revision tells. Left alone, the watch would miss what comes before its own revision.
+func TestSilenceRestoredUnchanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEtcd()
+		e.put("services/user/a", record("10.0.0.1:80", 1))
+		for range 9 {
+			e.put("elsewhere", "x")
+		}
+		d := startFake(t, e, Config{}, naming("user"))
+		e.set(func() { e.mute, e.revision = true, 5 })
+		advance(t, silence+silenceJoin)
+		e.set(func() { e.mute = false })
+		advance(t, minBackoff)
+		if l := d.last("user"); l.Revision != 5 || len(e.seen().reads) != 2 {
+			t.Errorf("after %d reads: %+v", len(e.seen().reads), l)
+		}
+	})
+}
+
 // A watch that etcd never creates needs another client.
 func TestWatchNotCreated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -336,8 +355,8 @@ func TestReadFaults(t *testing.T) {
 			}
 			d := startFake(t, e, Config{}, naming("user"))
 			advance(t, time.Second)
-			if lists := d.all("user"); len(lists) != 1 || len(lists[0].Backends) != pageSize+1 || len(e.seen().reads) != 2 {
-				t.Errorf("%d lists after %d reads", len(lists), len(e.seen().reads))
+			if lists := d.all("user"); len(lists) != 1 || len(lists[0].Backends) != pageSize+1 || len(e.seen().reads) != 2 || !failed {
+				t.Errorf("%d lists after %d reads, failed %v", len(lists), len(e.seen().reads), failed)
 			}
 		})
 	})
@@ -348,6 +367,17 @@ func TestReadFaults(t *testing.T) {
 			fill(e, 500)
 			d := startFake(t, e, Config{}, naming("user"))
 			if l := d.last("user"); l == nil || len(l.Backends) != 500 || e.seen().limits[0] != pageSize || e.seen().limits[1] != pageSize/8 {
+				t.Errorf("list %q, limits %v", addrs(l), e.seen().limits)
+			}
+		})
+	})
+	t.Run("one key is too large for two", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := newFakeEtcd()
+			e.maxKeys = 1
+			fill(e, 10)
+			d := startFake(t, e, Config{}, naming("user"))
+			if l := d.last("user"); l == nil || len(l.Backends) != 10 {
 				t.Errorf("list %q, limits %v", addrs(l), e.seen().limits)
 			}
 		})
@@ -411,6 +441,25 @@ func TestStatic(t *testing.T) {
 		rec.Set(Follow{Name: "user", Static: []service.Backend{{Addr: mustAddr("10.0.0.3:80")}}})
 		synctest.Wait()
 		if got := addrs(rec.last("user")); got != "10.0.0.3:80" {
+			t.Errorf("list %q", got)
+		}
+	})
+}
+
+// OnList is called once at a time per service, also when a service is changed while it runs; the last Set wins.
+func TestSetWaitsForOnList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEtcd()
+		e.put("services/user/a", record("10.0.0.9:80", 1))
+		d := startFake(t, e, Config{})
+		d.recorder.slow.Store(int64(time.Second))
+		d.Set(naming("user"))
+		for i := range 5 {
+			advance(t, 300*time.Millisecond)
+			d.Set(Follow{Name: "user", Static: []service.Backend{{Addr: mustAddr(fmt.Sprintf("10.0.0.%d:80", i+1))}}})
+		}
+		advance(t, 10*time.Second)
+		if got := addrs(d.last("user")); got != "10.0.0.5:80" {
 			t.Errorf("list %q", got)
 		}
 	})
