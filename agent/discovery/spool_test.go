@@ -284,6 +284,24 @@ func TestSpoolUnwritable(t *testing.T) {
 	})
 }
 
+// What a failed round leaves is kept, unless there is something newer by then.
+func TestSpoolKeepsWhatIsNewer(t *testing.T) {
+	s, _ := testSpool(t)
+	s.put(sampleFollow(), generation(2))
+	other := Follow{Name: "other", Prefix: "p/", Format: "plain"}
+	s.settle(errors.New("disk full"), map[string]spooled{
+		"user":  {follow: sampleFollow(), list: generation(1)},
+		"other": {follow: other, list: &service.List{Service: "other", Confirmed: time.Unix(1, 0)}},
+	})
+	s.flush()
+	if l := s.load(sampleFollow(), time.Now()); l == nil || l.Revision != 2 {
+		t.Errorf("user: %+v", l)
+	}
+	if l := s.load(other, time.Now()); l == nil {
+		t.Error("what the round left is lost")
+	}
+}
+
 // Changes are written in one round per 5 s, and at the stop; a confirmation writes nothing; a service that is dropped leaves.
 func TestSpoolRounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

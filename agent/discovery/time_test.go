@@ -61,8 +61,9 @@ func TestSilenceUnchanged(t *testing.T) {
 // A watch that is silent although something changed is found out, and the list repaired (1.3).
 func TestSilenceMissed(t *testing.T) {
 	for name, change := range map[string]func(e *fakeEtcd){
-		"put":    func(e *fakeEtcd) { e.put("services/user/b", record("10.0.0.2:80", 1)) },
-		"delete": func(e *fakeEtcd) { e.set(func() { delete(e.keys, "services/user/c"); e.revision++ }) },
+		"put":     func(e *fakeEtcd) { e.put("services/user/b", record("10.0.0.2:80", 1)) },
+		"replace": func(e *fakeEtcd) { e.put("services/user/a", record("10.0.0.2:80", 1)) },
+		"delete":  func(e *fakeEtcd) { e.set(func() { delete(e.keys, "services/user/c"); e.revision++ }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
