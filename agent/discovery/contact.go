@@ -20,8 +20,12 @@ type contact struct {
 	since      time.Time // of the state
 	last       time.Time // of the last answer
 	lastError  string
+	failedAt   time.Time // of lastError
 	reconnects uint64
 }
+
+// errorShown is how long an error is shown while etcd answers: an endpoint that is down fails again within maxBackoff and a dial.
+const errorShown = time.Minute
 
 type contactState int
 
@@ -53,7 +57,7 @@ func (c *contact) fail(err error) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lastError = err.Error()
+	c.lastError, c.failedAt = err.Error(), now
 	if c.state == lost {
 		return
 	}
@@ -67,7 +71,7 @@ func (c *contact) failDial(err error) {
 	c.mu.Lock()
 	isConnected := c.state == connected
 	if isConnected {
-		c.lastError = err.Error()
+		c.lastError, c.failedAt = err.Error(), time.Now()
 	}
 	c.mu.Unlock()
 	if !isConnected {
@@ -78,9 +82,9 @@ func (c *contact) failDial(err error) {
 // lose notes that there is no connection; what is known of the cause stays.
 func (c *contact) lose(err error) {
 	c.mu.Lock()
-	isConnected := c.state == connected
+	known := c.state == lost
 	c.mu.Unlock()
-	if isConnected {
+	if !known {
 		c.fail(err)
 	}
 }
@@ -102,5 +106,8 @@ func (c *contact) event(now time.Time, detail string) {
 func (c *contact) fill(s *Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.Connected, s.LastError, s.LastContact, s.Reconnects = c.state == connected, c.lastError, c.last, c.reconnects
+	s.Connected, s.LastContact, s.Reconnects = c.state == connected, c.last, c.reconnects
+	if !s.Connected || time.Since(c.failedAt) < errorShown {
+		s.LastError = c.lastError
+	}
 }

@@ -267,7 +267,7 @@ type Status struct {
 	Configured  bool
 	Connected   bool
 	Endpoints   []string
-	LastError   string // of the last thing that failed; empty once etcd has answered after a loss
+	LastError   string // why etcd is lost; while it is connected, what failed in the last minute (one endpoint of several)
 	LastContact time.Time
 	SpoolError  string // empty if the spool is well
 	Reads       uint64 // whole reads of a prefix

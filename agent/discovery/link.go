@@ -149,7 +149,7 @@ func (k *links) run(ctx context.Context) {
 			if time.Since(began) >= linkSettles {
 				back.reset() // the usual case: a token that expired
 				k.contact.log.Info("making a new etcd client", "cause", err)
-			} else {
+			} else if isAuth(err) {
 				k.contact.fail(err)
 			}
 			sleep(ctx, back.next(), changed)
@@ -179,7 +179,11 @@ func (k *links) serve(ctx context.Context, e Etcd, changed <-chan struct{}) erro
 		if cause := context.Cause(lctx); cause != nil {
 			return cause
 		}
-		k.contact.fail(err) // at once, however long the login took
+		if errors.Is(err, context.DeadlineExceeded) {
+			k.contact.lose(err) // that no endpoint could be dialed is known, with the reason
+		} else {
+			k.contact.fail(err) // at once, however long the login took
+		}
 		return err
 	}
 	defer c.close()

@@ -128,6 +128,9 @@ func FuzzSpoolBody(f *testing.F) {
 				t.Errorf("backend %+v", b)
 			}
 		}
+		if l.Confirmed.IsZero() { // a body without it; then the time of the file counts
+			l.Confirmed = time.Unix(1, 0)
+		}
 		again, err := decodeSpool(encodeSpool(sampleFollow(), l), sampleFollow())
 		if err != nil || !reflect.DeepEqual(l, again) && !strings.Contains(fmt.Sprint(l), "map[]") {
 			t.Errorf("written again: %v\n%+v\n%+v", err, l, again)

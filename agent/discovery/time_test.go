@@ -465,3 +465,19 @@ func TestSetWaitsForOnList(t *testing.T) {
 		}
 	})
 }
+
+// One endpoint of several that fails is shown, is no loss, and is forgotten when it fails no more.
+func TestEndpointFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEtcd()
+		d := startFake(t, e, Config{}, naming("user"))
+		d.contact.failDial(errors.New("dial 10.0.0.7:2379: no route to host"))
+		if st := d.Status(); !st.Connected || !strings.Contains(st.LastError, "no route") {
+			t.Errorf("status %+v", st)
+		}
+		advance(t, errorShown)
+		if st := d.Status(); !st.Connected || st.LastError != "" {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
