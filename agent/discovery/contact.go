@@ -45,8 +45,8 @@ func (c *contact) ok() {
 		return
 	}
 	if c.state == lost {
-		c.log.Info("etcd is back", "elapsed", now.Sub(c.since).Round(time.Millisecond), "cause", c.lastError)
-		c.event(now, fmt.Sprintf("etcd is back after %v", now.Sub(c.since).Round(100*time.Millisecond)))
+		c.log.Info("etcd answers again", "elapsed", now.Sub(c.since).Round(time.Millisecond), "cause", c.lastError)
+		c.event(now, fmt.Sprintf("etcd answers again, after %v", now.Sub(c.since).Round(100*time.Millisecond)))
 		c.reconnects++
 	}
 	c.state, c.since, c.lastError = connected, now, ""
@@ -61,8 +61,12 @@ func (c *contact) fail(err error) {
 	if c.state == lost {
 		return
 	}
-	c.log.Warn("etcd is lost; lists stay as they are", "cause", err)
-	c.event(now, "etcd is lost; lists stay as they are: "+c.lastError)
+	what := "etcd is lost; lists stay as they are"
+	if c.state == untried {
+		what = "etcd does not answer; lists are those of the spool, if any"
+	}
+	c.log.Warn(what, "cause", err)
+	c.event(now, what+": "+c.lastError)
 	c.state, c.since = lost, now
 }
 

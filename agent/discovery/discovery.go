@@ -279,7 +279,7 @@ func (d *Discovery) Status() Status {
 	s := Status{Reads: d.reads.Load(), SpoolError: d.spool.trouble()}
 	if e, _ := d.links.configured(); e != nil {
 		s.Configured, s.Endpoints = true, slices.Clone(e.Endpoints)
+		d.contact.fill(&s)
 	}
-	d.contact.fill(&s)
 	return s
 }

@@ -226,7 +226,7 @@ func TestOutageIsToldOnce(t *testing.T) {
 			t.Errorf("status %+v", st)
 		}
 		all, _ := d.events.Since(0)
-		if len(all) != 2 || !strings.Contains(all[0].Detail, "lost") || !strings.Contains(all[1].Detail, "back after 10m") {
+		if len(all) != 2 || !strings.Contains(all[0].Detail, "lost") || !strings.Contains(all[1].Detail, "again, after 10m") {
 			t.Errorf("events %+v", all)
 		}
 		if n := strings.Count(d.log.String(), "[WARN]") + strings.Count(d.log.String(), "[ERROR]"); n != 1 {
