@@ -1,3 +1,5 @@
+// Package health turns targets and outcomes into verdicts: who is up, and who is out, since when and why (SEMANTICS 2).
+// It knows nothing of services, lists or protocols' relays; groups are opaque names.
 package health
 
 import (

@@ -352,7 +352,7 @@ func TestWords(t *testing.T) {
 
 func TestKinds(t *testing.T) {
 	words := map[string]bool{}
-	for k := Kind(0); k < Kinds; k++ {
+	for k := range Kind(Kinds) {
 		words[k.String()] = true
 		if usable := k == Up || k == Orphaned; k.Usable() != usable {
 			t.Errorf("%v.Usable() = %v", k, k.Usable())

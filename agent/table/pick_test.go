@@ -227,8 +227,7 @@ func TestTrials(t *testing.T) {
 		if got := counts(s.View(), time.Now(), 1000); got[0] != 0 {
 			t.Fatalf("%d picks of an ejected backend", got[0])
 		}
-		time.Sleep(1500 * time.Millisecond) // the longest first hold-down
-		synctest.Wait()
+		advance(1500 * time.Millisecond) // the longest first hold-down
 		now := time.Now()
 		for range 1000 {
 			if b := s.View().Advise(now, nil); number(b) == 0 {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -47,6 +48,12 @@ func spec(name string) Spec {
 		Health: health.Options{Probe: health.ProbeTCP, Interval: 5 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
 			Eject: true, Consecutive: 5, EjectBase: time.Second, EjectMax: time.Minute, MaxPercent: 50},
 	}
+}
+
+// advance lets time go by in a bubble, and everything that follows from it happen.
+func advance(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func addr(i int) netip.AddrPort {

@@ -184,20 +184,17 @@ func TestRun(t *testing.T) {
 		if m := s.Median(); m != 2*time.Millisecond {
 			t.Errorf("median %v, want 2 ms", m)
 		}
-		time.Sleep(6 * time.Second)
-		synctest.Wait()
+		advance(6 * time.Second)
 		if m := s.Median(); m != 0 {
 			t.Errorf("median %v of latencies of 6 s ago", m)
 		}
-		time.Sleep(4*time.Minute + 50*time.Second)
+		advance(4*time.Minute + 50*time.Second)
 		s.Asked(time.Now())
-		time.Sleep(4*time.Minute + 50*time.Second)
-		synctest.Wait()
+		advance(4*time.Minute + 50*time.Second)
 		if !active() {
 			t.Error("asked less than 5 min ago, and out of use")
 		}
-		time.Sleep(12 * time.Second)
-		synctest.Wait()
+		advance(12 * time.Second)
 		if active() {
 			t.Error("in use 5 min after the last question")
 		}
@@ -206,8 +203,7 @@ func TestRun(t *testing.T) {
 		}
 
 		r.Apply(time.Now(), list("user", 0))
-		time.Sleep(31 * time.Second)
-		synctest.Wait()
+		advance(31 * time.Second)
 		r.mu.Lock()
 		left := s.left
 		r.mu.Unlock()

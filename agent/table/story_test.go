@@ -25,7 +25,7 @@ func TestKillFourOfFive(t *testing.T) {
 		answered, refused := map[int]int{}, 0
 		second := func() {
 			for range 500 {
-				time.Sleep(2 * time.Millisecond)
+				advance(2 * time.Millisecond)
 				i, tries := call(t, s.View(), dead)
 				answered[i]++
 				refused += tries
