@@ -23,7 +23,7 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 	if t.gone {
 		return
 	}
-	t.judgeTrial(now, c)
+	c.judgeTrial(now, t)
 	k := streaks(t.state.streaks.Load())
 	switch held := k.unreachable(); {
 	case held && t.unreachable == nil:
@@ -63,7 +63,7 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 }
 
 // judgeTrial takes the end of a trial that a call was, or its beginning.
-func (t *target) judgeTrial(now time.Time, c *core) {
+func (c *core) judgeTrial(now time.Time, t *target) {
 	switch t.state.trial.Load() {
 	case trialClaimed:
 		if t.trialEnd.IsZero() {

@@ -123,6 +123,19 @@ func BenchmarkViewPickParallel(b *testing.B) {
 	}
 }
 
+// The sentence for a call that got no backend is made on an event loop.
+func BenchmarkUnusable(b *testing.B) {
+	for _, n := range []int{5, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r, s := user(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				s.View().Unusable(r.now)
+			}
+		})
+	}
+}
+
 func BenchmarkLookup(b *testing.B) {
 	r := newRig(b)
 	for i := range 1000 {

@@ -9,8 +9,10 @@ import (
 	"github.com/lbagent/lbagent/health"
 )
 
-// namedMost bounds how many backends one sentence names.
-const namedMost = 3
+const (
+	namedMost = 3   // how many backends one sentence names
+	upMost    = 100 // how many of those that are up it asks for a failure: calls that fail by the thousand each need a sentence
+)
 
 // Unusable is the sentence of 4.5 that says why a call got no backend:
 // `lbagent: user: 3 backends, 0 usable; 10.0.0.1:80 unreachable: connection refused (2 s ago)`. It names at most 3 backends.
@@ -27,16 +29,22 @@ func (v *View) Unusable(now time.Time) string {
 	}
 	fmt.Fprintf(&b, "%s, %d usable", backends(len(v.Backends)), v.Usable)
 	named := 0
-	for _, up := range []bool{false, true} { // those that are out say more than those whose calls failed
-		for i := range v.Backends {
-			why := v.Backends[i].why(now)
-			if why == "" || v.Backends[i].Verdict.Kind.Usable() != up {
-				continue
-			}
-			fmt.Fprintf(&b, "; %s %s", v.Backends[i].Addr, why)
-			if named++; named == namedMost {
-				return b.String()
-			}
+	name := func(of *Backend) {
+		if why := of.why(now); why != "" && named < namedMost {
+			fmt.Fprintf(&b, "; %s %s", of.Addr, why)
+			named++
+		}
+	}
+	for i := 0; i < len(v.Backends) && named < namedMost; i++ {
+		if of := &v.Backends[i]; !of.Verdict.Kind.Usable() {
+			name(of)
+		}
+	}
+	// Then those whose calls failed without a verdict yet.
+	for i, asked := 0, 0; i < len(v.Backends) && named < namedMost && asked < upMost; i++ {
+		if of := &v.Backends[i]; of.Verdict.Kind.Usable() {
+			name(of)
+			asked++
 		}
 	}
 	return b.String()
