@@ -188,7 +188,7 @@ func (a *Agent) awaitLists(ctx context.Context, names []string) error {
 			case <-changed:
 				continue
 			case <-ctx.Done():
-				if context.Cause(ctx) == errNotAll {
+				if errors.Is(context.Cause(ctx), errNotAll) {
 					return nil
 				}
 				return ctx.Err()

@@ -64,9 +64,9 @@ func (o *onDemand) ask(name string, uid uint32) error {
 	case !on:
 		return fmt.Errorf("%w: %q is not configured, and on_demand is off", localapi.ErrUnknownService, name)
 	case len(o.owner) >= maxOnDemand:
-		return fmt.Errorf("%w: %d, the most for one agent; configure those in steady use under services:", localapi.ErrTooManyServices, maxOnDemand)
+		return fmt.Errorf("%w: %d, the most for one agent; configure the services in steady use", localapi.ErrTooManyServices, maxOnDemand)
 	case o.count[uid] >= maxOnDemandPerUID:
-		return fmt.Errorf("%w: %d for uid %d, the most for one user; configure those in steady use under services:", localapi.ErrTooManyServices, maxOnDemandPerUID, uid)
+		return fmt.Errorf("%w: %d for uid %d, the most for one user; configure the services in steady use", localapi.ErrTooManyServices, maxOnDemandPerUID, uid)
 	}
 	o.owner[name] = uid
 	o.count[uid]++

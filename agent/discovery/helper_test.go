@@ -3,7 +3,6 @@ package discovery
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -277,8 +276,6 @@ func fill(t testing.TB, c *clientv3.Client, prefix string, n int) map[string]str
 	}
 	return all
 }
-
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // cpuTime is what this process has used; on a busy machine it says more than the clock.
 func cpuTime() time.Duration {

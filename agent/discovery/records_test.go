@@ -179,7 +179,6 @@ func TestMemoryPerBackend(t *testing.T) {
 		fresh = append(fresh, c.backends...)
 	}
 	r, _ := merge(nil, nil, fresh)
-	fresh, room = nil, nil
 	used := heap() - before
 	if len(r.shown) != n {
 		t.Fatalf("%d backends", len(r.shown))

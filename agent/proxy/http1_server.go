@@ -66,7 +66,7 @@ func newHTTP1Server(h *http1, rt *route, idle time.Duration) *http1Server {
 
 // run accepts until the server is retired.
 func (s *http1Server) run() {
-	s.server.Serve(handover{s})
+	_ = s.server.Serve(handover{s}) // it ends because the server is retired
 	for {
 		select {
 		case c := <-s.handed:
@@ -101,7 +101,7 @@ func (s *http1Server) shutdown() {
 	}
 	s.fresh = nil
 	s.freshMu.Unlock()
-	s.server.Shutdown(context.Background())
+	_ = s.server.Shutdown(context.Background()) // the listener is closed already, and waiting has no bound here that could pass
 	s.waitUpgraded()
 	s.closeIdle()
 }
@@ -139,8 +139,8 @@ func (s *http1Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.timer = time.AfterFunc(c.opts.request, func() { cancel(errRequestTimeout) })
 		defer c.timer.Stop()
 	}
-	http.NewResponseController(w).EnableFullDuplex() // an answer may begin while the request goes on
-	defer c.end()                                    // as well if the copying of a body panics with http.ErrAbortHandler
+	_ = http.NewResponseController(w).EnableFullDuplex() // an answer may begin while the request goes on; net/http always can
+	defer c.end()                                        // as well if the copying of a body panics with http.ErrAbortHandler
 	s.proxy.ServeHTTP(w, r.WithContext(context.WithValue(ctx, exchangeKey{}, c)))
 }
 

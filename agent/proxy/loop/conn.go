@@ -52,7 +52,6 @@ type Conn struct {
 	parked     bool // not in epoll: not yet, or it reports a hang-up that nobody may look at now
 	touched    bool // in Loop.touched
 	arming     bool // in Loop.arming
-	wrote      bool // in Loop.wrote
 	fat        bool // in Loop.fat
 	active     bool // wrote since the last trim
 	waiting    bool // in Loop.deliver
