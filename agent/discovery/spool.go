@@ -43,6 +43,7 @@ type spool struct {
 	dirty     map[string]spooled   // by service, since the last round
 	confirmed map[string]time.Time // by service, since the last stamps
 	stamped   time.Time
+	writing   bool   // a round writes what it took of dirty
 	failed    string // why the last write failed; empty if it didn't
 
 	round sync.Mutex // held by a round of writing
@@ -129,6 +130,7 @@ func (s *spool) write(now time.Time, stamp bool) {
 	s.mu.Lock()
 	dirty := s.dirty
 	s.dirty = make(map[string]spooled)
+	s.writing = true
 	var stamps map[string]time.Time
 	if stamp || now.Sub(s.stamped) >= confirmEvery {
 		stamps, s.stamped = s.confirmed, now
@@ -140,6 +142,9 @@ func (s *spool) write(now time.Time, stamp bool) {
 		err := s.writeFiles(dirty)
 		s.settle(err, dirty)
 	}
+	s.mu.Lock()
+	s.writing = false
+	s.mu.Unlock()
 	for name, at := range stamps {
 		// A file that is not there, or can't be stamped, will only look older than it is.
 		os.Chtimes(s.path(name, listSuffix), time.Time{}, at) //nolint:errcheck
@@ -243,11 +248,15 @@ func (s *spool) load(f Follow, now time.Time) *service.List {
 	if s.dir == "" {
 		return nil
 	}
+	leaves := s.mayLeave(f.Name)
 	for _, suffix := range []string{listSuffix, prevSuffix} {
 		path := s.path(f.Name, suffix)
 		l, err := loadFile(path, f, now)
 		switch {
 		case err == nil:
+			if leaves {
+				s.put(f, l) // wanted again; who finds the same list in etcd relies on the file
+			}
 			return l
 		case errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, errOtherList):
@@ -260,6 +269,14 @@ func (s *spool) load(f Follow, now time.Time) *service.List {
 		}
 	}
 	return nil
+}
+
+// mayLeave reports whether the files of name are about to be removed, since it was not followed a moment ago.
+func (s *spool) mayLeave(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, dirty := s.dirty[name]
+	return s.writing || dirty && d.list == nil
 }
 
 // loadFile reads one file. The list was confirmed when the file was stamped, but never in the future.

@@ -370,7 +370,32 @@ func TestSpoolRemove(t *testing.T) {
 		if files, _ := os.ReadDir(dir); len(files) != 1 {
 			t.Errorf("files %v", files)
 		}
+		// Wanted again when it has been dropped, but before the round that would have removed its file: it stays, too.
+		d.Remove("user")
+		synctest.Wait()
+		d.Set(naming("user"))
+		advance(t, 2*spoolEvery)
+		if files, _ := os.ReadDir(dir); len(files) == 0 {
+			t.Error("the file of a service that is followed was removed")
+		}
 	})
+}
+
+// A service that is wanted again while a round removes its file is written by the next.
+func TestSpoolLoadWhileRemoved(t *testing.T) {
+	s, _ := testSpool(t)
+	s.put(sampleFollow(), sampleList())
+	s.flush()
+	s.remove("user")
+	s.dirty, s.writing = make(map[string]spooled), true // a round has begun ...
+	if l := s.load(sampleFollow(), time.Now()); l == nil {
+		t.Fatal("no list")
+	}
+	s.removeFiles("user") // ... and comes to this file
+	s.flush()
+	if l := s.load(sampleFollow(), time.Now()); l == nil {
+		t.Error("the list is lost")
+	}
 }
 
 func TestSpoolSweep(t *testing.T) {
