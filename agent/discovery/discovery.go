@@ -7,6 +7,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"maps"
 	"reflect"
 	"runtime"
 	"slices"
@@ -142,6 +143,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 		return errors.New("discovery: Run was called twice")
 	}
 	d.ctx = ctx
+	followed := slices.Collect(maps.Keys(d.follows))
 	for _, f := range d.follows {
 		d.startLocked(f)
 	}
@@ -149,7 +151,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { d.links.run(ctx) })
-	wg.Go(func() { d.spool.run(ctx) })
+	wg.Go(func() { d.spool.run(ctx, followed) })
 	wg.Go(func() { d.confirmStatic(ctx) })
 	<-ctx.Done()
 	d.mu.Lock()

@@ -98,12 +98,12 @@ func (s *spool) trouble() string {
 	return s.failed
 }
 
-// run writes rounds until ctx ends.
-func (s *spool) run(ctx context.Context) {
+// run writes rounds until ctx ends; followed are the services whose files stay, however old they are.
+func (s *spool) run(ctx context.Context, followed []string) {
 	if s.dir == "" {
 		return
 	}
-	s.sweep(time.Now())
+	s.sweep(time.Now(), followed)
 	t := time.NewTicker(spoolEvery)
 	defer t.Stop()
 	for {
@@ -225,16 +225,20 @@ func (s *spool) removeFiles(name string) {
 }
 
 // sweep removes what is left of services that nobody follows any more, and of crashes.
-func (s *spool) sweep(now time.Time) {
+func (s *spool) sweep(now time.Time, followed []string) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return // not there yet; a folder that can't be used shows at the first write
+	}
+	used := make(map[string]bool, 2*len(followed))
+	for _, name := range followed {
+		used[s.path(name, listSuffix)], used[s.path(name, prevSuffix)] = true, true
 	}
 	for _, e := range entries {
 		name := e.Name()
 		ours := strings.HasSuffix(name, listSuffix) || strings.HasSuffix(name, prevSuffix) || strings.HasSuffix(name, badSuffix) || strings.HasPrefix(name, tempPrefix)
 		info, err := e.Info()
-		if !ours || err != nil || !info.Mode().IsRegular() || now.Sub(info.ModTime()) < keepUnused {
+		if !ours || used[filepath.Join(s.dir, name)] || err != nil || !info.Mode().IsRegular() || now.Sub(info.ModTime()) < keepUnused {
 			continue
 		}
 		s.log.Info("removing an old file from the spool", "file", name)

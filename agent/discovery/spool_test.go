@@ -416,12 +416,29 @@ func TestSpoolSweep(t *testing.T) {
 			}
 		}
 	}
-	s.sweep(now)
+	s.sweep(now, nil)
 	left, _ := filepath.Glob(filepath.Join(s.dir, "*"))
 	hidden, _ := filepath.Glob(filepath.Join(s.dir, ".*"))
 	if got := len(left) + len(hidden); got != 6 { // the new ones, and what is not ours
 		t.Errorf("left %v %v", left, hidden)
 	}
+}
+
+// However long a host was down, or etcd out of reach: the file of a service that is followed stays.
+func TestSpoolSweepKeepsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		e := newFakeEtcd()
+		e.put("services/user/a", record("10.0.0.1:80", 1))
+		startFake(t, e, Config{SpoolDir: dir}, naming("user")).stop()
+		advance(t, keepUnused+time.Hour)
+		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"))
+		advance(t, 2*spoolEvery)
+		d.stop()
+		if got := addrs(newSpool(dir, hclog.NewNullLogger()).load(naming("user"), time.Now())); got != "10.0.0.1:80" {
+			t.Errorf("spooled %q", got)
+		}
+	})
 }
 
 // spoolFull spools services with backends each, as a fleet has them, and returns how to follow them.
