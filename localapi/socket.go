@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -109,23 +110,26 @@ func makeDir(dir string, mode fs.FileMode, admin bool, gid uint32) error {
 	return nil
 }
 
+// lockPatience is how long a start waits for another one in the same directory, which takes milliseconds. Whoever may read the directory may lock it, for ever:
+// then the start goes on without.
+const lockPatience = 2 * time.Second
+
 // lockDir keeps two agents that start at once from replacing each other's socket between the look and the bind.
 func lockDir(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("lock the socket's directory: %w", err)
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
+	for until := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 100) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || errors.Is(err, unix.EWOULDBLOCK) && time.Now().After(until) {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock the socket's directory %q: %w", dir, err)
 		}
 	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock the socket's directory %q: %w", dir, err)
-	}
-	return func() { _ = f.Close() }, nil
 }
 
 // removeStale removes a socket at path on which nobody listens. Anything else that is there is an error: the agent never removes what it may not own.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestOpenSocket(t *testing.T) {
@@ -143,5 +144,31 @@ func TestListenFailsWhole(t *testing.T) {
 	}
 	if _, err := os.Lstat(open); !os.IsNotExist(err) {
 		t.Errorf("the open socket is left: %v", err)
+	}
+}
+
+// Whoever may read the directory may lock it: that must not keep the agent from starting.
+func TestOpenSocketLockedByStranger(t *testing.T) {
+	dir := publicDir(t)
+	unlock, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	opened := make(chan error, 1)
+	go func() {
+		s, err := openSocket(filepath.Join(dir, "s.sock"), false, 0)
+		if err == nil {
+			s.close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * lockPatience):
+		t.Error("the start waits for a stranger's lock")
 	}
 }
