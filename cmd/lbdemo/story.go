@@ -57,7 +57,7 @@ func allWell(ctx context.Context, s *stage, now func(string)) (string, error) {
 func fourKilled(ctx context.Context, s *stage, now func(string)) (string, error) {
 	victims, last := s.backends[:firstBackends-1], s.backends[firstBackends-1]
 	k := s.killBackends(victims...)
-	now(fmt.Sprintf("kill -9 for four backends; their keys stay in etcd, for the lease lives %v; back in %v", leaseTTL, gone))
+	now(fmt.Sprintf("kill -9 for four backends; their keys stay in etcd, for the lease lives %.0f s; back in %v", leaseTTL.Seconds(), gone))
 	if err := pause(ctx, gone); err != nil {
 		return "", err
 	}
