@@ -12,8 +12,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// wakeGrain is how much earlier than planned nothing is done: timers that close in on each other share one wake-up.
-const wakeGrain = 10 * time.Millisecond
+// wakeGrain is the least time between two wake-ups for timers: what is due meanwhile shares the next one. Higher costs exactness of probes and
+// trials, lower costs processor time on hosts with many backends. Crossings wake at once.
+const wakeGrain = 50 * time.Millisecond
 
 // Config wires a Monitor.
 type Config struct {
@@ -26,6 +27,8 @@ type Config struct {
 type Monitor struct {
 	cfg     Config
 	probe   func(ctx context.Context, o Options, addr netip.AddrPort) outcome
+	sweep   *sweep // plain tcp probes; nil: probe runs them too
+	swept   []result
 	inbox   *inbox
 	results chan result // as long as probes run at once: none of them waits for the Monitor
 	stats   stats
@@ -53,6 +56,7 @@ func New(cfg Config) (*Monitor, error) {
 	return &Monitor{
 		cfg:     cfg,
 		probe:   newProber().probe,
+		sweep:   new(sweep),
 		inbox:   newInbox(),
 		results: make(chan result, probesAtOnce),
 	}, nil
@@ -65,6 +69,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 	var probes sync.WaitGroup
 	defer probes.Wait()
 	defer cancel()
+	if m.sweep != nil {
+		defer m.sweep.close()
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	c := newCore(m.inbox, rand.Float64, &m.stats, m.cfg.Log)
@@ -75,13 +82,15 @@ func (m *Monitor) Run(ctx context.Context) error {
 			c.judge(now, t)
 		}
 		m.takeResults(now, c)
-		for _, p := range c.tick(now) {
-			probes.Go(func() { m.results <- result{p.t, m.probe(ctx, p.options, p.addr)} })
-		}
+		m.start(ctx, now, c, &probes)
 		if changes := c.takeChanges(); len(changes) > 0 {
 			m.cfg.OnChange(now, changes)
 		}
-		if next, ok := c.next(now); ok {
+		next, ok := c.next(now)
+		if m.sweep != nil && len(m.sweep.flights) > 0 {
+			next, ok = now.Add(wakeGrain), true
+		}
+		if ok {
 			timer.Reset(max(time.Until(next), wakeGrain))
 		} else {
 			timer.Stop() // nothing is pending: no wake-up
@@ -97,7 +106,27 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 }
 
+// start runs the probes that are due. More may be due once those are over that end at once.
+func (m *Monitor) start(ctx context.Context, now time.Time, c *core, probes *sync.WaitGroup) {
+	for _, p := range c.tick(now) {
+		if m.sweep != nil && m.sweep.takes(&p) {
+			if r, done := m.sweep.start(now, p); done {
+				c.probed(now, r)
+			}
+			continue
+		}
+		probes.Go(func() { m.results <- result{p.t, m.probe(ctx, p.options, p.addr)} })
+	}
+}
+
 func (m *Monitor) takeResults(now time.Time, c *core) {
+	if m.sweep != nil {
+		m.swept = m.sweep.collect(now, m.swept[:0])
+		for _, r := range m.swept {
+			c.probed(now, r)
+		}
+		clear(m.swept)
+	}
 	for {
 		select {
 		case r := <-m.results:

@@ -1,0 +1,203 @@
+package health
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// blackHole is an address that takes a SYN and never answers: the backlog of its listener is full.
+func blackHole(t testing.TB) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port))
+	for {
+		c, err := net.DialTimeout("tcp", addr.String(), shortTimeout)
+		if err != nil {
+			return addr
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}
+
+// sweepOne runs one probe to its end.
+func sweepOne(t testing.TB, o Options, addr netip.AddrPort) outcome {
+	t.Helper()
+	s := new(sweep)
+	defer s.close()
+	p := probeJob{t: &target{}, options: o, addr: addr}
+	if !s.takes(&p) {
+		t.Fatal("not a probe for a sweep")
+	}
+	r, done := s.start(time.Now(), p)
+	if done {
+		return r.outcome
+	}
+	tick := time.NewTicker(ms)
+	defer tick.Stop()
+	for range tick.C {
+		if results := s.collect(time.Now(), nil); len(results) > 0 {
+			return results[0].outcome
+		}
+	}
+	return outcome{}
+}
+
+// A sweep comes to the same results as a probe of its own.
+func TestSweep(t *testing.T) {
+	short := probeOptions(ProbeTCP)
+	short.Timeout = shortTimeout
+	six, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("no IPv6 here: %v", err)
+	}
+	defer six.Close()
+	four := silentServer(t)
+	mapped := netip.AddrPortFrom(netip.AddrFrom16(four.Addr().As16()), four.Port())
+	for _, c := range []struct {
+		name string
+		addr netip.AddrPort
+		want outcome
+	}{
+		{"accepts", four, outcome{}},
+		{"accepts, IPv6", addrOf(six), outcome{}},
+		{"accepts, IPv4 in IPv6", mapped, outcome{}},
+		{"refuses", deadPort(t), outcome{probeUnreachable, "connection refused"}},
+		{"never answers", blackHole(t), outcome{probeUnreachable, "timeout"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			swept := sweepOne(t, short, c.addr)
+			probed := newProber().probe(t.Context(), short, c.addr)
+			if swept != c.want || probed != c.want {
+				t.Errorf("swept %+v, probed %+v, want %+v", swept, probed, c.want)
+			}
+		})
+	}
+}
+
+// What no sweep can do is left to the prober.
+func TestSweepTakes(t *testing.T) {
+	h2 := probeOptions(ProbeTCP)
+	h2.HTTP2 = true
+	for _, p := range []probeJob{
+		{options: h2, addr: backend(1)},
+		{options: probeOptions(ProbeHTTP), addr: backend(1)},
+		{options: probeOptions(ProbeGRPC), addr: backend(1)},
+		{options: probeOptions(ProbeTCP), addr: netip.MustParseAddrPort("[fe80::1%eth0]:80")},
+	} {
+		if new(sweep).takes(&p) {
+			t.Errorf("takes %+v", p)
+		}
+	}
+}
+
+// Many at once, of every kind: each has its own result, in its own time, and no descriptor is left.
+func TestSweepOfMany(t *testing.T) {
+	addrs := []netip.AddrPort{silentServer(t), deadPort(t), blackHole(t)}
+	want := []probeKind{probePassed, probeUnreachable, probeUnreachable}
+	before := descriptors(t)
+	s := new(sweep)
+	o := probeOptions(ProbeTCP)
+	o.Timeout = shortTimeout
+	targets := map[*target]int{}
+	var results []result
+	for i := range 90 {
+		tg := &target{}
+		targets[tg] = i % 3
+		if r, done := s.start(time.Now(), probeJob{t: tg, options: o, addr: addrs[i%3]}); done {
+			results = append(results, r)
+		}
+	}
+	tick := time.NewTicker(ms)
+	defer tick.Stop()
+	for len(results) < 90 {
+		<-tick.C
+		results = s.collect(time.Now(), results)
+	}
+	for _, r := range results {
+		i, ok := targets[r.t]
+		if !ok {
+			t.Fatal("a result twice, or of nobody")
+		}
+		delete(targets, r.t)
+		if r.kind != want[i] {
+			t.Errorf("probe of %v: %+v", addrs[i], r.outcome)
+		}
+	}
+	if len(s.flights) != 0 {
+		t.Errorf("%d flights left", len(s.flights))
+	}
+	if n := settle(t, func() int { return descriptors(t) }, before); n > before {
+		t.Errorf("%d descriptors, %d before", n, before)
+	}
+}
+
+// close gives up what is under way.
+func TestSweepCloses(t *testing.T) {
+	addr := blackHole(t)
+	before := descriptors(t)
+	s := new(sweep)
+	for range 10 {
+		s.start(time.Now(), probeJob{t: &target{}, options: probeOptions(ProbeTCP), addr: addr})
+	}
+	if len(s.flights) != 10 {
+		t.Fatalf("%d under way", len(s.flights))
+	}
+	s.close()
+	if n := descriptors(t); n > before {
+		t.Errorf("%d descriptors, %d before", n, before)
+	}
+}
+
+// A connection that is reset at once gets a second one (2.1).
+func TestSweepOnceMore(t *testing.T) {
+	s := new(sweep)
+	o := probeOptions(ProbeTCP)
+	f := flight{job: probeJob{t: &target{}, options: o, addr: silentServer(t)}}
+	if _, done := s.ended(time.Now(), f, unix.ECONNRESET); done || len(s.flights) != 1 || !s.flights[0].again {
+		t.Fatalf("done %v, %d under way", done, len(s.flights))
+	}
+	s.close()
+	f.again = true
+	if r, done := s.ended(time.Now(), f, unix.ECONNRESET); !done || r.outcome != (outcome{probeSilent, "connection reset"}) {
+		t.Errorf("done %v, %+v", done, r.outcome)
+	}
+	if r, _ := s.ended(time.Now(), f, unix.EMFILE); r.kind != probeLocal {
+		t.Errorf("out of descriptors: %+v", r.outcome)
+	}
+}
+
+func BenchmarkSweep(b *testing.B) {
+	addr := serve(b, func(int, net.Conn) {})
+	s := new(sweep)
+	defer s.close()
+	o := probeOptions(ProbeTCP)
+	b.ReportAllocs()
+	before := processTime(b)
+	for b.Loop() {
+		s.start(time.Now(), probeJob{t: &target{}, options: o, addr: addr})
+		if len(s.flights) == 10 {
+			for len(s.flights) > 0 {
+				s.collect(time.Now(), nil)
+			}
+		}
+	}
+	b.ReportMetric(float64(processTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
