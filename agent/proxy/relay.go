@@ -119,10 +119,17 @@ func (r *relay) viewChanged(svc *table.Service) {
 		return
 	}
 	v := svc.View()
+	if v.Gone { // nobody looks after its list any more
+		for c := range r.clients {
+			if c.pool == p {
+				c.shutdown()
+			}
+		}
+	}
 	for state, be := range p.backends {
 		b := v.Find(be.addr)
 		switch {
-		case b == nil || b.State != state || b.Verdict.Kind == health.Draining:
+		case v.Gone || b == nil || b.State != state || b.Verdict.Kind == health.Draining:
 			be.remove()
 		default:
 			be.keep(b.Verdict.Kind.Usable())

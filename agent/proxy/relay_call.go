@@ -83,7 +83,7 @@ func (c *call) dispatch() {
 	r := c.relay
 	now := r.loop.Now()
 	v := c.client.rt.svc.View()
-	for len(c.tried) < maxTries {
+	for !v.Gone && len(c.tried) < maxTries {
 		b := v.Pick(now, c.tried)
 		if b == nil && c.spare != nil {
 			c.tried = slices.DeleteFunc(c.tried, func(s *health.State) bool { return s == c.spare })

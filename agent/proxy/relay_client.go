@@ -44,7 +44,7 @@ func (c *clientConn) begin(lc *loop.Conn) {
 	if idle := c.rt.options().idle; idle > 0 {
 		c.relay.loop.Arm(&c.timer, idle)
 	}
-	if c.relay.draining {
+	if c.relay.draining || c.rt.svc.View().Gone {
 		c.shutdown()
 	}
 	lc.Flush()
