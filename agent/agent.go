@@ -82,7 +82,7 @@ func New(o Options) (*Agent, error) {
 	if err := a.wire(c); err != nil {
 		return nil, err
 	}
-	a.put(a.started, &config.Config{}, c)
+	a.put(&config.Config{}, c)
 	a.discovery.LoadSpool(a.started)
 	change, err := a.proxy.Prepare(served(c))
 	if err != nil {

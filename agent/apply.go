@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
@@ -107,14 +106,13 @@ func differs(old, next *config.Config) ([]string, error) {
 
 // put makes the table and discovery follow all that next says; old is what they follow now (empty at start). What next no longer names stays until prune: its
 // listeners are closed in between.
-func (a *Agent) put(now time.Time, old, next *config.Config) {
+func (a *Agent) put(old, next *config.Config) {
 	a.discovery.SetEtcd(etcdOf(next.Etcd))
 	change := config.Compare(old, next)
 	for _, s := range next.Services {
 		// What did not change isn't touched (6.1).
 		if slices.Contains(change.Added, s.Name) || slices.Contains(change.Changed, s.Name) {
-			a.ondemand.forget(s.Name)
-			a.add(now, s)
+			a.ondemand.configure(s)
 		}
 	}
 	a.ondemand.set(next)
@@ -128,8 +126,8 @@ func (a *Agent) prune(old, next *config.Config) {
 }
 
 // add follows a service, or changes how it is followed.
-func (a *Agent) add(now time.Time, s config.Service) {
-	a.table.SetSpec(now, spec(s))
+func (a *Agent) add(s config.Service) {
+	a.table.SetSpec(a.now(), spec(s))
 	a.discovery.Set(follow(s))
 }
 

@@ -20,9 +20,10 @@ const (
 
 // onDemand knows which services are followed because somebody asked, and for whom. The configuration decides whether and how.
 type onDemand struct {
-	follow  func(config.Service)                           // start following
-	drop    func(name string)                              // stop following
-	unasked func(name string, now time.Time) time.Duration // since the last use
+	follow   func(config.Service)                           // start following, or change how
+	followed func(name string) bool                         // on demand or not
+	drop     func(name string)                              // stop following
+	unasked  func(name string, now time.Time) time.Duration // since the last use
 
 	mu sync.Mutex
 
@@ -52,8 +53,8 @@ func (o *onDemand) set(c *config.Config) {
 func (o *onDemand) ask(name string, uid uint32) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if _, ok := o.owner[name]; ok {
-		return nil
+	if o.followed(name) {
+		return nil // perhaps since a moment ago, by a reload: then it isn't on demand
 	}
 	s, on := o.config.OnDemandService(name)
 	switch {
@@ -74,11 +75,13 @@ func (o *onDemand) ask(name string, uid uint32) error {
 	return nil
 }
 
-// forget is called for a name that the configuration names from now on: it is no longer followed on demand, and must not be dropped as idle.
-func (o *onDemand) forget(name string) {
+// configure follows a service as the configuration says from now on: it is no longer followed on demand, and must not be dropped as idle. Nobody's ask comes in
+// between.
+func (o *onDemand) configure(s config.Service) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.forgetLocked(name)
+	o.forgetLocked(s.Name)
+	o.follow(s)
 }
 
 func (o *onDemand) forgetLocked(name string) {

@@ -24,7 +24,11 @@ type demand struct {
 func newDemand(t *testing.T, yaml string) *demand {
 	d := &demand{idle: make(map[string]time.Duration)}
 	d.onDemand = onDemand{
-		follow: func(s config.Service) { d.following = append(d.following, s.Name) },
+		follow: func(s config.Service) {
+			d.drop(s.Name)
+			d.following = append(d.following, s.Name)
+		},
+		followed: func(name string) bool { return slices.Contains(d.following, name) },
 		drop: func(name string) {
 			d.following = slices.DeleteFunc(d.following, func(s string) bool { return s == name })
 		},
@@ -123,11 +127,21 @@ func TestOnDemandReload(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d.forget("user")
+	d.configure(config.Service{Name: "user"})
 	d.idle["user"] = time.Hour * 24
 	d.sweep(time.Now())
 	if !slices.Contains(d.following, "user") {
 		t.Error("a service that is configured now was dropped as idle")
+	}
+	// A caller who found it unknown just before the reload asks for it just after.
+	d.configure(config.Service{Name: "late"})
+	if err := d.ask("late", 1000); err != nil {
+		t.Error(err)
+	}
+	d.idle["late"] = time.Hour * 24
+	d.sweep(time.Now())
+	if !slices.Contains(d.following, "late") {
+		t.Error("a service that was asked for when it had just been configured was dropped as idle")
 	}
 	d.set(load(t, withEtcd+"node: {zone: a}\n"))
 	if !slices.Contains(d.following, "order") {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/config"
@@ -17,7 +16,7 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	now := a.now()
-	lines, err := a.reloadLocked(ctx, now)
+	lines, err := a.reloadLocked(ctx)
 	if err != nil {
 		a.applied.Store(&applied{config: a.config(), err: err})
 		a.log.Error("reload refused, the old configuration stays in force", "file", a.options.ConfigPath, "error", err)
@@ -36,7 +35,7 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 	return lines, nil
 }
 
-func (a *Agent) reloadLocked(ctx context.Context, now time.Time) ([]string, error) {
+func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
 	next, err := config.Load(a.options.ConfigPath)
 	if err != nil {
 		return nil, err
@@ -51,7 +50,7 @@ func (a *Agent) reloadLocked(ctx context.Context, now time.Time) ([]string, erro
 	if err != nil {
 		return nil, err
 	}
-	a.put(now, old, next)
+	a.put(old, next)
 	// Callers of a new port wait in its backlog until there is a list, instead of being told that there is none. That whoever asked for the reload has
 	// gone ends the wait, not the reload.
 	_ = a.awaitLists(ctx, config.Compare(old, next).Added)

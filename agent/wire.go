@@ -50,12 +50,13 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		return err
 	}
 	a.ondemand = &onDemand{
-		follow:  func(s config.Service) { a.add(a.now(), s) },
-		drop:    a.drop,
-		unasked: a.unasked,
-		config:  c,
-		owner:   make(map[string]uint32),
-		count:   make(map[uint32]int),
+		follow:   a.add,
+		followed: func(name string) bool { return a.table.Lookup(name) != nil },
+		drop:     a.drop,
+		unasked:  a.unasked,
+		config:   c,
+		owner:    make(map[string]uint32),
+		count:    make(map[uint32]int),
 	}
 	if a.api, err = localapi.New(localapi.Config{
 		Log:         a.log.Named("api"),
