@@ -80,6 +80,7 @@ type daemon struct {
 	ended       chan error
 
 	lines chan string // of stderr
+	log   io.Closer   // the other end of stderr
 }
 
 // startDaemon runs the agent with one static service, everything it touches in a folder of its own.
@@ -97,6 +98,7 @@ func startDaemon(t *testing.T) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.log = stderr
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -209,6 +211,23 @@ func TestDaemon(t *testing.T) {
 	}
 	if code, _, stderr := d.call(t, "services"); code != 1 || !strings.Contains(stderr, "no agent") {
 		t.Errorf("services without an agent: exit code %d: %s", code, stderr)
+	}
+}
+
+// TestLogReaderGone: who reads the log may go, be it journald or a pipe; the host's traffic goes on.
+func TestLogReaderGone(t *testing.T) {
+	d := startDaemon(t)
+	if err := d.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"cart", "mail"} {
+		d.configure(t, `services: [{name: `+name+`, backends: ["127.0.0.1:10"]}]`)
+		if code, stdout, stderr := d.call(t, "reload"); code != 0 { // which writes to the log
+			t.Fatalf("reload: exit code %d: %s%s", code, stdout, stderr)
+		}
+	}
+	if code, stdout, stderr := d.call(t, "lookup", "mail"); code != 0 {
+		t.Errorf("lookup: exit code %d: %s%s", code, stdout, stderr)
 	}
 }
 

@@ -39,6 +39,8 @@ and in "lbagent status" until the file is mended and reloaded; --strict ends it 
 
 // runAgent joins the agent with the process's signals.
 func runAgent(ctx context.Context, o agent.Options) error {
+	// Without this, the first line of log after its reader went (a restarted journald, the end of a pipe) would kill the process.
+	signal.Ignore(syscall.SIGPIPE)
 	hangUps := make(chan os.Signal, 1) // one more while a reload runs is one reload more, not many
 	signal.Notify(hangUps, syscall.SIGHUP)
 	defer signal.Stop(hangUps)
