@@ -88,10 +88,11 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	change.Commit()
 	if err := a.api.Listen(); err != nil {
+		change.Abort() // or its unix sockets stay behind
 		return nil, err
 	}
+	change.Commit()
 	if a.applied.Load().err == nil {
 		a.saveGood(c)
 	}

@@ -228,3 +228,16 @@ func TestReloadWaitsForTheListsOfNewServices(t *testing.T) {
 		t.Errorf("no list yet of %v", missing)
 	}
 }
+
+// TestFailedStartLeavesNoSocket: an agent that can't start since another one runs takes its listeners' sockets with it.
+func TestFailedStartLeavesNoSocket(t *testing.T) {
+	d := start(t, "  - {name: user, backends: [\"127.0.0.1:9\"]}\n")
+	sock := filepath.Join(d.dir, "user.sock")
+	d.write(fmt.Sprintf("  - {name: user, backends: [\"127.0.0.1:9\"], listen: [\"unix:%s\"]}\n", sock))
+	if _, err := New(Options{ConfigPath: d.path(), NewLog: func(config.Log) hclog.Logger { return hclog.NewNullLogger() }}); err == nil || !strings.Contains(err.Error(), "listens there already") {
+		t.Fatalf("a second agent: %v", err)
+	}
+	if _, err := os.Lstat(sock); !os.IsNotExist(err) {
+		t.Errorf("the socket of an agent that didn't start is there: %v", err)
+	}
+}
