@@ -185,7 +185,8 @@ func (s *sections) decodeOnDemand(v value) {
 			}
 		},
 		"format": func(v value) { v.format(&o.Format) },
-		"idle":   func(v value) { v.duration(&o.Idle, true, time.Second, 30*24*time.Hour) },
+		// Not below what a watch needs to say once more that its service is in use, each minute, and the sweep to look, each minute, too.
+		"idle": func(v value) { v.duration(&o.Idle, true, 2*time.Minute, 30*24*time.Hour) },
 	})
 }
 
