@@ -2,32 +2,39 @@ package health
 
 import (
 	"errors"
+	"io"
+	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// sweep runs the plain tcp probes: the Monitor's own goroutine begins their connects, on raw sockets that don't block, and sees at a later
-// wake-up what became of them. Most backends are probed like that, up to
-// 200 times a second: a goroutine, a timer and a wake-up of the poller for each cost several times the connect itself.
+// sweep runs the tcp probes: the Monitor's own goroutine begins their connects, on raw sockets that don't block, and sees at later wake-ups
+// what became of them. Most backends are probed like that, up to 200 times a second: a goroutine, a timer and a wake-up of the poller for
+// each cost several times the connect itself.
 type sweep struct {
 	flights []flight
 	polled  []unix.PollFd
+	buffer  [4096]byte
 }
 
-// flight is one connect that is under way.
+// flight is one probe that is under way.
 type flight struct {
 	job      probeJob
 	fd       int
 	deadline time.Time
 	again    bool // it's the second one (2.1)
+	greeting bool // connected; the peer's SETTINGS are awaited
+	got      int
+	head     [9]byte // of the peer's first frame
 }
 
 // takes reports whether p is a probe for it.
 func (s *sweep) takes(p *probeJob) bool {
-	return p.options.Probe == ProbeTCP && !p.options.HTTP2 && p.addr.Addr().Zone() == ""
+	return p.options.Probe == ProbeTCP && p.addr.Addr().Zone() == ""
 }
 
 // start begins a probe; done if its end is known already.
@@ -35,79 +42,122 @@ func (s *sweep) start(now time.Time, p probeJob) (r result, done bool) {
 	if p.options.Port != 0 {
 		p.addr = netip.AddrPortFrom(p.addr.Addr(), p.options.Port)
 	}
-	return s.connect(now, flight{job: p})
+	return s.connect(now, p, false)
 }
 
-func (s *sweep) connect(now time.Time, f flight) (r result, done bool) {
-	fd, err := beginConnect(f.job.addr)
-	if err != nil {
-		return s.ended(now, f, err)
+func (s *sweep) connect(now time.Time, p probeJob, again bool) (r result, done bool) {
+	f := flight{job: p, again: again, deadline: now.Add(p.options.Timeout)}
+	var err error
+	if f.fd, err = beginConnect(p.addr); err != nil {
+		return s.ended(now, &f, err)
 	}
-	f.fd, f.deadline = fd, now.Add(f.job.options.Timeout)
 	s.flights = append(s.flights, f)
 	return result{}, false
 }
 
-// ended turns the end of a connect into a result, except that a connection that was reset gets a second one: it was accepted first.
-func (s *sweep) ended(now time.Time, f flight, err error) (r result, done bool) {
-	if errors.Is(err, syscall.ECONNRESET) && !f.again {
-		f.again = true
-		return s.connect(now, f)
+// ended turns the end of a probe into a result, except that one whose connection was closed gets a second one.
+func (s *sweep) ended(now time.Time, f *flight, err error) (r result, done bool) {
+	err = ended(err)
+	if _, closed := errors.AsType[errClosed](err); closed && !f.again {
+		return s.connect(now, f.job, true)
 	}
-	o := outcome{}
-	if err != nil {
-		o = outcome{probeUnreachable, Cause(err)}
-		switch {
-		case isLocal(err):
-			o.kind = probeLocal
-		case errors.Is(err, syscall.ECONNRESET):
-			o.kind = probeSilent
-		}
-	}
-	return result{f.job.t, o}, true
+	return result{f.job.t, classify(err, f.job.options)}, true
 }
 
-// collect appends the results of connects that have ended, or run out of time.
+// collect appends the results of probes that have ended, or run out of time.
 func (s *sweep) collect(now time.Time, results []result) []result {
 	if len(s.flights) == 0 {
 		return results
 	}
 	s.polled = s.polled[:0]
-	for _, f := range s.flights {
-		s.polled = append(s.polled, unix.PollFd{Fd: int32(f.fd), Events: unix.POLLOUT})
+	for i := range s.flights {
+		events := int16(unix.POLLOUT)
+		if s.flights[i].greeting {
+			events = unix.POLLIN
+		}
+		s.polled = append(s.polled, unix.PollFd{Fd: int32(s.flights[i].fd), Events: events})
 	}
 	if _, err := unix.Poll(s.polled, 0); err != nil {
 		return results // EINTR: the next time
 	}
-	before := s.flights
-	s.flights = s.flights[:0]
-	var again []flight
-	for i, f := range before {
+	flights := s.flights
+	s.flights = make([]flight, 0, len(flights))
+	for i := range flights {
+		f := &flights[i]
 		var err error
-		switch {
-		case s.polled[i].Revents != 0:
-			err = connectError(f.fd)
-		case now.Before(f.deadline):
-			s.flights = append(s.flights, f)
+		over := false
+		if s.polled[i].Revents != 0 {
+			over, err = s.advance(f)
+		} else if !now.Before(f.deadline) {
+			over, err = true, f.timedOut()
+		}
+		if !over {
+			s.flights = append(s.flights, *f)
 			continue
-		default:
-			err = syscall.ETIMEDOUT
 		}
 		_ = unix.Close(f.fd)
-		if errors.Is(err, syscall.ECONNRESET) && !f.again {
-			again = append(again, f) // not now: it would go into the slice that is being read
-			continue
-		}
-		r, _ := s.ended(now, f, err)
-		results = append(results, r)
-	}
-	clear(before[len(s.flights):])
-	for _, f := range again {
-		if r, done := s.ended(now, f, syscall.ECONNRESET); done {
+		if r, done := s.ended(now, f, err); done {
 			results = append(results, r)
 		}
 	}
 	return results
+}
+
+// timedOut is the error of a probe that was not over in time: dialing, or reading.
+func (f *flight) timedOut() error {
+	if f.greeting {
+		return os.ErrDeadlineExceeded
+	}
+	return dialError(syscall.ETIMEDOUT)
+}
+
+// dialError is what a Dialer would have said.
+func dialError(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+
+// advance goes on with a probe that poll says can go on. Once it is over, a nil error means that it passed.
+func (s *sweep) advance(f *flight) (over bool, err error) {
+	if f.greeting {
+		return s.readSettings(f)
+	}
+	if err := connectError(f.fd); errors.Is(err, syscall.ECONNRESET) {
+		return true, err // it was accepted first: what refuses a connect says ECONNREFUSED
+	} else if err != nil {
+		return true, dialError(err)
+	}
+	if !f.job.options.HTTP2 {
+		return true, nil
+	}
+	if _, err := unix.Write(f.fd, hello()); err != nil { // a new socket takes these few bytes at once
+		return true, err
+	}
+	f.greeting = true
+	return false, nil
+}
+
+// readSettings reads the peer's first frame as far as it tells what it is, and whatever else is there: closing a socket with bytes unread resets
+// the connection.
+func (s *sweep) readSettings(f *flight) (over bool, err error) {
+	n, err := unix.Read(f.fd, s.buffer[:])
+	switch {
+	case errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR):
+		return false, nil
+	case err != nil:
+		return true, err
+	case n == 0:
+		return true, io.EOF
+	}
+	f.got += copy(f.head[f.got:], s.buffer[:n])
+	if f.got < len(f.head) {
+		return false, nil
+	}
+	switch n := int(f.head[0])<<16 | int(f.head[1])<<8 | int(f.head[2]); {
+	case f.head[3] == frameGoAway && n <= h2FrameMost:
+		return true, errClosed{"GOAWAY"}
+	case f.head[3] != frameSettings || n > h2FrameMost:
+		return true, errNotHTTP2
+	}
+	_, _ = unix.Write(f.fd, appendFrame(nil, frameGoAway, 0, 0, make([]byte, 8))) // in good order, as far as that still works
+	return true, nil
 }
 
 // close gives up what is under way.
@@ -128,7 +178,7 @@ func beginConnect(addr netip.AddrPort) (int, error) {
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
-		return 0, err
+		return 0, dialError(err)
 	}
 	for {
 		err = unix.Connect(fd, to)
@@ -138,7 +188,10 @@ func beginConnect(addr netip.AddrPort) (int, error) {
 	}
 	if err != nil && !errors.Is(err, syscall.EINPROGRESS) && !errors.Is(err, syscall.EALREADY) {
 		_ = unix.Close(fd)
-		return 0, err
+		if errors.Is(err, syscall.ECONNRESET) {
+			return 0, err
+		}
+		return 0, dialError(err)
 	}
 	return fd, nil
 }

@@ -1,12 +1,15 @@
 package health
 
 import (
+	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // blackHole is an address that takes a SYN and never answers: the backlog of its listener is full.
@@ -71,20 +74,42 @@ func TestSweep(t *testing.T) {
 	defer six.Close()
 	four := silentServer(t)
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(four.Addr().As16()), four.Port())
+	h2, slow := short, probeOptions(ProbeTCP)
+	h2.HTTP2, slow.HTTP2 = true, true
+	says := func(parts ...string) netip.AddrPort {
+		return serve(t, func(_ int, c net.Conn) {
+			c.Read(make([]byte, 4096))
+			for _, part := range parts {
+				io.WriteString(c, part)
+			}
+			io.Copy(io.Discard, c)
+		})
+	}
+	settings := string(appendFrame(nil, frameSettings, 0, 0, nil))
+	goAway := string(appendFrame(nil, frameGoAway, 0, 0, make([]byte, 8)))
 	for _, c := range []struct {
 		name string
+		o    Options
 		addr netip.AddrPort
 		want outcome
 	}{
-		{"accepts", four, outcome{}},
-		{"accepts, IPv6", addrOf(six), outcome{}},
-		{"accepts, IPv4 in IPv6", mapped, outcome{}},
-		{"refuses", deadPort(t), outcome{probeUnreachable, "connection refused"}},
-		{"never answers", blackHole(t), outcome{probeUnreachable, "timeout"}},
+		{"accepts", short, four, outcome{}},
+		{"accepts, IPv6", short, addrOf(six), outcome{}},
+		{"accepts, IPv4 in IPv6", short, mapped, outcome{}},
+		{"refuses", short, deadPort(t), outcome{probeUnreachable, "connection refused"}},
+		{"never answers", short, blackHole(t), outcome{probeUnreachable, "timeout"}},
+		{"h2", slow, grpcServer(t, healthpb.HealthCheckResponse_SERVING, false), outcome{}},
+		{"h2 in pieces", slow, says(settings[:1], settings[1:8], settings[8:]), outcome{}},
+		{"h2 hangs", h2, four, outcome{probeUnreachable, "no SETTINGS within 100 ms"}},
+		{"h2 refuses", slow, deadPort(t), outcome{probeUnreachable, "connection refused"}},
+		{"h2 goes away", slow, says(goAway), outcome{probeUnreachable, "GOAWAY"}},
+		{"h2 closes", slow, serve(t, func(_ int, c net.Conn) { c.Read(make([]byte, 4096)) }), outcome{probeUnreachable, "connection closed"}},
+		{"not h2", slow, says("HTTP/1.1 400 Bad Request\r\n\r\n"), outcome{probeAnswered, "not an HTTP/2 answer"}},
+		{"h2 without SETTINGS first", slow, says(string(appendFrame(nil, framePing, 0, 0, make([]byte, 8)))), outcome{probeAnswered, "not an HTTP/2 answer"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			swept := sweepOne(t, short, c.addr)
-			probed := newProber().probe(t.Context(), short, c.addr)
+			swept := sweepOne(t, c.o, c.addr)
+			probed := newProber().probe(t.Context(), c.o, c.addr)
 			if swept != c.want || probed != c.want {
 				t.Errorf("swept %+v, probed %+v, want %+v", swept, probed, c.want)
 			}
@@ -94,10 +119,7 @@ func TestSweep(t *testing.T) {
 
 // What no sweep can do is left to the prober.
 func TestSweepTakes(t *testing.T) {
-	h2 := probeOptions(ProbeTCP)
-	h2.HTTP2 = true
 	for _, p := range []probeJob{
-		{options: h2, addr: backend(1)},
 		{options: probeOptions(ProbeHTTP), addr: backend(1)},
 		{options: probeOptions(ProbeGRPC), addr: backend(1)},
 		{options: probeOptions(ProbeTCP), addr: netip.MustParseAddrPort("[fe80::1%eth0]:80")},
@@ -166,20 +188,34 @@ func TestSweepCloses(t *testing.T) {
 	}
 }
 
-// A connection that is reset at once gets a second one (2.1).
+// A connection that is closed gets a second one, and no third (2.1).
 func TestSweepOnceMore(t *testing.T) {
-	s := new(sweep)
-	o := probeOptions(ProbeTCP)
-	f := flight{job: probeJob{t: &target{}, options: o, addr: silentServer(t)}}
-	if _, done := s.ended(time.Now(), f, unix.ECONNRESET); done || len(s.flights) != 1 || !s.flights[0].again {
-		t.Fatalf("done %v, %d under way", done, len(s.flights))
+	h2 := probeOptions(ProbeTCP)
+	h2.HTTP2 = true
+	settings := appendFrame(nil, frameSettings, 0, 0, nil)
+	var connects atomic.Int32
+	addr := serve(t, func(n int, c net.Conn) {
+		connects.Add(1)
+		c.Read(make([]byte, 4096))
+		if n == 2 {
+			c.Write(settings)
+			io.Copy(io.Discard, c)
+		}
+	})
+	if got := sweepOne(t, h2, addr); got != (outcome{}) || connects.Load() != 2 {
+		t.Errorf("%+v after %d connections", got, connects.Load())
 	}
-	s.close()
-	f.again = true
+	connects.Store(0)
+	if got := sweepOne(t, h2, addr); got.kind != probeUnreachable || connects.Load() != 2 {
+		t.Errorf("%+v after %d connections", got, connects.Load())
+	}
+
+	s := new(sweep)
+	f := &flight{job: probeJob{t: &target{}, options: probeOptions(ProbeTCP), addr: addr}, again: true}
 	if r, done := s.ended(time.Now(), f, unix.ECONNRESET); !done || r.outcome != (outcome{probeSilent, "connection reset"}) {
 		t.Errorf("done %v, %+v", done, r.outcome)
 	}
-	if r, _ := s.ended(time.Now(), f, unix.EMFILE); r.kind != probeLocal {
+	if r, _ := s.ended(time.Now(), f, dialError(unix.EMFILE)); r.kind != probeLocal {
 		t.Errorf("out of descriptors: %+v", r.outcome)
 	}
 }
