@@ -57,10 +57,10 @@ func (be *backend) take(c *call, usable bool) (why string) {
 	}
 	be.grow(usable)
 	limit := waitForSlot
-	switch {
-	case len(be.conns) == 0:
+	switch be.inUse() { // those that are going away take no more calls
+	case 0:
 		return "is not connected to again so soon after it failed" // 4.10
-	case be.dialing == len(be.conns):
+	case be.dialing:
 		limit = waitForConn
 	}
 	if be.waiting.n >= limit {
