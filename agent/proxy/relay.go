@@ -51,6 +51,9 @@ const (
 	reconnectBase = 100 * time.Millisecond
 	reconnectMax  = 10 * time.Second
 
+	// restPatience is how long a backend that has answered may take nothing of the rest of the request.
+	restPatience = 10 * time.Second
+
 	// goawayPatience is how long a client may take to answer the PING of a graceful end, and to close.
 	goawayPatience = time.Second
 

@@ -161,6 +161,9 @@ func (c *call) arm(now time.Time) {
 func (c *call) timeUp() {
 	now := c.relay.loop.Now()
 	switch {
+	case !c.cs.Open(): // the backend takes nothing of the rest of a request that it has answered
+		c.abandon(h2.Cancel)
+		c.settle()
 	case c.opts.request > 0 && !now.Before(c.start.Add(c.opts.request)):
 		c.timedOut("timeout.request of the service passed")
 	case c.queued && !c.deadline.IsZero() && !now.Before(c.deadline):
@@ -394,6 +397,9 @@ func (c *call) settle() {
 	if c.conn != nil && !c.bs.Open() {
 		result, cause := c.outcome()
 		c.endAttempt(result, c.firstByte, c.expected, cause)
+	}
+	if c.bs.Open() { // the caller has its answer; the rest of its request is still on its way, for as long as some of it is taken
+		c.relay.loop.Arm(&c.timer, restPatience)
 	}
 	if c.state != nil || c.bs.Open() {
 		return

@@ -1,0 +1,53 @@
+package proxy
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// The call of a caller who has its answer ends, even if the backend never takes the rest of the request nor refuses it.
+func TestRestNeverTaken(t *testing.T) {
+	r := newRig(t, nil)
+	b := newRawBackend(t)
+	r.backends(b.addr)
+	client := newRawClient(t, r.addr)
+	client.call(1, false, "/a/b", make([]byte, 16000))
+	for i := range 5 {
+		client.fr.WriteData(1, i == 4, make([]byte, 16000)) // above the backend's window
+	}
+	c := b.accept()
+	c.request()
+	r.await("all of the request is here", func(k *relay) bool { return k.calls == 1 && k.inUse > 0 && len(k.clients) == 1 && restOf(k) })
+	c.headers(1, true, ":status", "200", "grpc-status", "0")
+	if got := client.answerOf(1); got != "[2000]" {
+		t.Fatalf("the client got %q", got)
+	}
+	client.Close()
+	r.await("the client is gone", func(k *relay) bool { return len(k.clients) == 0 })
+	r.onLoop(func(k *relay) {
+		for s := range k.pools[r.svc].backends[r.state(b.addr)].conns[0].h2.All() {
+			c := s.Owner.(*call)
+			if !c.timer.Armed() {
+				t.Error("nothing will end the call")
+			}
+			c.timeUp()
+			break
+		}
+	})
+	c.until(func(f frame) bool { g, ok := f.Frame.(*http2.RSTStreamFrame); return ok && g.ErrCode == http2.ErrCodeCancel })
+	r.quiet()
+	if s := r.state(b.addr).Snapshot(time.Now()); s.Failures != 0 || s.Successes != 1 {
+		t.Errorf("%d failures, %d successes", s.Failures, s.Successes)
+	}
+}
+
+// restOf reports whether the client's only stream has ended its request.
+func restOf(k *relay) bool {
+	for c := range k.clients {
+		s := c.h2.Any()
+		return s != nil && s.Owner.(*call).req.end
+	}
+	return false
+}
