@@ -95,9 +95,13 @@ func (c *backendConn) Readable(b []byte) int {
 	return n
 }
 
-// EOF: loop.Handler.
+// EOF: loop.Handler. Calls of which nothing was written yet go elsewhere (4.1), so that nothing of them may be written now.
 func (c *backendConn) EOF() {
-	c.lc.Close()
+	if c.lc.Unwritten() > 0 {
+		c.lc.Reset()
+	} else {
+		c.lc.Close()
+	}
 	c.lost("closed by the backend")
 }
 

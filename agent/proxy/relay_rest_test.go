@@ -36,7 +36,10 @@ func TestRestNeverTaken(t *testing.T) {
 			break
 		}
 	})
-	c.until(func(f frame) bool { g, ok := f.Frame.(*http2.RSTStreamFrame); return ok && g.ErrCode == http2.ErrCodeCancel })
+	c.until(func(f frame) bool {
+		g, ok := f.Frame.(*http2.RSTStreamFrame)
+		return ok && g.ErrCode == http2.ErrCodeCancel
+	})
 	r.quiet()
 	if s := r.state(b.addr).Snapshot(time.Now()); s.Failures != 0 || s.Successes != 1 {
 		t.Errorf("%d failures, %d successes", s.Failures, s.Successes)

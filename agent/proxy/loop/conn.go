@@ -119,9 +119,12 @@ func (c *Conn) CloseWrite() { c.finWanted = true; c.touch() }
 // Close writes what is in Out if the kernel takes it at once, and closes at the end of this wake-up. No further Handler call.
 func (c *Conn) Close() { c.shut() }
 
-// Reset closes with RST (SO_LINGER 0).
+// Reset closes with RST (SO_LINGER 0); what is in Out is dropped.
 func (c *Conn) Reset() {
-	c.reset = !c.gone
+	if !c.gone {
+		c.reset = true
+		c.Out, c.off = nil, 0
+	}
 	c.shut()
 }
 
