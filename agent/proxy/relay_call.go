@@ -224,7 +224,8 @@ func (c *call) requestTrailers(fields []h2.Field) {
 func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 	c.touched = true
 	if head.Status < 200 {
-		if c.cs.Sending() {
+		// No window bounds these: a client that doesn't read gets no more of them.
+		if c.cs.Sending() && c.client.lc.Unwritten() <= fullAt {
 			c.client.h2.WriteHeaders(&c.cs, fields, false)
 			c.client.flush()
 		}
