@@ -242,7 +242,7 @@ func (s *Server) grpcServer(streams uint32, tapHandle tapHandle) *grpc.Server {
 	lbagentv1.RegisterLookupServiceServer(g, lookupService{s: s})
 	lbagentv1.RegisterStatusServiceServer(g, statusService{s: s})
 	lbagentv1.RegisterAdminServiceServer(g, adminService{s: s})
-	healthpb.RegisterHealthServer(g, s.health)
+	healthpb.RegisterHealthServer(g, healthService{s.health})
 	reflection.Register(g)
 	return g
 }
