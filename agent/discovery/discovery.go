@@ -258,7 +258,7 @@ func (d *Discovery) endLocked(name string) {
 		if d.ending[name] == f.done {
 			delete(d.ending, name)
 		}
-		if d.follows[name] == nil {
+		if next := d.follows[name]; next == nil || next.follow.Prefix == "" {
 			d.spool.remove(name)
 		}
 	}()

@@ -424,6 +424,22 @@ func TestSpoolSweep(t *testing.T) {
 	}
 }
 
+// A service that has its backends in the configuration now leaves no old list to be revived when it is read from etcd again.
+func TestSpoolOfServiceThatBecameStatic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		e := newFakeEtcd()
+		e.put("services/user/a", record("10.0.0.1:80", 1))
+		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"))
+		advance(t, spoolEvery)
+		d.Set(Follow{Name: "user", Static: []service.Backend{{Addr: mustAddr("10.0.0.9:80")}}})
+		advance(t, spoolEvery)
+		if files, _ := os.ReadDir(dir); len(files) != 0 {
+			t.Errorf("files %v", files)
+		}
+	})
+}
+
 // However long a host was down, or etcd out of reach: the file of a service that is followed stays.
 func TestSpoolSweepKeepsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
