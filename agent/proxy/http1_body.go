@@ -20,6 +20,8 @@ type replay struct {
 	mu sync.Mutex
 
 	kept   []byte
+	gen    int   // of the latest reader
+	busy   bool  // a reader waits for src: what comes will be its, so that nobody else can read on
 	failed bool  // more was read than is kept
 	end    error // of src: io.EOF, or why reading it broke
 }
@@ -30,7 +32,12 @@ func newReplay(h *http1, src io.Reader) *replay { return &replay{h: h, src: src}
 func (b *replay) reader() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return io.NopCloser(io.MultiReader(bytes.NewReader(b.kept), (*tee)(b)))
+	b.gen++
+	gen := b.gen
+	if b.busy {
+		gen = 0 // of nobody
+	}
+	return io.NopCloser(io.MultiReader(bytes.NewReader(b.kept), &tee{b, gen}))
 }
 
 // again is http.Request.GetBody.
@@ -45,7 +52,7 @@ func (b *replay) again() (io.ReadCloser, error) {
 func (b *replay) rewind() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.failed
+	return !b.failed && !b.busy
 }
 
 // ended reports whether the client has sent all of it.
@@ -74,14 +81,21 @@ func (b *replay) dropLocked() {
 	b.kept, b.failed = nil, true
 }
 
-// tee reads on behind what is kept.
-type tee replay
+// tee reads on behind what is kept. One of an earlier reader doesn't: net/http may go on reading a body after its attempt has failed.
+type tee struct {
+	b   *replay
+	gen int
+}
 
 func (t *tee) Read(p []byte) (int, error) {
-	b := (*replay)(t)
+	b := t.b
+	if !b.begin(t.gen) {
+		return 0, errBodySent
+	}
 	n, err := b.src.Read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.busy = false
 	if err != nil {
 		b.end = err
 	}
@@ -96,4 +110,15 @@ func (t *tee) Read(p []byte) (int, error) {
 		b.kept = append(b.kept, p[:n]...)
 	}
 	return n, err
+}
+
+// begin lets the reader gen wait for src.
+func (b *replay) begin(gen int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.busy || gen != b.gen {
+		return false
+	}
+	b.busy = true
+	return true
 }
