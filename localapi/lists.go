@@ -143,12 +143,16 @@ func (l *Lists) round(now time.Time) bool {
 	return false
 }
 
+// again notes s once more, unless a newer one of its name was published.
 func (l *Lists) again(s *table.Service) {
 	l.mu.Lock()
-	_, newer := l.dirty[s.Name()]
+	if _, newer := l.dirty[s.Name()]; !newer {
+		l.dirty[s.Name()] = s
+	}
 	l.mu.Unlock()
-	if !newer {
-		l.Published(s)
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -266,5 +267,31 @@ func TestListsOrder(t *testing.T) {
 	}
 	if len(first) < 3 {
 		t.Error(first)
+	}
+}
+
+// What a failed round gives back never takes the place of a service that was followed anew meanwhile.
+func TestListsAgainNeverHidesNewer(t *testing.T) {
+	r := newRig(t, nil)
+	l, err := NewLists(ListsConfig{Log: hclog.NewNullLogger(), Table: r.table, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := r.table.Lookup("user")
+	r.table.Remove(time.Now(), "user")
+	r.set("user", 1)
+	newer := r.table.Lookup("user")
+	if newer == nil || newer == old {
+		t.Fatal("not followed anew")
+	}
+	for range 100000 {
+		l.dirty = map[string]*table.Service{}
+		var wg sync.WaitGroup
+		wg.Go(func() { l.again(old) })
+		wg.Go(func() { l.Published(newer) })
+		wg.Wait()
+		if l.dirty["user"] != newer {
+			t.Fatal("the old service hides the newer one")
+		}
 	}
 }
