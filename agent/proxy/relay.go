@@ -51,6 +51,9 @@ const (
 	reconnectBase = 100 * time.Millisecond
 	reconnectMax  = 10 * time.Second
 
+	// warnEvery is how often the log is told that this host can't connect to a backend: out of descriptors or ports, no route.
+	warnEvery = 10 * time.Second
+
 	// restPatience is how long a backend that has answered may take nothing of the rest of the request.
 	restPatience = 10 * time.Second
 

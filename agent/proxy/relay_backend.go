@@ -27,6 +27,7 @@ type backend struct {
 	waiting    callQueue
 	failures   int       // connects that failed in a row
 	lastTry    time.Time // of a connect
+	warned     time.Time // when the log was told that this host can't connect
 	retryAt    time.Time // no connect before (4.10)
 	usable     bool      // its verdict in the last view
 	removed    bool      // not in the view, or draining there
@@ -99,7 +100,10 @@ func (be *backend) grow(usable bool) {
 		if errors.Is(err, loop.ErrEnded) {
 			return
 		}
-		be.pool.relay.w.proxy.log.Warn("no connection to a backend", "service", be.pool.svc.Name(), "backend", be.addr, "cause", err)
+		if now.Sub(be.warned) >= warnEvery {
+			be.warned = now
+			be.pool.relay.w.proxy.log.Warn("no connection to a backend can be begun on this host", "service", be.pool.svc.Name(), "backend", be.addr, "cause", err)
+		}
 		return // this host could not try: the call goes elsewhere, and nobody is blamed
 	}
 	conn.lc = lc

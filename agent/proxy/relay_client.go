@@ -79,6 +79,9 @@ func (c *clientConn) Written(total uint64) {
 	if left == 0 {
 		c.h2.Flushed()
 	}
+	if c.ending == finSent { // it reads on: the last answers are to reach it whole
+		c.relay.loop.Arm(&c.timer, goawayPatience)
+	}
 	if left <= pauseAt/2 && c.paused {
 		c.paused = false
 		c.lc.Resume()

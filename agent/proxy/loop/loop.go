@@ -163,7 +163,7 @@ func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 			timeout = 0
 		} else if due, ok := l.timers.next(); ok {
 			left := due - now.Sub(l.start)
-			timeout = int(max(0, (left+time.Millisecond-1)/time.Millisecond))
+			timeout = int(max(0, (min(left, time.Hour)+time.Millisecond-1)/time.Millisecond)) // the kernel takes 32 bits of it
 		}
 		if timeout == 0 {
 			return 0, nil
