@@ -29,8 +29,8 @@ const (
 	keptEvents = 4096
 	// readyWithin bounds how long a service without a list holds up readiness (SEMANTICS 6.4).
 	readyWithin = 2 * time.Second
-	// stopGrace bounds the stop of one stage: open calls get up to 5 s (6.2), and a little to say goodbye.
-	stopGrace = 7 * time.Second
+	// stopGrace bounds the whole stop: open calls get up to 5 s (6.2), the API's callers 2 s, the others next to nothing. The unit's TimeoutStopSec is above it.
+	stopGrace = 12 * time.Second
 )
 
 // Options of an Agent.

@@ -16,7 +16,7 @@ type stage struct {
 }
 
 // runStages runs all stages at once until ctx ends or one of them returns, then stops them one after another in the order given: the next is stopped
-// only when the one before has returned, or grace has passed. So callers are let go before the lists that serve them are.
+// only when the one before has returned. Once grace has passed, counted from the first, nobody is waited for any more. So callers are let go before the lists that serve them are.
 // The error names the stage that ended first, if ctx did not.
 func runStages(ctx context.Context, log hclog.Logger, grace time.Duration, stages ...stage) error {
 	type running struct {
@@ -49,18 +49,18 @@ func runStages(ctx context.Context, log hclog.Logger, grace time.Duration, stage
 	case <-ctx.Done():
 	case first = <-ended:
 	}
+	over, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
 	for _, r := range all {
 		r.cancel()
-		bound := time.NewTimer(grace)
 		select {
 		case err := <-r.done:
 			if err != nil && !errors.Is(err, context.Canceled) && first == nil {
 				log.Warn("stage did not stop cleanly", "stage", r.name, "error", err)
 			}
-		case <-bound.C:
+		case <-over.Done():
 			log.Warn("stage did not stop in time", "stage", r.name, "grace", grace)
 		}
-		bound.Stop()
 	}
 	return first
 }

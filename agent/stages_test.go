@@ -56,7 +56,8 @@ func TestStagesDoNotWaitForeverForOne(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		start := time.Now()
-		if err := runStages(ctx, hclog.NewNullLogger(), 3*time.Second, stage{"stuck", func(context.Context) error { <-release; return nil }}); err != nil {
+		if err := runStages(ctx, hclog.NewNullLogger(), 3*time.Second, stage{"stuck", func(context.Context) error { <-release; return nil }},
+			stage{"stuck as well", func(context.Context) error { <-release; return nil }}); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took != 3*time.Second {

@@ -52,7 +52,7 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 		from := &old[i]
 		i++
 		switch was := from.Backend; {
-		case sameEpoch && was.Created != b.Created:
+		case sameEpoch && was.Created < b.Created: // a lower one is an older key of the same life: the newer was deleted
 			s.restart(now, from, to, &d)
 		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight:
 			s.change(now, from, to, &d)
