@@ -99,7 +99,7 @@ func TestSweep(t *testing.T) {
 		{"refuses", short, deadPort(t), outcome{probeUnreachable, "connection refused"}},
 		{"never answers", short, blackHole(t), outcome{probeUnreachable, "timeout"}},
 		{"h2", slow, grpcServer(t, healthpb.HealthCheckResponse_SERVING, false), outcome{}},
-		{"h2 in pieces", slow, says(settings[:1], settings[1:8], settings[8:]), outcome{}},
+		{"h2 says more", slow, says(settings, settings, goAway), outcome{}},
 		{"h2 hangs", h2, four, outcome{probeUnreachable, "no SETTINGS within 100 ms"}},
 		{"h2 refuses", slow, deadPort(t), outcome{probeUnreachable, "connection refused"}},
 		{"h2 goes away", slow, says(goAway), outcome{probeUnreachable, "GOAWAY"}},
@@ -114,6 +114,31 @@ func TestSweep(t *testing.T) {
 				t.Errorf("swept %+v, probed %+v, want %+v", swept, probed, c.want)
 			}
 		})
+	}
+}
+
+// SETTINGS may come a byte at a time.
+func TestSweepReadsPieces(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	s := new(sweep)
+	defer s.close()
+	job := probeJob{t: &target{}, options: probeOptions(ProbeTCP)}
+	s.flights = []flight{{job: job, fd: pair[0], greeting: true, deadline: time.Now().Add(probeTimeout)}}
+	settings := appendFrame(nil, frameSettings, 0, 0, nil)
+	for i := range settings {
+		if results := s.collect(time.Now(), nil); len(results) != 0 {
+			t.Fatalf("%+v after %d bytes", results[0].outcome, i)
+		}
+		if _, err := unix.Write(pair[1], settings[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if results := s.collect(time.Now(), nil); len(results) != 1 || results[0].kind != probePassed {
+		t.Fatalf("%+v after all bytes", results)
 	}
 }
 

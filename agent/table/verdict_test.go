@@ -101,6 +101,19 @@ func TestListStorm(t *testing.T) {
 	}
 }
 
+// The sentence looks at a bounded number of backends that are up: thousands of calls may each need one.
+func TestUnusableIsBounded(t *testing.T) {
+	r, s := user(t, 1000)
+	s.View().Find(addr(upMost)).State.ConnectFailed(r.now, "connection refused")
+	if got, want := s.View().Unusable(r.now), "lbagent: user: 1000 backends, 1000 usable"; got != want {
+		t.Errorf("Unusable %q, want %q", got, want)
+	}
+	s.View().Find(addr(upMost-1)).State.ConnectFailed(r.now, "connection refused")
+	if got, want := s.View().Unusable(r.now), "lbagent: user: 1000 backends, 1000 usable; 10.0.0.99:80 up: connection refused (0 ms ago)"; got != want {
+		t.Errorf("Unusable %q, want %q", got, want)
+	}
+}
+
 // The sentence of 4.5.
 func TestUnusable(t *testing.T) {
 	r, s := user(t, 5)
