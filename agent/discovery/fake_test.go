@@ -36,10 +36,12 @@ type fakeEtcd struct {
 	// Faults.
 	pageErr   func(rev int64) error // of each page
 	newestErr error
-	watchErr  error // refuses each new watch
-	shortErr  error // ends each new watch as soon as it is made
-	mute      bool  // watches say nothing more
-	uncreated bool  // watches are not even created
+	watchErr  error  // refuses each new watch
+	shortErr  error  // ends each new watch as soon as it is made
+	onWatch   func() // before a watch is made
+	behind    int64  // how far the revision in the first response of a watch is below the real one
+	mute      bool   // watches say nothing more
+	uncreated bool   // watches are not even created
 	holdPages chan struct{}
 	maxKeys   int // of a page, above which it is too large
 
@@ -240,7 +242,12 @@ func (c *fakeClient) watch(ctx context.Context, prefix string, rev int64) client
 		close(w.ch)
 		return w.ch
 	}
-	w.send(clientv3.WatchResponse{Header: e.header(), Created: true})
+	if e.onWatch != nil {
+		e.onWatch()
+	}
+	h := e.header()
+	h.Revision -= e.behind
+	w.send(clientv3.WatchResponse{Header: h, Created: true})
 	if e.shortErr != nil {
 		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: e.shortErr.Error()})
 		close(w.ch)

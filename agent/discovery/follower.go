@@ -48,6 +48,7 @@ type follower struct {
 	fresh   budget
 
 	watching bool   // the watch was made
+	doubt    bool   // by a member with a lower revision than the list has: it is behind, or it was restored
 	trouble  string // the last error that was logged
 }
 
@@ -171,6 +172,10 @@ func (f *follower) watch(ctx context.Context, l *link, guard *time.Timer) error 
 				}
 			}
 			f.apply(batch)
+			if err == nil && f.doubt {
+				f.doubt = false
+				err = f.check(ctx, l)
+			}
 			if err != nil {
 				return err
 			}
@@ -193,9 +198,10 @@ func (f *follower) accept(r clientv3.WatchResponse, ok bool, batch *[]*mvccpb.Ev
 	if err := r.Err(); err != nil {
 		return err
 	}
-	if r.Header.GetClusterId() != f.epoch { // a lower revision says nothing here: the watch may be with a member that is behind
+	if r.Header.GetClusterId() != f.epoch {
 		return errRestored
 	}
+	f.doubt = r.Created && r.Header.GetRevision() < f.rev
 	f.watching = true
 	f.answered()
 	*batch = append(*batch, r.Events...)
@@ -236,7 +242,7 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 	}
 }
 
-// check asks etcd, after a silence, whether the list is still so (1.3).
+// check asks etcd, after a silence or in doubt, whether the list is still so (1.3).
 func (f *follower) check(ctx context.Context, l *link) error {
 	release, err := l.acquire(ctx)
 	if err != nil {
@@ -301,16 +307,16 @@ func (f *follower) answered() {
 
 // report says why an attempt ended, to whom it concerns: the link if a new client is needed, a person if it is about this service only.
 func (f *follower) report(l *link, err error) {
+	f.d.log.Debug("reading the list again", "service", f.follow.Name, "cause", err)
 	switch {
 	case isAuth(err):
 		l.fail(err)
 	case errors.Is(err, errMute):
 		f.d.contact.fail(err)
 		l.fail(err)
-	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded):
-		f.d.log.Debug("reading the list again", "service", f.follow.Name, "cause", err)
+	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded): // as it should be
 	case errors.Is(err, errMissed):
-		f.d.log.Warn("reading the list again", "service", f.follow.Name, "cause", err)
+		f.d.log.Warn("a list was out of date", "service", f.follow.Name, "cause", err)
 	case isDenied(err), isTooLarge(err), errors.Is(err, errMixed):
 		if f.trouble != err.Error() {
 			f.trouble = err.Error()

@@ -124,6 +124,44 @@ func TestSilenceRestoredUnchanged(t *testing.T) {
 	})
 }
 
+// A watch that begins below the revision of the list: with a member that is behind it stays, after one cheap read; with an etcd that was restored between the read and
+// the watch, the list is read again at once.
+func TestWatchBeginsBelow(t *testing.T) {
+	begin := func(t *testing.T, e *fakeEtcd) *running {
+		for i := range 9 {
+			e.put("services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i+1), 1))
+		}
+		return startFake(t, e, Config{}, naming("user"))
+	}
+	t.Run("behind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := newFakeEtcd()
+			e.behind = 3
+			d := begin(t, e)
+			advance(t, time.Minute)
+			e.put("services/user/a", record("10.0.1.1:80", 1))
+			synctest.Wait()
+			if saw := e.seen(); len(saw.reads) != 1 || len(saw.checks) != 1 || addrs(d.last("user")) != "10.0.1.1:80" {
+				t.Errorf("%d reads, %d checks, list %q", len(saw.reads), len(saw.checks), addrs(d.last("user")))
+			}
+		})
+	})
+	t.Run("restored", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := newFakeEtcd()
+			e.onWatch = func() {
+				e.onWatch, e.revision = nil, 3
+				e.keys["services/user/a"].ModRevision = 3
+			}
+			d := begin(t, e)
+			advance(t, minBackoff)
+			if saw := e.seen(); len(saw.reads) != 2 || d.last("user").Revision != 3 {
+				t.Errorf("%d reads, revision %d", len(saw.reads), d.last("user").Revision)
+			}
+		})
+	})
+}
+
 // A watch that etcd never creates needs another client.
 func TestWatchNotCreated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
