@@ -431,7 +431,7 @@ func TestReadFaults(t *testing.T) {
 			if n := len(d.all("user")); n != 0 {
 				t.Errorf("%d lists", n)
 			}
-			if n := strings.Count(d.log.String(), "different clusters"); n != 1 {
+			if n := strings.Count(d.log.String(), "cannot follow service"); n != 1 {
 				t.Errorf("told %d times", n)
 			}
 		})

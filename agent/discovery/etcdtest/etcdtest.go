@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -205,7 +206,8 @@ func (s *Server) Compact(ctx context.Context, c *clientv3.Client) error {
 	if err != nil {
 		return fmt.Errorf("read etcd's revision: %w", err)
 	}
-	if _, err := c.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+	_, err = c.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) { // which says that nothing has happened since the last time
 		return fmt.Errorf("compact etcd at %d: %w", r.Header.Revision, err)
 	}
 	return nil

@@ -51,7 +51,9 @@ func TestCompact(t *testing.T) {
 	if _, err := c.Put(t.Context(), "k", "v"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Compact(t.Context(), c); err != nil {
-		t.Fatal(err)
+	for range 2 { // the second time there is nothing to forget
+		if err := s.Compact(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
