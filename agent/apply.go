@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
@@ -63,6 +64,7 @@ func served(c *config.Config) []proxy.Service {
 		p := proxy.Service{
 			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority,
 			Connect: s.Timeout.Connect, Request: s.Timeout.Request, Idle: s.Timeout.Idle, Drain: s.Drain,
+			ReconnectBase: 100 * time.Millisecond, ReconnectMax: 10 * time.Second,
 		}
 		for _, l := range s.Listen {
 			p.Listen = append(p.Listen, listenAddr(l))

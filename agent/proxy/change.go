@@ -21,6 +21,8 @@ type Service struct {
 	Request   time.Duration // 0 = none
 	Idle      time.Duration // of HTTP connections (4.8); 0 = none
 	Drain     time.Duration // 4.7
+
+	ReconnectBase, ReconnectMax time.Duration // 4.10; 0 = no time between failed connects
 }
 
 // Addr is where a service listens.
@@ -106,6 +108,8 @@ func (s *Service) check() error {
 		return fmt.Errorf("service %q: protocol %q: allowed are auto, h2, http1, tcp", s.Name, s.Protocol)
 	case s.Connect <= 0:
 		return fmt.Errorf("service %q: timeout.connect has to be more than 0", s.Name)
+	case s.ReconnectBase < 0 || s.ReconnectMax < 0:
+		return fmt.Errorf("service %q: a negative reconnect time", s.Name)
 	case s.Request < 0 || s.Idle < 0 || s.Drain < 0:
 		return fmt.Errorf("service %q: a negative timeout", s.Name)
 	}

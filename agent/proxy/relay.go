@@ -47,10 +47,6 @@ const (
 	// maxTries bounds the backends that one call goes to (4.1 says all of them; this many take long enough).
 	maxTries = 128
 
-	// reconnectBase and reconnectMax are 4.10.
-	reconnectBase = 100 * time.Millisecond
-	reconnectMax  = 10 * time.Second
-
 	// warnEvery is how often the log is told that this host can't connect to a backend: out of descriptors or ports, no route.
 	warnEvery = 10 * time.Second
 

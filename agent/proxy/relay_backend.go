@@ -25,10 +25,8 @@ type backend struct {
 	dialing int            // of these, without SETTINGS yet
 
 	waiting    callQueue
-	failures   int       // connects that failed in a row
-	lastTry    time.Time // of a connect
+	again      reconnect
 	warned     time.Time // when the log was told that this host can't connect
-	retryAt    time.Time // no connect before (4.10)
 	usable     bool      // its verdict in the last view
 	removed    bool      // not in the view, or draining there
 	drainTimer loop.Timer
@@ -84,17 +82,13 @@ func (be *backend) ready() *backendConn {
 // grow dials one connection more, if that is allowed now: one at a time.
 func (be *backend) grow(usable bool) {
 	now := be.pool.relay.loop.Now()
-	// The Monitor says when a backend that is out is tried again; the time between failed connects is for those that it still holds for well.
-	if usable && now.Before(be.retryAt) || !usable && now.Before(be.lastTry.Add(reconnectBase)) && be.failures > 0 {
+	o := be.rt.options()
+	if be.dialing > 0 || be.removed || be.inUse() >= backendConns || !be.again.may(now, usable, o.reconnectBase) {
 		return
 	}
-	if be.dialing > 0 || be.removed || be.inUse() >= backendConns {
-		return
-	}
-	be.lastTry = now
+	be.again.tried = now
 	conn := &backendConn{relay: be.pool.relay, be: be, busy: now}
 	conn.timer.F = conn.tick
-	connect := be.rt.options().connect
 	lc, err := be.pool.relay.loop.Dial(be.addr, 0, conn) // the timer below ends it
 	if err != nil {
 		if errors.Is(err, loop.ErrEnded) {
@@ -109,7 +103,7 @@ func (be *backend) grow(usable bool) {
 	conn.lc = lc
 	be.conns = append(be.conns, conn)
 	be.dialing++
-	be.pool.relay.loop.Arm(&conn.timer, connect)
+	be.pool.relay.loop.Arm(&conn.timer, o.connect)
 }
 
 // inUse is the number of connections that take new streams, or will.
@@ -155,8 +149,7 @@ func (be *backend) giveUp() {
 // connected notes that a connection is up.
 func (be *backend) connected() {
 	be.dialing--
-	be.failures = 0
-	be.retryAt = time.Time{}
+	be.again.reset()
 	be.state.Connected(be.pool.relay.loop.Now())
 	be.state.SpeaksHTTP2()
 	be.pump()
@@ -166,9 +159,8 @@ func (be *backend) connected() {
 func (be *backend) connectFailed(conn *backendConn, cause string) {
 	now := be.pool.relay.loop.Now()
 	be.dialing--
-	be.failures++
-	limit := min(reconnectBase<<min(be.failures-1, 10), reconnectMax)
-	be.retryAt = now.Add(rand.N(limit)) // full jitter
+	o := be.rt.options()
+	be.again.failed(now, o.reconnectBase, o.reconnectMax, rand.N)
 	be.drop(conn)
 	be.state.ConnectFailed(now, cause)
 	if be.inUse() == 0 {
@@ -195,13 +187,12 @@ func (be *backend) forget() {
 
 // keep notes that the view has the backend. One that comes back is connected to at once (4.10), and no longer drained (4.7).
 func (be *backend) keep(usable bool) {
+	if be.removed || usable && !be.usable {
+		be.again.reset()
+	}
 	if be.removed {
 		be.removed = false
 		be.pool.relay.loop.Disarm(&be.drainTimer)
-	}
-	if usable && !be.usable {
-		be.failures = 0
-		be.retryAt = time.Time{}
 	}
 	be.usable = usable
 }

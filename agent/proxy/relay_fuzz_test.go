@@ -55,7 +55,7 @@ func FuzzRelay(f *testing.F) {
 		r.onLoop(func(k *relay) { // each script begins with a fresh connection, and no back-off of the one before
 			for _, p := range k.pools {
 				for _, be := range p.backends {
-					be.failures, be.retryAt = 0, time.Time{}
+					be.again.reset()
 					for len(be.conns) > 0 {
 						be.conns[0].end()
 					}

@@ -302,7 +302,7 @@ func TestGRPCGracefulStop(t *testing.T) {
 		b = serveGRPC(t, l)
 		r.onLoop(func(k *relay) { // the next connect waits for nothing
 			for _, be := range k.pools[r.svc].backends {
-				be.retryAt = time.Time{}
+				be.again.reset()
 			}
 		})
 	}

@@ -20,7 +20,7 @@ func TestNoWaitForRetiredConnection(t *testing.T) {
 	c.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
 	r.await("the connection takes no more streams", func(k *relay) bool {
 		for _, be := range k.pools[r.svc].backends {
-			be.retryAt = k.loop.Now().Add(time.Hour) // a connect has failed meanwhile
+			be.again.notUntil = k.loop.Now().Add(time.Hour) // a connect has failed meanwhile
 			return be.inUse() == 0
 		}
 		return false

@@ -79,6 +79,7 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 	s := Service{
 		Name: "user", Protocol: "h2", Authority: "keep", Listen: []Addr{{TCP: netip.MustParseAddrPort(r.addr)}},
 		Connect: patience, Idle: 5 * time.Minute, Drain: 30 * time.Second,
+		ReconnectBase: 100 * time.Millisecond, ReconnectMax: 10 * time.Second,
 	}
 	if change != nil {
 		change(&s)

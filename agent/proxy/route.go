@@ -36,13 +36,18 @@ type options struct {
 	request   time.Duration // 0 = none
 	idle      time.Duration // 0 = none; HTTP only (4.8)
 	drain     time.Duration
+
+	reconnectBase, reconnectMax time.Duration // 4.10
 }
 
 // options are those of now.
 func (rt *route) options() *options { return rt.opts.Load() }
 
 func optionsOf(s *Service) *options {
-	o := &options{authority: s.Authority, connect: s.Connect, request: s.Request, idle: s.Idle, drain: s.Drain}
+	o := &options{
+		authority: s.Authority, connect: s.Connect, request: s.Request, idle: s.Idle, drain: s.Drain,
+		reconnectBase: s.ReconnectBase, reconnectMax: s.ReconnectMax,
+	}
 	switch s.Protocol {
 	case "tcp":
 		o.protocol = protoTCP
