@@ -133,6 +133,9 @@ func (c *collector) proxy(m metrics) {
 		for protocol, n := range s.Active {
 			m.gauge(d.connections, float64(n), s.Service, protocol)
 		}
+		for kind, n := range s.Protections {
+			m.counter(d.protections, float64(n), s.Service, kind)
+		}
 		m.counter(d.noBackend, float64(s.NoBackend), s.Service)
 		m.counter(d.retries, float64(s.Retried), s.Service)
 		m.counter(d.bytes, float64(s.In), s.Service, "in")

@@ -9,7 +9,7 @@ type descs struct {
 	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                    *prometheus.Desc
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld *prometheus.Desc
 	verdicts, events                                                                                          *prometheus.Desc
-	requests, latency, noBackend, retries, bytes, connections, clients, refused                               *prometheus.Desc
+	requests, latency, noBackend, retries, bytes, connections, clients, refused, protections                  *prometheus.Desc
 }
 
 func newCollector(cfg Config) *collector {
@@ -53,6 +53,7 @@ func newCollector(cfg Config) *collector {
 		noBackend:   d("proxy_no_backend_total", "Calls that found no usable backend.", "service"),
 		retries:     d("proxy_retries_total", "Attempts after the first.", "service"),
 		bytes:       d("proxy_tcp_bytes_total", "Bytes of TCP connections that ended, from clients (in) and to them (out).", "service", "direction"),
+		protections: d("proxy_protections_total", "What peers did that was not put up with, such as floods; lbagent events says who.", "service", "kind"),
 		connections: d("proxy_service_connections", "Open connections from clients, by what they speak.", "service", "protocol"),
 		clients:     d("proxy_connections", "Open connections from clients, those that have not said anything yet included."),
 		refused:     d("proxy_refused_connections_total", "Connections from clients over the limit."),

@@ -22,6 +22,8 @@ type Calls struct {
 	NoBackend uint64         // calls without a usable backend (4.5)
 	Retried   uint64         // attempts after the first, whatever the reason (4.1, 4.2)
 	In, Out   uint64         // TCP: bytes from clients, and to them
+	// Protections counts what peers did that was not put up with, by kind.
+	Protections map[string]uint64
 }
 
 // Code counts the calls that ended with one class of code. Protocols and classes are few: "http1" and "h2" with "2xx" to "5xx", "grpc" with "ok",

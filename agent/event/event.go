@@ -18,6 +18,8 @@ const (
 	Config   Kind = "config"   // a reload was applied or refused
 	Listener Kind = "listener" // a listener was bound or closed
 	Agent    Kind = "agent"    // start, ready, stop
+	// Protection: a peer did what is not put up with, such as a flood; at most one per service and what it did in 10 s on each loop. Backend is set if that was it.
+	Protection Kind = "protection"
 )
 
 // Event is one thing that happened. Service and Backend are empty where they don't apply.

@@ -40,6 +40,8 @@ type ServiceStats struct {
 	NoBackend uint64 // calls and connections without a usable backend (4.5)
 	Retried   uint64 // attempts after the first
 	In, Out   uint64 // tcp: bytes from clients, and to them
+	// Protections counts what was not put up with, by kind: resets, frames, headers, malformed, streams, slow.
+	Protections map[string]uint64
 }
 
 // CallCount is a number of calls. Protocol is http1, h2, grpc or tcp; Class is 2xx to 5xx, for gRPC ok, client_error, server_error or unavailable (said by
@@ -119,7 +121,10 @@ func (w *worker) snapshot() snapshot {
 func export(name string, s *serviceStats) ServiceStats {
 	out := ServiceStats{
 		Service: name, Silent: s.silent, Picks: s.picks, NoBackend: s.noBackend, Retried: s.retried, In: s.in, Out: s.out,
-		Active: map[string]int{}, Sniffed: map[string]uint64{},
+		Active: map[string]int{}, Sniffed: map[string]uint64{}, Protections: map[string]uint64{},
+	}
+	for k := range protections {
+		out.Protections[k.String()] = s.guards[k].count
 	}
 	for k := range protocols {
 		for c := range classes {

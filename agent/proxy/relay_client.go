@@ -95,6 +95,7 @@ func (c *clientConn) Written(total uint64) {
 func (c *clientConn) Readable(b []byte) int {
 	n, err := c.h2.Feed(b)
 	if err != nil {
+		c.relay.w.protect(c.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
 		c.close()
 		return len(b)
 	}
@@ -221,10 +222,27 @@ func (c *clientConn) Trailers(s *h2.Stream, fields []h2.Field, head *h2.Head) {
 // Reset: h2.Handler.
 func (c *clientConn) Reset(s *h2.Stream, code h2.Code, local bool) {
 	if local {
+		c.relay.w.protect(c.rt, protectMalformed, c, "malformed request reset: "+code.String(), 0)
 		code = h2.Cancel
 	}
 	s.Owner.(*call).cancelled(code)
 }
+
+// Refused: h2.Handler.
+func (c *clientConn) Refused(f h2.Fault) {
+	w := c.relay.w
+	switch f {
+	case h2.FaultHeaders:
+		w.protect(c.rt, protectHeaders, c, "request refused: header list too large in bytes", headerBytes)
+	case h2.FaultStreams:
+		w.protect(c.rt, protectStreams, c, "request refused: too many streams", clientStreams)
+	default:
+		w.protect(c.rt, protectMalformed, c, "malformed request refused", 0)
+	}
+}
+
+// peer: peer.
+func (c *clientConn) peer() (client, backend string) { return c.lc.Peer(), "" }
 
 // Writable: h2.Handler.
 func (c *clientConn) Writable(s *h2.Stream) {

@@ -84,6 +84,7 @@ func (c *backendConn) Written(total uint64) {
 func (c *backendConn) Readable(b []byte) int {
 	n, err := c.h2.Feed(b)
 	if err != nil {
+		c.relay.w.protect(c.be.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
 		c.lc.Flush()
 		c.lc.Close()
 		c.lost(err.Error())
@@ -257,6 +258,9 @@ func (c *backendConn) Trailers(s *h2.Stream, fields []h2.Field, head *h2.Head) {
 
 // Reset: h2.Handler.
 func (c *backendConn) Reset(s *h2.Stream, code h2.Code, local bool) {
+	if local {
+		c.relay.w.protect(c.be.rt, protectMalformed, c, "malformed response reset: "+code.String(), 0)
+	}
 	s.Owner.(*call).resetByBackend(code, local)
 }
 
@@ -270,5 +274,11 @@ func (c *backendConn) Writable(s *h2.Stream) {
 // Open: h2.Handler, for servers only.
 func (c *backendConn) Open() *h2.Stream { return nil }
 
+// Refused: h2.Handler, for servers only.
+func (c *backendConn) Refused(h2.Fault) {}
+
 // Drained: h2.Handler, for servers only.
 func (c *backendConn) Drained() {}
+
+// peer: peer.
+func (c *backendConn) peer() (client, backend string) { return "", c.be.addr.String() }

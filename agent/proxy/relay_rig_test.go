@@ -37,11 +37,13 @@ type rig struct {
 	proxy *Proxy
 	addr  string
 	svc   *table.Service
+
+	events *event.Log
 }
 
 func newRig(t testing.TB, change func(s *Service)) *rig {
 	t.Helper()
-	r := &rig{t: t}
+	r := &rig{t: t, events: event.NewLog(100)}
 	monitor, err := health.New(health.Config{Log: hclog.NewNullLogger(), OnChange: func(now time.Time, c []health.Change) { r.table.SetVerdicts(now, c) }})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +67,7 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 		},
 	})
 	r.svc = r.table.Lookup("user")
-	p, err := New(Config{Table: r.table, Loops: 1})
+	p, err := New(Config{Table: r.table, Loops: 1, Events: r.events})
 	if err != nil {
 		t.Fatal(err)
 	}

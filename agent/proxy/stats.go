@@ -72,6 +72,7 @@ type serviceStats struct {
 	in, out   uint64 // tcp: bytes from clients and to clients
 	sniffed   [protocols]uint64
 	silent    uint64 // of the sniffed: those that said nothing for 200 ms
+	guards    [protections]guard
 }
 
 // http counts a call that ended with an HTTP status.
@@ -132,6 +133,9 @@ func (s *serviceStats) add(o *serviceStats) {
 		s.latency[k].sum += o.latency[k].sum
 		s.active[k] += o.active[k]
 		s.sniffed[k] += o.sniffed[k]
+	}
+	for k := range s.guards {
+		s.guards[k].count += o.guards[k].count
 	}
 	s.picks += o.picks
 	s.noBackend += o.noBackend

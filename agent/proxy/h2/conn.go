@@ -39,6 +39,8 @@ type Handler interface {
 	Trailers(s *Stream, fields []Field, head *Head)
 	// Reset says that s was reset: by the peer, or by us because of what the peer sent (local).
 	Reset(s *Stream, code Code, local bool)
+	// Refused says that a stream that the peer began was reset before Open (server only).
+	Refused(f Fault)
 	// Writable says that a stream for which WriteData took less than it was given can go on.
 	Writable(s *Stream)
 	// Settings says that the peer's SETTINGS came; MaxStreams may have changed.

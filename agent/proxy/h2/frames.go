@@ -264,7 +264,7 @@ func (c *Conn) moveWindows(v int64) error {
 // checkControl counts an answer that the peer provoked.
 func (c *Conn) checkControl() error {
 	if c.control++; c.control > maxControl {
-		return connError(EnhanceYourCalm, "too many control frames unread")
+		return tooMuch(FaultFrames, "too many control frames unread")
 	}
 	return nil
 }

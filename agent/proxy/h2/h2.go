@@ -54,13 +54,29 @@ func (c Code) String() string {
 // Error ends a connection: the peer broke the protocol, and GOAWAY with Code has been appended.
 type Error struct {
 	Code   Code
+	Fault  Fault
 	Reason string
 }
+
+// Fault is what a peer did that a Conn doesn't put up with.
+type Fault uint8
+
+// Every fault.
+const (
+	FaultMalformed Fault = iota // what the protocol forbids
+	FaultResets                 // too many streams reset early, by the peer or because of what it sent
+	FaultFrames                 // too many frames that carry nothing
+	FaultHeaders                // a header list over a limit, or too many of them
+	FaultStreams                // more streams than were offered
+)
 
 // Error implements error.
 func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Reason, e.Code) }
 
-func connError(code Code, reason string) error { return &Error{code, reason} }
+func connError(code Code, reason string) error { return &Error{code, FaultMalformed, reason} }
+
+// tooMuch ends a connection that obeys the protocol and costs too much.
+func tooMuch(f Fault, reason string) error { return &Error{EnhanceYourCalm, f, reason} }
 
 type frameType byte
 

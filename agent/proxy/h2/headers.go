@@ -32,7 +32,7 @@ func (c *Conn) onContinuation(flags byte, id uint32, p []byte) error {
 	}
 	// No state is kept beyond the limit, so the connection can't go on: its compression table would be wrong (CVE-2024-27316).
 	if c.blockParts++; c.blockParts > maxContinuations || len(c.block)+len(p) > c.cfg.HeaderBytes {
-		return connError(EnhanceYourCalm, "header block too large")
+		return tooMuch(FaultHeaders, "header block too large")
 	}
 	c.block = append(c.block, p...)
 	if flags&flagEndHeaders == 0 {
@@ -74,13 +74,13 @@ func (c *Conn) onRequest(id uint32, end bool) error {
 	case c.ignored(id):
 		return nil
 	case c.slots >= c.cfg.MaxStreams:
-		return c.refuse(id, RefusedStream) // RFC 9113 5.1.2
+		return c.refuse(id, RefusedStream, FaultStreams) // RFC 9113 5.1.2
 	case c.excess:
-		return c.refuse(id, EnhanceYourCalm)
+		return c.refuse(id, EnhanceYourCalm, FaultHeaders)
 	}
 	length, ok := c.checkRequest()
 	if !ok || end && length > 0 {
-		return c.refuse(id, ProtocolError) // RFC 9113 8.1.1
+		return c.refuse(id, ProtocolError, FaultMalformed) // RFC 9113 8.1.1
 	}
 	s := c.h.Open()
 	c.openStream(s, id)
@@ -121,9 +121,10 @@ func (c *Conn) onTrailers(s *Stream, end bool) error {
 }
 
 // refuse resets a stream that the handler never saw.
-func (c *Conn) refuse(id uint32, code Code) error {
+func (c *Conn) refuse(id uint32, code Code, f Fault) error {
 	c.history.markReset(id)
 	c.appendReset(id, code)
+	c.h.Refused(f)
 	return c.checkControl()
 }
 

@@ -17,6 +17,8 @@ type peer struct {
 	conn *Conn
 	out  []byte // what conn sends
 	log  []string
+	// refused are the faults of requests that never came to be streams.
+	refused []Fault
 
 	in    bytes.Buffer // frames for conn
 	write *http2.Framer
@@ -84,6 +86,7 @@ func (p *peer) Trailers(s *Stream, fields []Field, head *Head) {
 func (p *peer) Reset(s *Stream, code Code, local bool) {
 	p.event("reset %d %v local=%v", s.ID(), code, local)
 }
+func (p *peer) Refused(f Fault) { p.refused = append(p.refused, f) }
 func (p *peer) Writable(s *Stream) {
 	p.event("writable %d", s.ID())
 	if !p.hold {

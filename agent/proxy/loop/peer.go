@@ -1,0 +1,30 @@
+package loop
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Peer names who is at the other end, for a person: an address, or the process on a unix socket. "" if that can't be known.
+func (c *Conn) Peer() string {
+	if c.gone {
+		return ""
+	}
+	sa, err := unix.Getpeername(c.fd)
+	if err != nil {
+		return ""
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)).String()
+	case *unix.SockaddrUnix:
+		if cred, err := unix.GetsockoptUcred(c.fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			return fmt.Sprintf("process %d of user %d", cred.Pid, cred.Uid)
+		}
+	}
+	return ""
+}
