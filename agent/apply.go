@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
@@ -64,7 +63,7 @@ func served(c *config.Config) []proxy.Service {
 		p := proxy.Service{
 			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority,
 			Connect: s.Timeout.Connect, Request: s.Timeout.Request, Idle: s.Timeout.Idle, Drain: s.Drain,
-			ReconnectBase: 100 * time.Millisecond, ReconnectMax: 10 * time.Second,
+			ReconnectBase: s.Reconnect.Base, ReconnectMax: s.Reconnect.Max,
 		}
 		for _, l := range s.Listen {
 			p.Listen = append(p.Listen, listenAddr(l))
@@ -72,6 +71,14 @@ func served(c *config.Config) []proxy.Service {
 		out = append(out, p)
 	}
 	return out
+}
+
+// limits is l as the proxy takes it.
+func limits(l config.Limits) proxy.Limits {
+	return proxy.Limits{
+		Connections: l.Connections, StreamsPerConnection: l.StreamsPerConnection, HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderFields,
+		Buffered: l.Buffered, BackendConnections: l.BackendConnections,
+	}
 }
 
 func listenAddr(l config.Listen) proxy.Addr { return proxy.Addr{TCP: l.TCP, Unix: l.Unix} }

@@ -54,6 +54,9 @@ func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
 	// Callers of a new port wait in its backlog until there is a list, instead of being told that there is none. That whoever asked for the reload has
 	// gone ends the wait, not the reload.
 	_ = a.awaitLists(ctx, config.Compare(old, next).Added)
+	if next.Limits != old.Limits {
+		a.proxy.SetLimits(limits(next.Limits))
+	}
 	change.Commit()
 	a.prune(old, next)
 	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))

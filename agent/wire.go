@@ -36,7 +36,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	}); err != nil {
 		return err
 	}
-	if a.proxy, err = proxy.New(proxy.Config{Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops}); err != nil {
+	if a.proxy, err = proxy.New(proxy.Config{Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits))}); err != nil {
 		return err
 	}
 	if a.discovery, err = discovery.New(discovery.Config{

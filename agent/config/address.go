@@ -226,6 +226,23 @@ func validAuthority(s string) bool {
 	return len(s) <= 255
 }
 
+// validLiteral accepts what services[].authority may say instead of keep or host: what a backend may get as :authority or Host (RFC 9110 7.2). The words in
+// another case are taken for mistakes, not for names.
+func validLiteral(s string) bool {
+	if w := strings.ToLower(s); w == "keep" || w == "host" {
+		return s == w
+	}
+	host, port := s, "80"
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
+		host, port = s[:i], s[i+1:]
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return strings.HasSuffix(inner, "]") && err == nil && addr.Is6() && addr.Zone() == "" && validPort(port)
+	}
+	return host != "" && validAuthority(s) && !strings.ContainsAny(host, "[]:") && validPort(port)
+}
+
 func validPath(s string) bool {
 	return strings.HasPrefix(s, "/") && len(s) <= 2048 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '#' })
 }

@@ -34,6 +34,7 @@ func Compare(old, new *Config) Change {
 		{"metrics", old.MetricsAddr, new.MetricsAddr},
 		{"state_dir", old.StateDir, new.StateDir},
 		{"proxy", old.Loops, new.Loops},
+		{"limits", old.Limits, new.Limits},
 		{"on_demand", old.OnDemand, new.OnDemand},
 		{"log", old.Log, new.Log},
 		{"defaults", old.Defaults, new.Defaults},

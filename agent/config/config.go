@@ -27,7 +27,8 @@ type Config struct {
 	AdminListen string // host:port; "" = off
 	MetricsAddr string // host:port; "" = off
 	StateDir    string
-	Loops       int       // >= 1
+	Loops       int // >= 1
+	Limits      Limits
 	OnDemand    *OnDemand // nil = off, or no etcd
 	Log         Log
 	Defaults    Service   // what defaults: makes of a service that says nothing itself; without Name
@@ -86,6 +87,8 @@ type Service struct {
 	Probe        Probe
 	Eject        Eject
 	PanicPercent int // 0 = off
+	Retry        Retry
+	Reconnect    Reconnect
 	Timeout      Timeout
 	Drain        time.Duration // 0 = running calls end at once
 	OnDemand     bool          // not configured: followed because it was asked for

@@ -69,6 +69,8 @@ func TestDefaults(t *testing.T) {
 			StatusMax: 399},
 		Eject:        Eject{On: true, Consecutive: 5, Base: time.Second, Max: time.Minute, MaxPercent: 50},
 		PanicPercent: 50,
+		Retry:        Retry{Max: 2, BudgetPercent: 20},
+		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
 		Timeout:      Timeout{Connect: time.Second, Request: 0, Idle: 5 * time.Minute},
 		Drain:        30 * time.Second,
 	}
@@ -79,7 +81,10 @@ func TestDefaults(t *testing.T) {
 		AdminListen: "127.0.0.1:9901",
 		StateDir:    "/var/lib/lbagent",
 		Loops:       1,
-		Log:         Log{Level: "info", Format: "auto"},
+		Limits: Limits{
+			Connections: 10000, StreamsPerConnection: 250, HeaderBytes: 64 << 10, HeaderFields: 200, Buffered: 256 << 20, BackendConnections: 8,
+		},
+		Log: Log{Level: "info", Format: "auto"},
 	}
 	want.Defaults = wantService
 	want.Defaults.Name, want.Defaults.At, want.Defaults.Prefix, want.Defaults.EtcdPrefix = "", "", "", ""
@@ -132,6 +137,7 @@ admin: {listen: "[::1]:9911"}
 metrics: {listen: "0.0.0.0:9912"}
 state_dir: /var/lib/other
 proxy: {loops: 3}
+limits: {connections: 20, streams_per_connection: 7, header_bytes: 16KiB, header_fields: 100, buffered: 1GiB, backend_connections: 2}
 on_demand: {prefix: "od/{service}/", format: plain, idle: 10m}
 log: {level: debug, format: json}
 access_log: off
@@ -147,6 +153,8 @@ services:
     probe: {type: grpc, interval: 2s, timeout: 500ms, rise: 1, fall: 4, port: 81, service: health}
     eject: {mode: on, consecutive: 3, base: 2s, max: 30s, max_percent: 20}
     panic_percent: 30
+    retry: {on: [unavailable, 503, reset], max: 1, budget_percent: 10}
+    reconnect: {base: 50ms, max: 5s}
     timeout: {connect: 2s, request: 1m30s, idle: 1m}
     drain: 1m
   - name: http
@@ -155,7 +163,7 @@ services:
 `)
 	v4, v6 := netip.MustParseAddrPort("127.0.0.1:7001"), netip.MustParseAddrPort("[::1]:7001")
 	user := Service{
-		Name: "user", At: "lbagent.yaml:18", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
+		Name: "user", At: "lbagent.yaml:19", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
 		Listen: []Listen{{TCP: v4}, {TCP: v6}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
 			{TCP: netip.MustParseAddrPort("[::1]:7003")}, {Unix: "/run/user.sock"}},
 		Protocol: "h2", Authority: "user.local:80", Policy: "round_robin",
@@ -163,11 +171,13 @@ services:
 			StatusMax: 399, Service: "health"},
 		Eject:        Eject{On: true, Consecutive: 3, Base: 2 * time.Second, Max: 30 * time.Second, MaxPercent: 20},
 		PanicPercent: 30,
+		Retry:        Retry{On: []string{"503", "reset", "unavailable"}, Max: 1, BudgetPercent: 10},
+		Reconnect:    Reconnect{Base: 50 * time.Millisecond, Max: 5 * time.Second},
 		Timeout:      Timeout{Connect: 2 * time.Second, Request: 90 * time.Second, Idle: time.Minute},
 		Drain:        time.Minute,
 	}
 	http := defaultService()
-	http.Name, http.At = "http", "lbagent.yaml:31"
+	http.Name, http.At = "http", "lbagent.yaml:34"
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
@@ -180,8 +190,12 @@ services:
 		Etcd: &Etcd{Endpoints: []string{"https://etcd-1:2379", "https://[::1]:2379"}, Namespace: "/prod/", Username: "lbagent",
 			PasswordFile: "/etc/lbagent/etcd.password", TLS: TLS{CAFile: "/ca", CertFile: "/cert", KeyFile: "/key", ServerName: "etcd.local"}},
 		API: API{Socket: "/run/a.sock", AdminSocket: "/run/b.sock"}, AdminListen: "[::1]:9911", MetricsAddr: "0.0.0.0:9912",
-		StateDir: "/var/lib/other", Loops: 3, OnDemand: &OnDemand{Prefix: "od/{service}/", Format: "plain", Idle: 10 * time.Minute},
-		Log: Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
+		StateDir: "/var/lib/other", Loops: 3,
+		Limits: Limits{
+			Connections: 20, StreamsPerConnection: 7, HeaderBytes: 16 << 10, HeaderFields: 100, Buffered: 1 << 30, BackendConnections: 2,
+		},
+		OnDemand: &OnDemand{Prefix: "od/{service}/", Format: "plain", Idle: 10 * time.Minute},
+		Log:      Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
 	}
 	got.good = nil
 	if !reflect.DeepEqual(got, want) {
@@ -197,17 +211,19 @@ admin: {listen: off}
 metrics: {listen: ""}
 on_demand: off
 access_log: off
+limits: {connections: off, buffered: 0}
+defaults: {retry: {on: [503]}}
 services:
-  - {name: a, prefix: a/, listen: [], probe: off, eject: off, panic_percent: off, drain: off, timeout: {connect: 0, request: off, idle: 0s}}
-  - {name: b, prefix: b/, probe: none, eject: {mode: off}, panic_percent: 0, drain: 0}
-  - {name: c, prefix: c/, probe: {type: none}, eject: {consecutive: 0}}
-  - {name: d, prefix: d/, probe: {type: off}, eject: {max_percent: off}}
+  - {name: a, prefix: a/, retry: off, listen: [], probe: off, eject: off, panic_percent: off, drain: off, timeout: {connect: 0, request: off, idle: 0s}}
+  - {name: b, prefix: b/, retry: {on: []}, probe: none, eject: {mode: off}, panic_percent: 0, drain: 0}
+  - {name: c, prefix: c/, retry: {on: off}, probe: {type: none}, eject: {consecutive: 0}}
+  - {name: d, prefix: d/, retry: {on: }, probe: {type: off}, eject: {max_percent: off}}
 `)
-	if c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil {
+	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil {
 		t.Errorf("%+v", c)
 	}
 	for _, s := range c.Services {
-		if s.Probe.Type != "none" || s.Eject.On || s.Listen != nil {
+		if s.Probe.Type != "none" || s.Eject.On || s.Listen != nil || s.Retry.On != nil {
 			t.Errorf("%s: %+v", s.Name, s)
 		}
 	}
@@ -235,6 +251,8 @@ defaults:
   probe: {type: http, interval: 1s, path: /ready}
   eject: {mode: off, consecutive: 9}
   timeout: {request: 7s}
+  retry: {on: [unavailable, 503], max: 3}
+  reconnect: {base: 1s}
 services:
   - {name: none, prefix: none/}
   - name: some
@@ -244,6 +262,8 @@ services:
     probe: {interval: 3s}
     eject: {base: 3s}
     timeout: {connect: 3s}
+    retry: {on: [429], budget_percent: 30}
+    reconnect: {max: 3s}
   - {name: back, prefix: back/, eject: on, probe: off}
   - {name: grpc, prefix: grpc/, probe: {type: grpc, service: x}}
 `)
@@ -268,13 +288,16 @@ services:
 		{"some eject consecutive, of defaults", some.Eject.Consecutive, 9},
 		{"some connect", some.Timeout.Connect, 3 * time.Second},
 		{"some request, of defaults", some.Timeout.Request, 7 * time.Second},
+		{"none retry", none.Retry, Retry{On: []string{"503", "unavailable"}, Max: 3, BudgetPercent: 20}},
+		{"some retry: its own list, max of defaults", some.Retry, Retry{On: []string{"429"}, Max: 3, BudgetPercent: 30}},
+		{"some reconnect", some.Reconnect, Reconnect{Base: time.Second, Max: 3 * time.Second}},
 		{"back eject", back.Eject.On, true},
 		{"back consecutive, of defaults", back.Eject.Consecutive, 9},
 		{"back probe", back.Probe.Type, "none"},
 		{"grpc probe, though defaults has a path", grpc.Probe.Type, "grpc"},
 		{"defaults policy", c.Defaults.Policy, "round_robin"},
 	} {
-		if x.got != x.want {
+		if !reflect.DeepEqual(x.got, x.want) {
 			t.Errorf("%s: got %v, want %v", x.what, x.got, x.want)
 		}
 	}

@@ -13,6 +13,7 @@ func (o Options) defaults() *Config {
 		AdminListen: "127.0.0.1:9901",
 		StateDir:    DefaultStateDir,
 		Loops:       loops(0, o.Cores),
+		Limits:      defaultLimits(),
 		Log:         Log{Level: "info", Format: "auto"},
 		Defaults:    defaultService(),
 	}
@@ -54,6 +55,8 @@ func defaultService() Service {
 		},
 		Eject:        Eject{On: true, Consecutive: 5, Base: time.Second, Max: time.Minute, MaxPercent: 50},
 		PanicPercent: 50,
+		Retry:        Retry{Max: 2, BudgetPercent: 20},
+		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
 		Timeout:      Timeout{Connect: time.Second, Idle: 5 * time.Minute},
 		Drain:        30 * time.Second,
 	}

@@ -32,6 +32,7 @@ func (s *sections) keys() keys {
 		},
 		"state_dir":  func(v value) { v.absolute(&cfg.StateDir, false) },
 		"proxy":      s.proxy,
+		"limits":     cfg.Limits.decode,
 		"on_demand":  s.decodeOnDemand,
 		"log":        cfg.Log.decode,
 		"access_log": accessLog,
@@ -41,7 +42,7 @@ func (s *sections) keys() keys {
 }
 
 func laterSections() others {
-	return notYet("registration_ttl", "drain_timeout", "limits", "fleet", "notify", "register", "register_allow")
+	return notYet("registration_ttl", "drain_timeout", "fleet", "notify", "register", "register_allow")
 }
 
 // decode reads all files into cfg, which has the defaults already.

@@ -27,8 +27,7 @@ type draft struct {
 func ownKeys() []string { return []string{"name", "prefix", "backends", "listen"} }
 
 func laterKeys() others {
-	return notYet("select", "key", "guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load",
-		"retry", "reconnect", "only")
+	return notYet("select", "key", "guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load", "only")
 }
 
 // services reads defaults: and every entry of services:.
@@ -70,6 +69,9 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 	dr.At = v.place()
 	dr.own = v.object(dr.keys(), laterKeys())
 	dr.checkProbe()
+	if at, ok := dr.own["retry"]; ok && dr.Protocol == "tcp" && len(dr.Retry.On) > 0 {
+		at.fail("leave it out; a failed connect goes on to the next backend in any case", "belongs to HTTP, the service is of protocol tcp")
+	}
 	if _, ok := dr.own["name"]; !ok && v.isMap() {
 		v.fail("write name: and either prefix: or backends:", "the service has no name")
 	}
@@ -122,16 +124,20 @@ func (dr *draft) keys() keys {
 			v.prefix(&namespace, true)
 			dr.namespace = &namespace
 		},
-		"format":        func(v value) { v.format(&s.Format) },
-		"overlap":       func(v value) { v.boolean(&dr.overlap) },
-		"backends":      func(v value) { s.Backends = v.backends() },
-		"listen":        func(v value) { s.Listen = v.listeners() },
-		"protocol":      func(v value) { v.oneOf(&s.Protocol, []string{"auto", "h2", "http1", "tcp"}) },
-		"authority":     func(v value) { v.str(&s.Authority, "keep, host or a host name are allowed", false, validAuthority) },
+		"format":   func(v value) { v.format(&s.Format) },
+		"overlap":  func(v value) { v.boolean(&dr.overlap) },
+		"backends": func(v value) { s.Backends = v.backends() },
+		"listen":   func(v value) { s.Listen = v.listeners() },
+		"protocol": func(v value) { v.oneOf(&s.Protocol, []string{"auto", "h2", "http1", "tcp"}) },
+		"authority": func(v value) {
+			v.str(&s.Authority, "keep, host, or a name such as user.local or user.local:80 is allowed", false, validLiteral)
+		},
 		"policy":        func(v value) { v.oneOf(&s.Policy, []string{"p2c", "round_robin"}, "least_request", "random", "hash") },
 		"probe":         func(v value) { dr.ownProbe = s.Probe.decode(v) },
 		"eject":         dr.decodeEject,
 		"panic_percent": func(v value) { v.integer(&s.PanicPercent, 0, 100) },
+		"retry":         s.Retry.decode,
+		"reconnect":     s.Reconnect.decode,
 		"timeout":       s.Timeout.decode,
 		"drain":         func(v value) { v.duration(&s.Drain, true, time.Millisecond, time.Hour) },
 	}
@@ -219,15 +225,7 @@ func (dr *draft) decodeEject(v value) {
 		"max":         func(v value) { v.duration(&e.Max, false, 10*time.Millisecond, 24*time.Hour) },
 		"max_percent": func(v value) { v.integer(&e.MaxPercent, 0, 100) },
 	}, notYet("success_rate"))
-	if e.Max < e.Base {
-		at := v
-		for _, k := range []string{"base", "max"} {
-			if c, ok := found[k]; ok {
-				at = c
-			}
-		}
-		at.fail(fmt.Sprintf("max (%s) of at least base (%s) is allowed", short(e.Max), short(e.Base)), "base is longer than max")
-	}
+	checkRange(v, found, e.Base, e.Max)
 }
 
 func (t *Timeout) decode(v value) {

@@ -350,7 +350,7 @@ func TestTooManyClientsAreRefused(t *testing.T) {
 	r := newTwo(t)
 	one := free(t)
 	r.apply(svc("a", one))
-	r.p.clients.Store(maxClients)
+	r.p.clients.Store(int64(DefaultLimits().Connections))
 	if got := r.says(one); got == "a" {
 		t.Error("served over the limit")
 	}

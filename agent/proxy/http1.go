@@ -100,9 +100,10 @@ func (h *http1) serve(rt *route, fd int, received []byte) {
 	defer h.mu.Unlock()
 	if !h.ended {
 		s := h.servers[rt]
-		if idle := rt.options().idle; s == nil || s.idle != idle {
+		idle, header := rt.options().idle, h.p.limits.Load().HeaderBytes
+		if s == nil || s.idle != idle || s.header != header {
 			h.retireLocked(rt)
-			s = newHTTP1Server(h, rt, idle)
+			s = newHTTP1Server(h, rt, idle, header)
 			h.servers[rt] = s
 			h.group.Go(s.run)
 		}

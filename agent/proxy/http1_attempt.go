@@ -299,7 +299,7 @@ func (s *http1Server) transport() *http.Transport {
 		MaxIdleConnsPerHost:    idlePerBackend,
 		IdleConnTimeout:        s.idle,
 		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxResponseHeaderBytes: int64(s.header),
 	}
 }
 

@@ -15,12 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// headerTimeout is how long a client may take for its request's head.
-	headerTimeout = 10 * time.Second
-	// maxHeaderBytes bounds a request's head, and a response's.
-	maxHeaderBytes = 64 << 10
-)
+// headerTimeout is how long a client may take for its request's head.
+const headerTimeout = 10 * time.Second
 
 // clientGone is the status under which a call is counted whose caller went away; nginx made it up.
 const clientGone = 499
@@ -37,6 +33,7 @@ type http1Server struct {
 	h       *http1
 	rt      *route
 	idle    time.Duration
+	header  int // most bytes of a head, of a request or a response
 	server  http.Server
 	proxy   httputil.ReverseProxy
 	handed  chan handed
@@ -48,14 +45,14 @@ type http1Server struct {
 	fresh   map[net.Conn]struct{} // nothing came on them yet; nil once the server is shut down
 }
 
-func newHTTP1Server(h *http1, rt *route, idle time.Duration) *http1Server {
-	s := &http1Server{h: h, rt: rt, idle: idle, handed: make(chan handed, handedOver), stopped: make(chan struct{}), fresh: map[net.Conn]struct{}{}}
+func newHTTP1Server(h *http1, rt *route, idle time.Duration, header int) *http1Server {
+	s := &http1Server{h: h, rt: rt, idle: idle, header: header, handed: make(chan handed, handedOver), stopped: make(chan struct{}), fresh: map[net.Conn]struct{}{}}
 	s.backends.init()
 	var only http.Protocols
 	only.SetHTTP1(true)
 	s.server = http.Server{
 		Handler: s, Protocols: &only, ErrorLog: h.log, ConnState: s.connState,
-		ReadHeaderTimeout: headerTimeout, IdleTimeout: idle, MaxHeaderBytes: maxHeaderBytes,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idle, MaxHeaderBytes: header,
 	}
 	s.proxy = httputil.ReverseProxy{
 		Rewrite: asItCame, Transport: s, FlushInterval: -1, ErrorLog: h.log, BufferPool: h,

@@ -156,12 +156,12 @@ func (p *Proxy) withdraw(b *binding) {
 // accepted takes a new client connection; on the first loop.
 func (w *worker) accepted(rt *route, fd int) {
 	p := w.proxy
-	if p.clients.Add(1) > maxClients {
+	if most := p.limits.Load().Connections; p.clients.Add(1) > int64(most) {
 		p.clients.Add(-1)
 		p.refused.Add(1)
 		unix.Close(fd)
 		if now := w.loop.Now().Unix(); p.warned.Swap(now/10) != now/10 { // once in 10 s
-			p.log.Warn("too many client connections: refusing more", "limit", maxClients, "service", rt.name)
+			p.log.Warn("too many client connections: refusing more", "limit", most, "service", rt.name)
 		}
 		return
 	}

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// maxClients bounds the client connections of the process; one more is closed at once.
-	maxClients = 10_000
 	// maxLoops: a loop carries 50,000 requests a second and more; a host needs few.
 	maxLoops = 4
 	// stopGrace is how long running calls may go on after Run's context ended (6.2).
@@ -34,6 +32,8 @@ type Config struct {
 	Events *event.Log
 	// Loops is the number of event loops; 0 = by cores (a quarter of them, 1 to 4). More spread the load over more cores, and cost more CPU per request.
 	Loops int
+	// Limits, until SetLimits; nil = DefaultLimits.
+	Limits *Limits
 }
 
 // Proxy serves every configured service. Safe for concurrent use.
@@ -42,8 +42,9 @@ type Proxy struct {
 	table   *table.Table
 	events  *event.Log
 	workers []*worker // the first one accepts
+	limits  atomic.Pointer[Limits]
 	clients atomic.Int64
-	refused atomic.Uint64 // client connections over maxClients
+	refused atomic.Uint64 // client connections over Limits.Connections
 	warned  atomic.Int64  // second of the last warning about them
 	running atomic.Bool
 	h1      *http1
@@ -75,6 +76,10 @@ func New(cfg Config) (*Proxy, error) {
 		log: cfg.Log, table: cfg.Table, events: cfg.Events,
 		routes: map[string]*route{}, bindings: map[Addr]*binding{},
 	}
+	if cfg.Limits == nil {
+		cfg.Limits = new(DefaultLimits())
+	}
+	p.SetLimits(*cfg.Limits)
 	p.h1 = newHTTP1(p)
 	for i := range loops {
 		w, err := newWorker(p, i)

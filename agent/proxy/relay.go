@@ -21,11 +21,6 @@ const (
 	// the sender always has three quarters of the window to go on with.
 	creditStep = streamWindow / 4
 
-	headerBytes  = 64 << 10
-	headerFields = 200
-	// clientStreams is MAX_CONCURRENT_STREAMS of a client connection.
-	clientStreams = 250
-
 	// keepBytes and keepLoop bound the request DATA that is kept for a retry until response headers: per call and per loop (4.3).
 	keepBytes = 64 << 10
 	keepLoop  = 16 << 20
@@ -36,8 +31,6 @@ const (
 	// pauseAt: a client that has so many answers unread isn't read from, a backend gets no new streams.
 	pauseAt = 1 << 20
 
-	// backendConns is the most connections of one loop to one backend.
-	backendConns = 8
 	// backendStreams bounds the streams of one connection whose backend sets no limit.
 	backendStreams = 10000
 	// waitForSlot and waitForConn bound the calls that wait for a stream slot of a backend (4.4), and for its first connection: these were all there
@@ -154,6 +147,9 @@ func (r *relay) drain() {
 		c.shutdown()
 	}
 }
+
+// limits are those of now.
+func (r *relay) limits() *Limits { return r.w.proxy.limits.Load() }
 
 // idle reports whether no client connection and no call is left.
 func (r *relay) idle() bool { return len(r.clients) == 0 && r.calls == 0 }

@@ -83,7 +83,7 @@ func (be *backend) ready() *backendConn {
 func (be *backend) grow(usable bool) {
 	now := be.pool.relay.loop.Now()
 	o := be.rt.options()
-	if be.dialing > 0 || be.removed || be.inUse() >= backendConns || !be.again.may(now, usable, o.reconnectBase) {
+	if be.dialing > 0 || be.removed || be.inUse() >= be.pool.relay.limits().BackendConnections || !be.again.may(now, usable, o.reconnectBase) {
 		return
 	}
 	be.again.tried = now

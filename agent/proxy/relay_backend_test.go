@@ -260,7 +260,7 @@ func TestWaitForSlot(t *testing.T) {
 	r.backends(b.addr)
 	client := newRawClient(t, r.addr)
 	var conns []*rawConn
-	for i := range backendConns {
+	for i := range DefaultLimits().BackendConnections {
 		client.call(uint32(2*i+1), true, "/a/b", nil)
 		c := b.accept(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
 		c.request()

@@ -36,8 +36,10 @@ const (
 
 func (c *clientConn) begin(lc *loop.Conn) {
 	c.lc = lc
+	limits := c.relay.limits()
 	c.h2 = h2.New(h2.Config{
-		Server: true, MaxStreams: clientStreams, StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: headerBytes, HeaderFields: headerFields,
+		Server: true, MaxStreams: limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
+		HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,
 	}, &lc.Out, c)
 	c.timer.F = c.tick
 	c.busy = c.relay.loop.Now()

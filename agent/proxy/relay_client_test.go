@@ -79,11 +79,12 @@ func TestClientStreamLimit(t *testing.T) {
 	b := newRawBackend(t)
 	r.backends(b.addr)
 	client := newRawClient(t, r.addr)
+	clientStreams := DefaultLimits().StreamsPerConnection
 	for i := range clientStreams + 1 {
 		client.get(uint32(2*i+1), "/")
 	}
 	c := b.accept()
-	if got := client.answerOf(2*clientStreams + 1); got != "REFUSED_STREAM" {
+	if got := client.answerOf(uint32(2*clientStreams + 1)); got != "REFUSED_STREAM" {
 		t.Errorf("the client got %q", got)
 	}
 	for i := range clientStreams {

@@ -28,7 +28,10 @@ type backendConn struct {
 
 // Connected: loop.Handler. The socket is there; whether a backend is behind it, its SETTINGS say.
 func (c *backendConn) Connected() {
-	c.h2 = h2.New(h2.Config{StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: headerBytes, HeaderFields: headerFields}, &c.lc.Out, c)
+	limits := c.relay.limits()
+	c.h2 = h2.New(h2.Config{
+		StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,
+	}, &c.lc.Out, c)
 	c.lc.Flush()
 }
 

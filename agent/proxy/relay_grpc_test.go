@@ -330,7 +330,7 @@ func TestGRPCMaxConcurrentStreams(t *testing.T) {
 	wg.Wait()
 	r.onLoop(func(k *relay) {
 		for _, be := range k.pools[r.svc].backends {
-			if n := len(be.conns); n < 2 || n > backendConns {
+			if n := len(be.conns); n < 2 || n > DefaultLimits().BackendConnections {
 				t.Errorf("%d connections", n)
 			}
 		}
@@ -495,7 +495,7 @@ func TestGRPCNoLeak(t *testing.T) {
 	wg.Wait()
 	r.await("clients are gone", func(k *relay) bool { return len(k.clients) == 0 })
 	r.quiet()
-	if n := r.proxy.Stats(); n.Clients != 0 || n.Loops[0].Conns > 1+backendConns {
+	if n := r.proxy.Stats(); n.Clients != 0 || n.Loops[0].Conns > 1+DefaultLimits().BackendConnections {
 		t.Errorf("%d clients, %d connections are left", n.Clients, n.Loops[0].Conns)
 	}
 }
