@@ -15,6 +15,8 @@ type clientConn struct {
 	stats *serviceStats
 	lc    *loop.Conn
 	h2    *h2.Conn
+	// limits are those that the client was told.
+	limits *Limits
 
 	credits credits
 	timer   loop.Timer
@@ -36,10 +38,10 @@ const (
 
 func (c *clientConn) begin(lc *loop.Conn) {
 	c.lc = lc
-	limits := c.relay.limits()
+	c.limits = c.relay.limits()
 	c.h2 = h2.New(h2.Config{
-		Server: true, MaxStreams: limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
-		HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,
+		Server: true, MaxStreams: c.limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
+		HeaderBytes: c.limits.HeaderBytes, HeaderFields: c.limits.HeaderFields,
 	}, &lc.Out, c)
 	c.timer.F = c.tick
 	c.busy = c.relay.loop.Now()
@@ -235,9 +237,9 @@ func (c *clientConn) Refused(f h2.Fault) {
 	w := c.relay.w
 	switch f {
 	case h2.FaultHeaders:
-		w.protect(c.rt, protectHeaders, c, "request refused: header list too large in bytes", headerBytes)
+		w.protect(c.rt, protectHeaders, c, "request refused: header list too large in bytes", c.limits.HeaderBytes)
 	case h2.FaultStreams:
-		w.protect(c.rt, protectStreams, c, "request refused: too many streams", clientStreams)
+		w.protect(c.rt, protectStreams, c, "request refused: too many streams", c.limits.StreamsPerConnection)
 	default:
 		w.protect(c.rt, protectMalformed, c, "malformed request refused", 0)
 	}
