@@ -2,207 +2,163 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"slices"
-	"text/tabwriter"
 	"time"
 )
 
-// measurement is one contender under one load in one round.
-type measurement struct {
-	Contender     string  `json:"contender"`
-	Load          string  `json:"load"`
-	Round         int     `json:"round"`
-	CPUMicros     float64 `json:"cpu_us_per_request"` // of the proxy process; 0 without a proxy
-	Rate          float64 `json:"requests_per_second"`
-	LatencyMicros float64 `json:"mean_latency_us"`
-	Requests      int     `json:"requests"`
-	Failed        int     `json:"failed"`
+// shape is a kind of work.
+type shape struct {
+	name, what string
+	// start brings everything up and returns what is to be measured, in the order of measuring.
+	start func(context.Context, *rig) ([]cell, error)
 }
 
-// results are all measurements of a run.
-type results struct {
-	Shape        string        `json:"shape"`
-	Measurements []measurement `json:"measurements"`
-	Missing      []string      `json:"missing"` // contenders that could not run, and why
+func shapes() []shape {
+	return []shape{
+		{"h2", "HTTP/2 over cleartext: h2load in a closed loop, 1 MiB bodies, and a fixed rate", startH2Shape},
+		{"http1", "HTTP/1.1: the same", startHTTP1Shape},
+		{"tcp", "TCP: bytes in either direction, and new connections", startTCPShape},
+	}
 }
 
-// bench measures every contender under every load, interleaved, so that what disturbs the machine disturbs all alike.
+func shapeNames() []string {
+	var out []string
+	for _, s := range shapes() {
+		out = append(out, s.name)
+	}
+	return out
+}
+
+// cell is what is measured in one go: a contender under a load, or several that take turns within it.
+type cell struct {
+	load, who string
+	measure   func(ctx context.Context, d time.Duration) ([]reading, error)
+}
+
+// rig is what the shapes are built on.
+type rig struct {
+	options
+
+	dir      string
+	progress io.Writer
+	results  *results
+	shape    string
+	closers  []func()
+}
+
+func (r *rig) onClose(f func()) { r.closers = append(r.closers, f) }
+
+// close stops what a shape has started, last first.
+func (r *rig) close() {
+	for _, f := range slices.Backward(r.closers) {
+		f()
+	}
+	r.closers = nil
+}
+
+func (r *rig) missing(who string, why error) {
+	text := fmt.Sprintf("%s: %s: %v", r.shape, who, why)
+	r.results.Missing = append(r.results.Missing, text)
+	fmt.Fprintln(r.progress, "missing:", text)
+}
+
+func (r *rig) note(format string, args ...any) {
+	text := r.shape + ": " + fmt.Sprintf(format, args...)
+	r.results.Notes = append(r.results.Notes, text)
+	fmt.Fprintln(r.progress, "note:", text)
+}
+
+// wanted are the contenders that the options name.
+func (r *rig) wanted() []contender {
+	return slices.DeleteFunc(contenders(), func(c contender) bool { return !slices.Contains(r.contenders, c.name) })
+}
+
+// bench runs every wanted shape.
 func bench(ctx context.Context, o options, progress io.Writer) (*results, error) {
 	dir, err := os.MkdirTemp("", "lbbench")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	backends, addrs, err := startBackends(ctx, dir, 2)
-	if err != nil {
-		return nil, err
+	if o.lbagent == "" {
+		fmt.Fprintln(progress, "building lbagent")
+		if o.lbagent, err = buildLbagent(ctx, dir); err != nil {
+			return nil, err
+		}
 	}
-	defer stopAll(backends)
-
-	r := &results{Shape: o.shape}
-	var running []runner
-	for _, c := range contenders() {
-		if !slices.Contains(o.contenders, c.name) {
+	r := &rig{options: o, dir: dir, progress: progress, results: &results{}}
+	r.results.Machine = describeMachine(ctx, o)
+	for _, s := range shapes() {
+		if !slices.Contains(o.shapes, s.name) {
 			continue
 		}
-		one, err := startContender(ctx, c, o.programs, addrs)
-		if err != nil {
-			r.Missing = append(r.Missing, c.name+": "+err.Error())
-			fmt.Fprintf(progress, "%s does not take part: %v\n", c.name, err)
-			continue
-		}
-		defer one.stop()
-		running = append(running, one)
-	}
-	total := o.rounds * len(o.loads) * len(running)
-	for round := range o.rounds {
-		for _, l := range o.loads {
-			for _, one := range running {
-				m, err := one.measure(ctx, l, o.duration)
-				if err != nil {
-					return nil, fmt.Errorf("%s at %s: %w", one.name, l, err)
-				}
-				m.Round = round + 1
-				r.Measurements = append(r.Measurements, m)
-				fmt.Fprintf(progress, "%d/%d round %d %s %s: %.1f us CPU per request, %.0f requests/s, %d failed\n",
-					len(r.Measurements), total, m.Round, m.Load, m.Contender, m.CPUMicros, m.Rate, m.Failed)
-			}
+		if err := r.run(ctx, s); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return r, nil
+	r.results.Machine.LoadAfter = loadAverage()
+	r.results.judge()
+	return r.results, nil
 }
 
-func stopAll(all []*process) {
-	for _, p := range all {
-		p.stop()
+// errSkip ends a shape that can't be measured here; the others go on.
+var errSkip = errors.New("shape left out")
+
+// run measures a shape's cells in turn, round after round, so that what disturbs the machine disturbs all alike.
+func (r *rig) run(ctx context.Context, s shape) error {
+	r.shape = s.name
+	defer r.close()
+	cells, err := s.start(ctx, r)
+	if errors.Is(err, errSkip) {
+		r.missing("all", err)
+		return nil
 	}
-}
-
-// runner is a contender that is up.
-type runner struct {
-	name, addr, dir string
-	process         *process
-}
-
-func startContender(ctx context.Context, c contender, p programs, backends []string) (runner, error) {
-	if c.start == nil {
-		return runner{name: c.name, addr: backends[0]}, nil
-	}
-	dir, err := os.MkdirTemp("", "lbbench-"+c.name)
 	if err != nil {
-		return runner{}, err
-	}
-	listen, err := freePort()
-	if err != nil {
-		return runner{}, err
-	}
-	proc, err := c.start(ctx, p, dir, listen, backends)
-	if err != nil {
-		os.RemoveAll(dir)
-		return runner{}, err
-	}
-	return runner{c.name, listen, dir, proc}, nil
-}
-
-func (r runner) stop() {
-	if r.process != nil {
-		r.process.stop()
-		os.RemoveAll(r.dir)
-	}
-}
-
-// measure loads a contender once, after a short warm-up.
-func (r runner) measure(ctx context.Context, l load, d time.Duration) (measurement, error) {
-	if _, err := h2load(ctx, r.addr, l, max(d/10, 100*time.Millisecond)); err != nil {
-		return measurement{}, err
-	}
-	var before, after time.Duration
-	var err error
-	if r.process != nil {
-		if before, err = r.process.cpu(); err != nil {
-			return measurement{}, err
-		}
-	}
-	seen, err := h2load(ctx, r.addr, l, d)
-	if err != nil {
-		return measurement{}, err
-	}
-	if r.process != nil {
-		if after, err = r.process.cpu(); err != nil {
-			return measurement{}, err
-		}
-	}
-	m := measurement{Contender: r.name, Load: l.String(), Rate: seen.rate, LatencyMicros: float64(seen.mean) / 1e3, Requests: seen.requests, Failed: seen.failed}
-	if seen.requests > 0 {
-		m.CPUMicros = float64(after-before) / 1e3 / float64(seen.requests)
-	}
-	return m, nil
-}
-
-// summary is a median with its bounds.
-type summary struct{ median, least, greatest float64 }
-
-func summarize(values []float64) summary {
-	if len(values) == 0 {
-		return summary{math.NaN(), math.NaN(), math.NaN()}
-	}
-	slices.Sort(values)
-	n := len(values)
-	return summary{(values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]}
-}
-
-// of summarizes one figure of all rounds of a contender under a load.
-func (r *results) of(contender, load string, figure func(measurement) float64) summary {
-	var values []float64
-	for _, m := range r.Measurements {
-		if m.Contender == contender && m.Load == load {
-			values = append(values, figure(m))
-		}
-	}
-	return summarize(values)
-}
-
-// table prints medians, bounds, and the ratio of lbagent's CPU to each other's.
-func (r *results) table(w io.Writer) error {
-	var loads, names []string
-	failed := 0
-	for _, m := range r.Measurements {
-		if !slices.Contains(loads, m.Load) {
-			loads = append(loads, m.Load)
-		}
-		if !slices.Contains(names, m.Contender) {
-			names = append(names, m.Contender)
-		}
-		failed += m.Failed
-	}
-	cpu := func(m measurement) float64 { return m.CPUMicros }
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LOAD\tCONTENDER\tCPU us/request\t(least-greatest)\tlbagent/this\trequests/s\tmean latency us")
-	for _, l := range loads {
-		own := r.of("lbagent", l, cpu).median
-		for _, name := range names {
-			c := r.of(name, l, cpu)
-			ratio := "-"
-			if c.median > 0 && !math.IsNaN(own) {
-				ratio = fmt.Sprintf("%.2f", own/c.median)
-			}
-			fmt.Fprintf(t, "%s\t%s\t%.1f\t(%.1f-%.1f)\t%s\t%.0f\t%.0f\n", l, name, c.median, c.least, c.greatest, ratio,
-				r.of(name, l, func(m measurement) float64 { return m.Rate }).median,
-				r.of(name, l, func(m measurement) float64 { return m.LatencyMicros }).median)
-		}
-	}
-	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, m := range r.Missing {
-		fmt.Fprintln(w, "missing:", m)
-	}
-	if failed > 0 {
-		fmt.Fprintf(w, "%d requests failed: the figures are not comparable\n", failed)
+	began, done, total := time.Now(), 0, (r.rounds+r.settle)*len(cells)
+	for round := 1 - r.settle; round <= r.rounds; round++ {
+		var same []measurement // one load of this round
+		for i, c := range cells {
+			readings, err := c.measure(ctx, r.duration)
+			if err != nil {
+				return fmt.Errorf("%s %s: %w", c.load, c.who, err)
+			}
+			done++
+			for _, one := range readings {
+				m := measurement{s.name, c.load, round, one}
+				same = append(same, m)
+				r.show(m, done, total, began)
+			}
+			if i == len(cells)-1 || cells[i+1].load != c.load {
+				addLatencies(same)
+				if round > 0 { // the rounds before were to settle everybody
+					r.results.Measurements = append(r.results.Measurements, same...)
+				}
+				same = nil
+			}
+		}
 	}
 	return nil
+}
+
+// show prints a measurement as it comes.
+func (r *rig) show(m measurement, done, total int, began time.Time) {
+	left := time.Duration(float64(time.Since(began)) / float64(done) * float64(total-done))
+	fmt.Fprintf(r.progress, "%s %d/%d (%v left) round %d, %s, %s:", m.Shape, done, total, left.Round(time.Second), m.Round, m.Load, m.Contender)
+	sign := " "
+	for _, f := range figures() {
+		if v, ok := m.Figures[f.figure]; ok {
+			fmt.Fprintf(r.progress, "%s"+f.format+" %s", sign, v, f.title)
+			sign = ", "
+		}
+	}
+	if m.Failed > 0 {
+		fmt.Fprintf(r.progress, ", %d FAILED", m.Failed)
+	}
+	fmt.Fprintln(r.progress)
 }

@@ -2,70 +2,25 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/testneed"
 )
 
-const h2loadOutput = `starting benchmark...
-finished in 2.00s, 24747.50 req/s, 1.23MB/s
-requests: 49495 total, 49505 started, 49495 done, 49493 succeeded, 1 failed, 1 errored, 0 timeout
-status codes: 49495 2xx, 0 3xx, 0 4xx, 0 5xx
-traffic: 2.46MB (2580000) total, 1.0MB (1048576) headers (space savings 50.00%), 1.51MB (1583840) data
-                     min         max         mean         sd        +/- sd
-time for request:       65us      4.41ms       349us       121us    87.33%
-`
-
-func TestParseH2load(t *testing.T) {
-	got, err := parseH2load(h2loadOutput)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := (loaded{requests: 49493, failed: 2, rate: 24747.5, mean: 349 * time.Microsecond}); got != want {
-		t.Errorf("parsed %+v, want %+v", got, want)
-	}
-	if _, err := parseH2load("finished in a hurry"); err == nil {
-		t.Error("an unknown form was taken")
-	}
-}
-
-func TestParseLoad(t *testing.T) {
-	if l, err := parseLoad("4x32"); err != nil || l != (load{4, 32}) {
-		t.Errorf("4x32 = %v, %v", l, err)
-	}
-	for _, bad := range []string{"", "4", "4x", "x4", "0x1", "1x0", "1x251", "1001x1", "4x32x1"} {
-		if _, err := parseLoad(bad); err == nil {
-			t.Errorf("%q was taken", bad)
-		}
-	}
-}
-
-func TestTableShowsMediansAndRatios(t *testing.T) {
-	r := &results{Missing: []string{"nginx: no program nginx"}}
-	for round, cpu := range []float64{10, 30, 20} {
-		r.Measurements = append(r.Measurements,
-			measurement{Contender: "haproxy", Load: "1x1", Round: round, CPUMicros: cpu},
-			measurement{Contender: "lbagent", Load: "1x1", Round: round, CPUMicros: cpu / 2})
-	}
-	var out bytes.Buffer
-	if err := r.table(&out); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"20.0", "(10.0-30.0)", "0.50", "missing: nginx"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the table lacks %q:\n%s", want, out.String())
-		}
-	}
-}
-
 func TestBadUsage(t *testing.T) {
-	for _, args := range [][]string{{}, {"h3"}, {"--loads", "9", "h2"}, {"--contenders", "envoy", "h2"}, {"--rounds", "0", "h2"}} {
+	for _, args := range [][]string{
+		{"h3"}, {"h2", "h3"}, {"all", "h2"}, {"--loads", "9", "h2"}, {"--contenders", "envoy", "h2"}, {"--rounds", "0", "h2"}, {"--duration", "1ms"},
+		{"--idle", "6001"}, {"--idle", "0"}, {"--gomaxprocs", "two"}, {"--gomaxprocs", "-1"}, {"--rate", "-1"},
+	} {
 		var out, errs bytes.Buffer
 		if code := run(args, &out, &errs); code != 2 || errs.Len() == 0 {
 			t.Errorf("%v: exit %d, %q; want 2 and a sentence", args, code, errs.String())
@@ -73,31 +28,177 @@ func TestBadUsage(t *testing.T) {
 	}
 }
 
-// TestBenchRuns measures for real, as short as it gets: every contender that needs nothing but this module answers without a failed request.
-func TestBenchRuns(t *testing.T) {
+func TestHelpNamesEveryShape(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run([]string{"--help"}, &out, &errs); code != 0 || errs.Len() > 0 {
+		t.Fatalf("exit %d, %q", code, errs.String())
+	}
+	for _, name := range append(shapeNames(), "--", "-quick", "-gomaxprocs") {
+		if name != "--" && !strings.Contains(out.String(), name) {
+			t.Errorf("the help lacks %q", name)
+		}
+	}
+}
+
+func TestNoShapeIsEveryShape(t *testing.T) {
+	for _, args := range [][]string{nil, {"all"}} {
+		o, err := parse(args, os.Stdout, os.Stderr)
+		if err != nil || !slices.Equal(o.shapes, shapeNames()) {
+			t.Errorf("%v: %v, %v", args, o.shapes, err)
+		}
+	}
+}
+
+// built are the programs under test, built once for all tests.
+type built struct {
+	once             sync.Once
+	dir              string
+	lbbench, lbagent string
+	err              error
+}
+
+var binaries built
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if binaries.dir != "" {
+		os.RemoveAll(binaries.dir)
+	}
+	os.Exit(code)
+}
+
+func (b *built) build(ctx context.Context) {
+	if b.dir, b.err = os.MkdirTemp("", "lbbench-test"); b.err != nil {
+		return
+	}
+	if b.lbagent, b.err = buildLbagent(ctx, b.dir); b.err != nil {
+		return
+	}
+	b.lbbench = filepath.Join(b.dir, "lbbench")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.lbbench, ".").CombinedOutput(); err != nil {
+		b.err = err
+		os.Stderr.Write(out)
+	}
+}
+
+// quickly runs lbbench --quick for a shape, as a user would.
+func quickly(t *testing.T, args ...string) *results {
+	t.Helper()
 	testneed.Program(t, "h2load", "nghttp2-client")
 	testneed.Program(t, "nghttpd", "nghttp2-server")
 	testneed.Program(t, "haproxy", "haproxy")
-	binary := filepath.Join(t.TempDir(), "lbbench")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	testneed.Program(t, "nginx", "nginx")
+	if _, err := os.Stat(nginxModules()[0]); err != nil {
+		testneed.Unmet(t, "nginx has no stream module; Debian has it in the package libnginx-mod-stream")
 	}
-	cmd := exec.CommandContext(t.Context(), binary, "--json", "--rounds", "1", "--duration", "200ms", "--loads", "2x2", "--contenders", "none,haproxy,go,lbagent", "h2")
-	cmd.Stderr = os.Stderr
+	binaries.once.Do(func() { binaries.build(context.Background()) })
+	if binaries.err != nil {
+		t.Fatal(binaries.err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binaries.lbbench, append([]string{"--quick", "--json", "--lbagent", binaries.lbagent, "--rate", "200"}, args...)...)
+	var progress bytes.Buffer
+	cmd.Stderr = &progress
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v: %s", err, progress.String())
 	}
 	var r results
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Missing) > 0 || len(r.Measurements) != 4 {
-		t.Fatalf("missing %v, %d measurements", r.Missing, len(r.Measurements))
+	if len(r.Missing) > 0 {
+		t.Errorf("missing: %v", r.Missing)
 	}
-	for _, m := range r.Measurements {
-		if m.Requests == 0 || m.Failed > 0 {
-			t.Errorf("%s: %d requests, %d failed", m.Contender, m.Requests, m.Failed)
+	if !strings.Contains(progress.String(), "left) round 1") {
+		t.Errorf("no progress was shown:\n%s", progress.String())
+	}
+	return &r
+}
+
+// complete wants exactly one measurement of each of names under load, done without a failure and with all of want greater than 0.
+func complete(t *testing.T, r *results, shape, load string, names []string, want ...figure) {
+	t.Helper()
+	for _, name := range names {
+		var found []measurement
+		for _, m := range r.Measurements {
+			if m.Shape == shape && m.Load == load && m.Contender == name {
+				found = append(found, m)
+			}
+		}
+		if len(found) != 1 {
+			t.Errorf("%s %s %s: %d measurements, want 1", shape, load, name, len(found))
+			continue
+		}
+		m := found[0]
+		if m.Requests == 0 || m.Failed > 0 || m.Round != 1 {
+			t.Errorf("%s %s %s: %d requests, %d failed, round %d", shape, load, name, m.Requests, m.Failed, m.Round)
+		}
+		for _, f := range want {
+			if !(m.Figures[f] > 0) {
+				t.Errorf("%s %s %s: %s is %v", shape, load, name, f, m.Figures[f])
+			}
 		}
 	}
+}
+
+func proxies() []string { return []string{haproxy, nginx, goProxy, lbagent} }
+
+func TestQuickH2(t *testing.T) {
+	r := quickly(t, "--loads", "1x1,2x4", "h2")
+	for _, l := range []string{"1x1", "2x4"} {
+		complete(t, r, "h2", l, proxies(), cpuPerRequest, rate, meanLatency)
+		complete(t, r, "h2", l, []string{none}, rate, meanLatency)
+	}
+	for _, l := range []string{loadDown, loadUp} {
+		complete(t, r, "h2", l, proxies(), bytesPerCPU, throughput)
+		complete(t, r, "h2", l, []string{none}, throughput)
+	}
+	complete(t, r, "h2", loadFixed, proxies(), cpuPerRequest, rate, medianLatency, tailLatency)
+	complete(t, r, "h2", loadFixed, []string{none}, rate, medianLatency, tailLatency)
+	if j, ok := r.judgementOf("h2", "1x1", cpuPerRequest, haproxy); !ok || j.Goal == nil || *j.Goal != 0.85 || j.Met == nil {
+		t.Errorf("lbagent/haproxy at 1x1 is %+v, want a ratio beside its goal", j)
+	}
+}
+
+func TestQuickHTTP1(t *testing.T) {
+	r := quickly(t, "--loads", "2x1,4x4", "http1")
+	complete(t, r, "http1", "2x1", proxies(), cpuPerRequest, rate, meanLatency)
+	complete(t, r, "http1", "2x1", []string{none}, rate)
+	complete(t, r, "http1", loadDown, proxies(), bytesPerCPU, throughput)
+	complete(t, r, "http1", loadUp, proxies(), bytesPerCPU, throughput)
+	complete(t, r, "http1", loadFixed, proxies(), cpuPerRequest, medianLatency, tailLatency)
+	if loads := r.distinct("http1", func(m measurement) string { return m.Load }); slices.Contains(loads, "4x4") {
+		t.Error("HTTP/1.1 was asked for four streams on a connection")
+	}
+}
+
+func TestQuickTCP(t *testing.T) {
+	r := quickly(t, "tcp")
+	for _, l := range []string{loadBytes, loadBytesUp} {
+		complete(t, r, "tcp", l, proxies(), bytesPerCPU, throughput)
+		complete(t, r, "tcp", l, []string{none}, throughput)
+	}
+	complete(t, r, "tcp", loadConnect, proxies(), connsPerCPU, rate)
+	complete(t, r, "tcp", loadConnect, []string{none}, rate)
+}
+
+// A contender that isn't there is named, and the others are measured.
+func TestMissingContenderIsNamed(t *testing.T) {
+	testneed.Program(t, "h2load", "nghttp2-client")
+	testneed.Program(t, "nghttpd", "nghttp2-server")
+	var progress bytes.Buffer
+	o, err := parse([]string{"--quick", "--rate", "200", "--loads", "1x1", "--contenders", "none,haproxy", "--haproxy", "/nonexistent/haproxy", "--lbagent", "/bin/false", "h2"}, os.Stdout, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := bench(t.Context(), o, &progress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Missing) != 1 || !strings.Contains(r.Missing[0], "h2: haproxy: start /nonexistent/haproxy") {
+		t.Errorf("missing: %q", r.Missing)
+	}
+	complete(t, r, "h2", "1x1", []string{none}, rate)
 }

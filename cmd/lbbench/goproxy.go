@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -8,26 +9,58 @@ import (
 	"time"
 )
 
-// goProxyVerb starts this program as the "go" contender: goProxyVerb LISTEN BACKEND,BACKEND.
-const goProxyVerb = "go-reverse-proxy"
+// goProxyVerb starts this program as the "go" contender: goProxyVerb MODE LISTEN BACKEND,BACKEND.
+const goProxyVerb = "go-proxy"
 
-// runGoProxy is what a Go programmer writes first: net/http's reverse proxy, cleartext HTTP/2 on both sides, round robin.
-func runGoProxy(listen string, backends []string) error {
-	var h2c http.Protocols
-	h2c.SetUnencryptedHTTP2(true)
-	var next atomic.Uint64
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme = "http"
-			r.Out.URL.Host = backends[next.Add(1)%uint64(len(backends))]
-		},
-		Transport:     &http.Transport{Protocols: &h2c},
-		FlushInterval: -1,
-	}
+// runGoProxy is what a Go programmer writes first: net/http's reverse proxy for HTTP, io.Copy for TCP; round robin.
+func runGoProxy(m mode, listen string, backends []string) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: proxy, Protocols: &h2c, ReadHeaderTimeout: 10 * time.Second}
+	var turn atomic.Uint64
+	next := func() string { return backends[turn.Add(1)%uint64(len(backends))] }
+	if m == modeTCP {
+		return copyTCP(l, next)
+	}
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(m == modeH2)
+	protocols.SetHTTP1(m == modeHTTP1)
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme = "http"
+			r.Out.URL.Host = next()
+		},
+		Transport:     &http.Transport{Protocols: &protocols, MaxIdleConnsPerHost: 256},
+		FlushInterval: -1,
+	}
+	server := &http.Server{Handler: proxy, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second}
 	return server.Serve(l)
+}
+
+// copyTCP relays connections by io.Copy, which splices where both ends are TCP.
+func copyTCP(l net.Listener, next func() string) error {
+	for {
+		client, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer client.Close()
+			backend, err := net.Dial("tcp", next())
+			if err != nil {
+				return
+			}
+			defer backend.Close()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = io.Copy(backend, client)
+				_ = backend.(*net.TCPConn).CloseWrite()
+			}()
+			_, _ = io.Copy(client, backend)
+			_ = client.(*net.TCPConn).CloseWrite()
+			<-done
+		}()
+	}
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -27,36 +25,6 @@ func parseLoad(text string) (load, error) {
 	return load{connections, streams}, nil
 }
 
-// startBackends starts n of the cheapest real HTTP/2 servers at hand, so that the proxy is the larger part of the work.
-func startBackends(ctx context.Context, dir string, n int) ([]*process, []string, error) {
-	path, err := program("", "nghttpd", "nghttp2-server")
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "body"), []byte(strings.Repeat("x", 31)+"\n"), 0o600); err != nil {
-		return nil, nil, err
-	}
-	var all []*process
-	var addrs []string
-	for range n {
-		addr, err := freePort()
-		if err == nil {
-			var p *process
-			_, port, _ := strings.Cut(addr, ":")
-			if p, err = startProcess(ctx, addr, path, "--no-tls", "-m", "1000", "-a", "127.0.0.1", "-d", dir, port); err == nil {
-				all, addrs = append(all, p), append(addrs, addr)
-			}
-		}
-		if err != nil {
-			for _, p := range all {
-				p.stop()
-			}
-			return nil, nil, err
-		}
-	}
-	return all, addrs, nil
-}
-
 var (
 	requestsLine = regexp.MustCompile(`requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored`)
 	rateLine     = regexp.MustCompile(`finished in [^,]+, ([0-9.]+) req/s`)
@@ -70,13 +38,27 @@ type loaded struct {
 	mean             time.Duration
 }
 
-// h2load sends requests to addr for d.
-func h2load(ctx context.Context, addr string, l load, d time.Duration) (loaded, error) {
+// asked is what h2load asks for.
+type asked struct {
+	http1  bool
+	path   string
+	upload string // a file to send as the body of a POST; empty = GET
+}
+
+// h2load sends requests to addr for d, each connection and stream its next one when the last is answered.
+func h2load(ctx context.Context, addr string, a asked, l load, d time.Duration) (loaded, error) {
 	path, err := program("", "h2load", "nghttp2-client")
 	if err != nil {
 		return loaded{}, err
 	}
-	cmd := exec.CommandContext(ctx, path, "-c", strconv.Itoa(l.connections), "-m", strconv.Itoa(l.streams), "-D", fmt.Sprintf("%dms", d.Milliseconds()), "http://"+addr+"/body")
+	args := []string{"-c", strconv.Itoa(l.connections), "-m", strconv.Itoa(l.streams), "-D", fmt.Sprintf("%dms", d.Milliseconds())}
+	if a.http1 {
+		args = append(args, "--h1")
+	}
+	if a.upload != "" {
+		args = append(args, "-d", a.upload)
+	}
+	cmd := exec.CommandContext(ctx, path, append(args, "http://"+addr+a.path)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return loaded{}, fmt.Errorf("h2load: %w: %s", err, out)
