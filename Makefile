@@ -4,10 +4,11 @@ TOOL    := $(GO) tool -modfile=tools.mod
 VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.1.0-dev)
 ARCHES  ?= amd64 arm64
 FUZZTIME ?= 20s
+SOAKTIME ?= 10m
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build generate fuzz package clean
+.PHONY: help demo test lint build generate fuzz soak package clean
 
 help: ## this list
 	@echo "make what?"
@@ -37,6 +38,9 @@ fuzz: ## every fuzz target, FUZZTIME=20s each
 			$(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$(dirname "$$file")" </dev/null || exit 1; \
 		done || exit 1; \
 	done
+
+soak: ## SOAKTIME=10m of mixed load while backends are killed, hung, removed and returned; every failed call is judged
+	$(GO) test -run='^TestSoak$$' -v -count=1 -timeout=1h ./cmd/lbagent/e2e -soak=$(SOAKTIME)
 
 package: ## dist/*.deb and dist/*.rpm, for ARCHES="amd64 arm64"
 	GO='$(GO)' VERSION='$(VERSION)' ARCHES='$(ARCHES)' LDFLAGS='$(LDFLAGS)' packaging/build.sh

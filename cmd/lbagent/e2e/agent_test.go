@@ -42,6 +42,7 @@ type agent struct {
 	config, socket, admin string
 	http                  string // host:port of admin.listen
 	args                  []string
+	ports                 map[string]int // of the soak's listeners, by service
 
 	mu sync.Mutex
 
