@@ -335,11 +335,7 @@ func (s *http1Server) dial(ctx context.Context, network, addr string) (net.Conn,
 
 // viewChanged closes idle connections to backends that are gone or going, and gives their running requests the time of the drain (4.7).
 func (s *http1Server) viewChanged() {
-	v := s.rt.svc.View()
-	leaving := func(addr netip.AddrPort) bool {
-		b := v.Find(addr)
-		return v.Gone || b == nil || b.Verdict.Kind == health.Draining
-	}
+	leaving := s.rt.svc.View().Leaving
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for addr, t := range s.transports {

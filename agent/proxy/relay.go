@@ -40,6 +40,9 @@ const (
 	// maxTries bounds the backends that one call goes to (4.1 says all of them; this many take long enough).
 	maxTries = 128
 
+	// spareIdle is how long a connection beside another one to the same backend may have no stream.
+	spareIdle = 30 * time.Second
+
 	// warnEvery is how often the log is told that this host can't connect to a backend: out of descriptors or ports, no route.
 	warnEvery = 10 * time.Second
 
@@ -73,6 +76,7 @@ type relay struct {
 	scratch  []h2.Field
 	streams  []*h2.Stream
 	draining bool
+	silence  time.Duration // hangSilence
 }
 
 // pool is what one loop has to do with one service.
@@ -84,7 +88,7 @@ type pool struct {
 }
 
 func newRelay(w *worker) *relay {
-	return &relay{w: w, loop: w.loop, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{}}
+	return &relay{w: w, loop: w.loop, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{}, silence: hangSilence}
 }
 
 // serve takes a client connection; clientDone follows when it is over.
@@ -121,14 +125,21 @@ func (r *relay) viewChanged(svc *table.Service) {
 			}
 		}
 	}
+	var waited []*backend
 	for state, be := range p.backends {
-		b := v.Find(be.addr)
-		switch {
-		case v.Gone || b == nil || b.State != state || b.Verdict.Kind == health.Draining:
+		if b := v.Find(be.addr); v.Leaving(be.addr) || b.State != state {
+			if be.waiting.n > 0 {
+				waited = append(waited, be)
+			}
 			be.remove()
-		default:
+		} else {
 			be.keep(b.Verdict.Kind.Usable())
 		}
+	}
+	// Not before: calls that go elsewhere pick by the newest view, which may have backends that the loop above would take out again, or not know.
+	for _, be := range waited {
+		be.giveUp(false, "")
+		be.forget()
 	}
 	r.dropPool(p)
 }

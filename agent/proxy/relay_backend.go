@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -24,11 +25,13 @@ type backend struct {
 	conns   []*backendConn // dialing, up, or going away
 	dialing int            // of these, without SETTINGS yet
 
-	waiting    callQueue
+	waiting    waiters
 	again      reconnect
 	warned     time.Time // when the log was told that this host can't connect
-	usable     bool      // its verdict in the last view
-	removed    bool      // not in the view, or draining there
+	told       time.Time // when an event said that it hangs
+	pingEvery  time.Duration
+	usable     bool // its verdict in the last view
+	removed    bool // not in the view, or draining there
 	drainTimer loop.Timer
 }
 
@@ -36,7 +39,7 @@ type backend struct {
 func (p *pool) backend(b *table.Backend, rt *route) *backend {
 	be := p.backends[b.State]
 	if be == nil {
-		be = &backend{pool: p, state: b.State, addr: b.Addr, usable: true}
+		be = &backend{pool: p, state: b.State, addr: b.Addr, usable: true, pingEvery: pingEvery}
 		be.drainTimer.F = be.expire
 		p.backends[b.State] = be
 	}
@@ -62,32 +65,66 @@ func (be *backend) take(c *call, usable bool) (why string) {
 	case be.dialing:
 		limit = waitForConn
 	}
-	if be.waiting.n >= limit {
-		return "has too many calls that wait for a stream"
+	if be.waiting.n < limit {
+		c.wait(be)
+		return ""
+	}
+	other := be.waiting.displaced(c.client)
+	if other == nil {
+		return tooManyWait
 	}
 	c.wait(be)
+	other.moveOn(tooManyWait)
 	return ""
 }
 
-// ready is a connection with a free stream slot: the first one, so that few are used.
+const tooManyWait = "has too many calls that wait for a stream"
+
+// ready is a connection with a free stream slot: the first one, so that few are used. One whose backend owes the answer to a PING gets no more until it
+// speaks: what waits can still go elsewhere, what was sent can't.
 func (be *backend) ready() *backendConn {
 	for _, conn := range be.conns {
-		if conn.up && conn.h2.Free() > 0 && conn.h2.Slots() < backendStreams && conn.lc.Unwritten() < pauseAt {
+		if !conn.up || conn.retired {
+			continue
+		}
+		switch {
+		case conn.h2.Free() == 0:
+			conn.retired = conn.h2.Spent()
+		case conn.h2.Slots() < backendStreams && conn.lc.Unwritten() < pauseAt && !conn.hang.suspect():
 			return conn
 		}
 	}
 	return nil
 }
 
+// suspect reports whether a connection owes the answer to a PING: then its backend is not asked for another connection, nor judged twice.
+func (be *backend) suspect() bool {
+	return slices.ContainsFunc(be.conns, func(c *backendConn) bool { return c.up && c.hang.suspect() })
+}
+
+// spare reports whether the connections before c would do for few calls.
+func (be *backend) spare(c *backendConn) bool {
+	for _, conn := range be.conns {
+		if conn == c {
+			break
+		}
+		if conn.up && !conn.retired {
+			return true
+		}
+	}
+	return false
+}
+
 // grow dials one connection more, if that is allowed now: one at a time.
 func (be *backend) grow(usable bool) {
 	now := be.pool.relay.loop.Now()
 	o := be.rt.options()
-	if be.dialing > 0 || be.removed || be.inUse() >= be.pool.relay.limits().BackendConnections || !be.again.may(now, usable, o.reconnectBase) {
+	if be.dialing > 0 || be.removed || be.inUse() >= be.pool.relay.limits().BackendConnections || be.suspect() || !be.again.may(now, usable, o.reconnectBase) {
 		return
 	}
 	be.again.tried = now
 	conn := &backendConn{relay: be.pool.relay, be: be, busy: now}
+	conn.hang.silence = conn.relay.silence
 	conn.timer.F = conn.tick
 	lc, err := be.pool.relay.loop.Dial(be.addr, 0, conn) // the timer below ends it
 	if err != nil {
@@ -119,30 +156,31 @@ func (be *backend) inUse() int {
 
 // pump gives what is free to the calls that wait.
 func (be *backend) pump() {
-	for be.waiting.head != nil {
+	for c := be.waiting.next(); c != nil; c = be.waiting.next() {
 		conn := be.ready()
 		if conn == nil {
 			break
 		}
-		c := be.waiting.head
 		c.unwait()
 		c.send(conn)
 	}
-	if be.waiting.head == nil {
+	if be.waiting.n == 0 {
 		return
 	}
 	be.grow(be.usable)
 	if be.inUse() == 0 {
-		be.giveUp()
+		be.giveUp(false, "")
 	}
 }
 
-// giveUp sends all that wait elsewhere.
-func (be *backend) giveUp() {
-	for c := be.waiting.head; c != nil; c = be.waiting.head {
-		c.unwait()
-		c.endAttempt(health.Neutral, 0, false, "")
-		c.dispatch()
+// giveUp sends all that wait elsewhere; they may come back, once, if there is no other backend and this one might do better over a new connection.
+func (be *backend) giveUp(back bool, why string) {
+	for n := be.waiting.n; n > 0 && be.waiting.n > 0; n-- { // those that come back meanwhile stay
+		c := be.waiting.next()
+		if back {
+			c.retrySame()
+		}
+		c.moveOn(why)
 	}
 }
 
@@ -150,35 +188,68 @@ func (be *backend) giveUp() {
 func (be *backend) connected() {
 	be.dialing--
 	be.again.reset()
+	s := be.stats()
+	s.backendConns++
+	s.backendOpened++
 	be.state.Connected(be.pool.relay.loop.Now())
 	be.state.SpeaksHTTP2()
 	be.pump()
 }
 
 // connectFailed notes one failed connect, whatever number of calls waited for it (2.4, 4.1).
-func (be *backend) connectFailed(conn *backendConn, cause string) {
+func (be *backend) connectFailed(conn *backendConn, cause string, why closeCause) {
+	be.closed(conn, why)
+	if why == closedStop {
+		return
+	}
 	now := be.pool.relay.loop.Now()
-	be.dialing--
 	o := be.rt.options()
+	be.stats().connectsFailed++
 	be.again.failed(now, o.reconnectBase, o.reconnectMax, rand.N)
-	be.drop(conn)
 	be.state.ConnectFailed(now, cause)
 	if be.inUse() == 0 {
-		be.giveUp()
+		be.giveUp(false, "")
 	}
 	be.forget()
 }
 
-// drop forgets a connection.
-func (be *backend) drop(conn *backendConn) {
-	if i := slices.Index(be.conns, conn); i >= 0 {
-		be.conns = slices.Delete(be.conns, i, i+1)
+// closed forgets a connection.
+func (be *backend) closed(conn *backendConn, why closeCause) {
+	i := slices.Index(be.conns, conn)
+	if i < 0 {
+		return
 	}
+	be.conns = slices.Delete(be.conns, i, i+1)
+	if !conn.up {
+		be.dialing--
+		return
+	}
+	s := be.stats()
+	s.backendConns--
+	s.backendClosed[why]++
+}
+
+func (be *backend) stats() *serviceStats { return be.pool.relay.w.statsOf(be.rt) }
+
+// calm makes PINGs rarer: the backend complained of them.
+func (be *backend) calm() {
+	be.pingEvery = min(2*be.pingEvery, maxPingEvery)
+	be.pool.relay.w.proxy.log.Info("a backend finds our PINGs too many", "service", be.pool.svc.Name(), "backend", be.addr, "next_every", be.pingEvery)
+}
+
+// tellHang makes an event of a hang: rare enough for the lock of the event log, however many connections it hits.
+func (be *backend) tellHang(now time.Time, cause string) {
+	p := be.pool.relay.w.proxy
+	if p.events == nil || now.Sub(be.told) < tellEvery {
+		return
+	}
+	be.told = now
+	p.events.Add(event.Event{Time: now, Kind: event.Hang, Service: be.pool.svc.Name(), Backend: be.addr.String(), Detail: cause})
 }
 
 // forget drops the backend itself once it is out of the view and has nothing left.
 func (be *backend) forget() {
-	if be.removed && len(be.conns) == 0 && be.pool.backends[be.state] == be {
+	if be.removed && len(be.conns) == 0 && be.waiting.n == 0 && be.pool.backends[be.state] == be {
 		be.pool.relay.loop.Disarm(&be.drainTimer)
 		delete(be.pool.backends, be.state)
 		be.pool.relay.dropPool(be.pool)
@@ -197,16 +268,15 @@ func (be *backend) keep(usable bool) {
 	be.usable = usable
 }
 
-// remove lets running streams go on until drain is over; idle connections close now (4.7).
+// remove lets running streams go on until drain is over; idle connections close now (4.7). Calls that wait for one are left to giveUp.
 func (be *backend) remove() {
 	if be.removed {
 		return
 	}
 	be.removed = true
-	be.giveUp()
 	for _, conn := range slices.Clone(be.conns) {
 		if !conn.up || conn.h2.Streams() == 0 {
-			conn.end()
+			conn.end(closedRemoved)
 		}
 	}
 	if len(be.conns) == 0 {
@@ -222,41 +292,10 @@ func (be *backend) expire() {
 		for s := conn.anyStream(); s != nil; s = conn.anyStream() {
 			s.Owner.(*call).backendRemoved()
 		}
-		conn.end()
+		conn.end(closedRemoved)
 	}
 	be.forget()
 }
 
 // name is the backend in a sentence.
 func (be *backend) name() string { return fmt.Sprintf("%s: %s", be.pool.svc.Name(), be.addr) }
-
-// callQueue is a list of waiting calls.
-type callQueue struct {
-	head, tail *call
-	n          int
-}
-
-func (q *callQueue) push(c *call) {
-	if q.tail == nil {
-		q.head = c
-	} else {
-		q.tail.next, c.prev = c, q.tail
-	}
-	q.tail = c
-	q.n++
-}
-
-func (q *callQueue) remove(c *call) {
-	if c.prev == nil {
-		q.head = c.next
-	} else {
-		c.prev.next = c.next
-	}
-	if c.next == nil {
-		q.tail = c.prev
-	} else {
-		c.next.prev = c.prev
-	}
-	c.next, c.prev = nil, nil
-	q.n--
-}

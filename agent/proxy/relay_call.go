@@ -54,7 +54,8 @@ type call struct {
 	queued     bool // in be.waiting
 	counted    bool
 
-	next, prev *call // in be.waiting, or the free list
+	next, prev *call // in lane, or the free list
+	lane       *lane // of be.waiting
 }
 
 // begin takes a new request.
@@ -169,13 +170,20 @@ func (c *call) timeUp() {
 	case c.queued && !c.deadline.IsZero() && !now.Before(c.deadline):
 		c.timedOut("the caller's deadline passed while the call waited for a connection to " + c.be.name())
 	case c.queued && !now.Before(c.waitUntil):
-		c.unwait()
-		c.lastWhy = "had no stream for the call within timeout.connect"
-		c.endAttempt(health.Neutral, 0, false, "")
-		c.dispatch()
+		c.moveOn("had no stream for the call within timeout.connect")
 	default:
 		c.arm(now)
 	}
+}
+
+// moveOn ends the wait for a backend's stream and sends the call elsewhere.
+func (c *call) moveOn(why string) {
+	c.unwait()
+	if why != "" {
+		c.lastWhy = why
+	}
+	c.endAttempt(health.Neutral, 0, false, "")
+	c.dispatch()
 }
 
 // timedOut ends a call whose time is over.
@@ -196,11 +204,12 @@ func (c *call) timedOut(why string) {
 // send opens a stream on conn and sends what there is of the request.
 func (c *call) send(conn *backendConn) {
 	c.conn = conn
-	c.reused = conn.answers > 0
+	c.reused = conn.frames > 0
 	c.sentAt = conn.lc.Queued()
 	if c.opts.authority != "" && c.opts.authority != "keep" {
 		c.rewriteAuthority()
 	}
+	conn.begins()
 	conn.h2.OpenStream(&c.bs, c.head)
 	p := &c.req
 	whole := p.end && p.got == 0 && !p.trailing
@@ -311,8 +320,8 @@ func (c *call) unseen() {
 	c.retryOr("went away")
 }
 
-// connLost: the connection broke; of its output, bytes up to written went to the kernel.
-func (c *call) connLost(cause string, written uint64) {
+// connLost: the connection broke; of its output, bytes up to written went to the kernel. final: the call goes nowhere any more.
+func (c *call) connLost(cause string, written uint64, final bool) {
 	c.conn.h2.Forget(&c.bs)
 	if c.resp.end {
 		c.settle()
@@ -320,7 +329,7 @@ func (c *call) connLost(cause string, written uint64) {
 	}
 	unsent := written <= c.sentAt
 	c.endAttempt(health.Neutral, 0, false, "")
-	if !c.touched && (unsent || c.reused && c.idempotent) {
+	if !final && !c.touched && (unsent || c.reused && c.idempotent) {
 		if c.reused {
 			c.retrySame()
 		}
@@ -346,6 +355,7 @@ func (c *call) retryOr(why string) {
 	}
 	p.sent = 0
 	p.marked = p.granted
+	c.lastWhy = why
 	c.dispatch()
 }
 
@@ -355,11 +365,20 @@ func (c *call) failed(why string) {
 	c.settle()
 }
 
-// backendRemoved ends a call whose backend is gone for longer than drain (4.7).
+// backendRemoved ends a call whose backend is gone for longer than drain: gRPC by its trailers, HTTP/2 by a reset (4.7).
 func (c *call) backendRemoved() {
 	c.abandon(h2.Cancel)
+	if c.resp.end { // only the rest of the request was on its way
+		c.settle()
+		return
+	}
 	c.endAttempt(health.Neutral, 0, false, "")
-	c.abort(502, codeUnavailable, "lbagent: "+c.lastName()+" backend removed")
+	if c.grpc {
+		c.abort(502, codeUnavailable, "lbagent: "+c.lastName()+" backend removed")
+	} else {
+		c.count(statusAborted, codeUnavailable)
+		c.resetClient(h2.Cancel)
+	}
 	c.settle()
 }
 

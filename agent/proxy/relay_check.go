@@ -8,7 +8,7 @@ func (r *relay) check() error {
 	for _, p := range r.pools {
 		for state, be := range p.backends {
 			n, dialing := 0, 0
-			for c := be.waiting.head; c != nil; c = c.next {
+			for c := range be.waiting.all() {
 				n++
 				if !c.queued || c.be != be || c.state != state || c.bs.Open() {
 					return fmt.Errorf("%s: a call waits that does not", be.name())

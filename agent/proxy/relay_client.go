@@ -260,3 +260,6 @@ func (c *clientConn) Settings() {}
 
 // Goaway: h2.Handler. The client opens no more streams: the connection ends with its last call.
 func (c *clientConn) Goaway(uint32, h2.Code, []byte) { c.shutdown() }
+
+// Pong: h2.Handler. Clients are asked only by h2's own PING.
+func (c *clientConn) Pong(uint64) {}

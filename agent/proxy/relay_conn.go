@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/health"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,14 +18,42 @@ type backendConn struct {
 	lc    *loop.Conn
 	h2    *h2.Conn // nil until the socket is connected
 
-	credits credits
-	timer   loop.Timer
-	busy    time.Time // when a call last ended
-	answers uint64    // response heads that came
-	up      bool      // SETTINGS came: only then is it connected
-	retired bool      // takes no new streams
-	goaway  string    // what its GOAWAY said, if that was an error
-	gone    bool
+	credits  credits
+	timer    loop.Timer
+	busy     time.Time // when a call last ended
+	frames   uint64    // HEADERS and DATA that came
+	calls    uint64    // streams opened
+	hang     hangWatch
+	watched  bool   // the timer serves hang, not idle time
+	resting  bool   // hang looks again so late that what comes first has to wake it
+	pingEnd  uint64 // where the last PING ends in the output
+	arrived  uint64 // how much of the output the backend's host had then, or as of the last look
+	up       bool   // SETTINGS came: only then is it connected
+	retired  bool   // takes no new streams
+	left     bool   // by GOAWAY
+	ourFault bool   // it was left because of our PINGs
+	goaway   string // what its GOAWAY said, if that was an error
+	gone     bool
+}
+
+// closeCause is why a connection that was up ended: few, for metrics.
+type closeCause uint8
+
+const (
+	closedIdle     closeCause = iota // nobody needed it (4.8)
+	closedRemoved                    // the backend left, or drains (4.7)
+	closedReplaced                   // no stream number was left
+	closedGoaway                     // the backend said GOAWAY
+	closedFIN                        // the backend closed it
+	closedError                      // reset, timed out, unreachable
+	closedProtocol                   // what came was no valid HTTP/2
+	closedHang                       // no answer to PING (2.11)
+	closedStop                       // this agent ends
+	closeCauses
+)
+
+func (c closeCause) String() string {
+	return [...]string{"idle", "backend_removed", "replaced", "goaway", "closed", "error", "protocol", "hang", "stop"}[c]
 }
 
 // Connected: loop.Handler. The socket is there; whether a backend is behind it, its SETTINGS say.
@@ -39,10 +69,8 @@ func (c *backendConn) Connected() {
 func (c *backendConn) Settings() {
 	if !c.up {
 		c.up = true
-		c.relay.loop.Disarm(&c.timer)
-		if idle := c.be.rt.options().idle; idle > 0 {
-			c.relay.loop.Arm(&c.timer, idle)
-		}
+		c.busy = c.relay.loop.Now()
+		c.rest()
 		c.be.connected()
 		return
 	}
@@ -85,16 +113,25 @@ func (c *backendConn) Written(total uint64) {
 
 // Readable: loop.Handler.
 func (c *backendConn) Readable(b []byte) int {
+	now := c.relay.loop.Now()
+	suspect := c.hang.suspect()
+	c.hang.hears(now)
+	if c.resting {
+		c.look(now)
+	}
 	n, err := c.h2.Feed(b)
 	if err != nil {
 		c.relay.w.protect(c.be.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
 		c.lc.Flush()
 		c.lc.Close()
-		c.lost(err.Error())
+		c.lost(err.Error(), closedProtocol)
 		return len(b)
 	}
 	if !c.gone {
 		c.flush()
+		if suspect && c.be.waiting.n > 0 {
+			c.be.pump()
+		}
 	}
 	return n
 }
@@ -106,45 +143,72 @@ func (c *backendConn) EOF() {
 	} else {
 		c.lc.Close()
 	}
-	c.lost("closed by the backend")
+	c.lost("closed by the backend", closedFIN)
 }
 
 // Closed: loop.Handler.
 func (c *backendConn) Closed(err error) {
+	if errors.Is(err, loop.ErrEnded) {
+		c.lost("the agent stops", closedStop)
+		return
+	}
 	cause := err.Error()
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		cause = errno.Error() // "connection refused", without the call that said so
 	}
-	c.lost(cause)
+	c.lost(cause, closedError)
 }
 
-// lost ends a connection that broke. It's one failure, whatever hung on it, and none if nothing did.
-func (c *backendConn) lost(cause string) {
+// lost ends a connection that broke. It's one failure, whatever hung on it, and none if nothing did (2.11), if we were too curious, or if it's us who end.
+func (c *backendConn) lost(cause string, why closeCause) {
 	if c.gone {
 		return
 	}
+	waited := c.unanswered() // before anything of it is ended
 	c.gone, c.retired = true, true
 	cause += c.goaway
 	c.relay.loop.Disarm(&c.timer)
 	if !c.up {
-		c.be.connectFailed(c, cause)
+		c.be.connectFailed(c, cause, why)
 		return
 	}
-	c.be.drop(c)
-	if c.h2.Streams() > 0 {
+	if c.left && why == closedFIN {
+		why = closedGoaway
+	}
+	c.be.closed(c, why)
+	if why == closedHang || waited && why != closedStop && !c.ourFault {
 		c.be.state.ConnectionLost(c.relay.loop.Now(), cause)
 	}
 	written := c.lc.Queued() // what the kernel did not take is gone
 	for s := c.anyStream(); s != nil; s = c.anyStream() {
-		s.Owner.(*call).connLost(cause, written)
+		s.Owner.(*call).connLost(cause, written, why == closedStop)
 	}
 	c.credits = credits{}
-	c.be.pump()
+	switch why {
+	case closedStop: // whoever waits is about to end as well
+	case closedHang:
+		c.be.giveUp(true, "does not answer")
+	default:
+		c.be.pump()
+	}
 	c.be.forget()
 }
 
+// unanswered reports whether a call is still to get something of its response here.
+func (c *backendConn) unanswered() bool {
+	if c.h2 == nil {
+		return false
+	}
+	for s := range c.h2.All() {
+		if !s.Owner.(*call).resp.end {
+			return true
+		}
+	}
+	return false
+}
+
 // end closes a connection without streams.
-func (c *backendConn) end() {
+func (c *backendConn) end(why closeCause) {
 	if c.gone {
 		return
 	}
@@ -154,36 +218,107 @@ func (c *backendConn) end() {
 		c.h2.Goaway()
 	}
 	c.lc.Close()
-	if !c.up {
-		c.be.dialing--
-	}
-	c.be.drop(c)
+	c.be.closed(c, why)
 	c.be.forget()
 }
 
-// tick is the connection's one timer: SETTINGS that don't come, then idle time (4.8).
+// tick is the connection's one timer: SETTINGS that don't come, a backend that hangs, idle time (4.8).
 func (c *backendConn) tick() {
-	if !c.up {
+	now := c.relay.loop.Now()
+	switch {
+	case !c.up:
 		c.lc.Close()
 		if c.h2 == nil {
-			c.lost(loop.ErrDialTimeout.Error())
+			c.lost(loop.ErrDialTimeout.Error(), closedError)
 		} else {
-			c.lost("no SETTINGS within timeout.connect")
+			c.lost("no SETTINGS within timeout.connect", closedError)
 		}
-		return
-	}
-	idle := c.be.rt.options().idle
-	if idle <= 0 {
-		return
-	}
-	left := idle - c.relay.loop.Now().Sub(c.busy)
-	switch {
-	case c.h2.Streams() > 0:
-		c.relay.loop.Arm(&c.timer, idle)
-	case left > 0:
-		c.relay.loop.Arm(&c.timer, left)
+	case c.h2.Streams() > 0 || c.hang.asked:
+		c.look(now)
+	case c.watched:
+		c.rest()
 	default:
-		c.end()
+		c.end(closedIdle)
+	}
+}
+
+// rest waits for the end of the idle time.
+func (c *backendConn) rest() {
+	c.watched, c.resting = false, false
+	idle := c.be.rt.options().idle
+	if c.be.spare(c) && (idle <= 0 || idle > spareIdle) {
+		idle = spareIdle
+	}
+	if idle <= 0 {
+		c.relay.loop.Disarm(&c.timer)
+		return
+	}
+	c.relay.loop.Arm(&c.timer, max(0, idle-c.relay.loop.Now().Sub(c.busy)))
+}
+
+// begins notes that a stream is about to be opened.
+func (c *backendConn) begins() {
+	now := c.relay.loop.Now()
+	c.hang.opens(now)
+	c.calls++
+	if !c.watched || c.resting {
+		c.look(now)
+	}
+}
+
+// look asks hang what is to be done.
+func (c *backendConn) look(now time.Time) {
+	c.watched = true
+	do, at := c.hang.look(now, c.frames, c.calls, c.be.pingEvery)
+	c.resting = do == hangRest
+	switch do {
+	case hangPing:
+		// Only what lies before it may delay it: if it's alone, its time doesn't depend on what arrives.
+		c.arrived = c.lc.Arrived()
+		alone := c.arrived == c.lc.Queued()
+		c.h2.Ping(c.hang.number)
+		c.pingEnd = c.lc.Queued()
+		if alone {
+			c.arrived = c.pingEnd
+		}
+		c.flush()
+	case hangDead:
+		if !c.moves() {
+			c.hung(now)
+			return
+		}
+		at = c.hang.wait(now)
+	}
+	c.relay.loop.Arm(&c.timer, at.Sub(now))
+}
+
+// moves reports whether there is a sign of life that the watch can't see: bytes that this loop has not read yet, or a PING that has not got there, behind
+// others that do, over a slow way.
+func (c *backendConn) moves() bool {
+	if c.lc.Unread() > 0 {
+		return true
+	}
+	if c.arrived >= c.pingEnd {
+		return false
+	}
+	before := c.arrived
+	c.arrived = c.lc.Arrived()
+	return c.arrived > before
+}
+
+// hung ends a connection whose backend doesn't answer (2.11). What waits in its socket is of no use any more: RST.
+func (c *backendConn) hung(now time.Time) {
+	cause := "hangs: nothing came for " + health.Ago(now.Sub(c.hang.heard)) + ", no answer to a PING either"
+	c.be.tellHang(now, cause)
+	c.lc.Reset()
+	c.lost(cause, closedHang)
+}
+
+// Pong: h2.Handler.
+func (c *backendConn) Pong(n uint64) {
+	now := c.relay.loop.Now()
+	if c.hang.answers(now, n) && c.watched {
+		c.look(now)
 	}
 }
 
@@ -192,13 +327,15 @@ func (c *backendConn) freed() {
 	if c.gone {
 		return
 	}
-	if c.h2.Spent() {
-		c.retired = true
-	}
 	if c.h2.Streams() == 0 {
 		c.busy = c.relay.loop.Now()
-		if c.retired || c.be.removed {
-			c.end()
+		switch {
+		case c.be.removed:
+			c.end(closedRemoved)
+		case c.left:
+			c.end(closedGoaway)
+		case c.retired:
+			c.end(closedReplaced)
 		}
 	}
 	if c.be.waiting.n > 0 {
@@ -215,11 +352,15 @@ func (c *backendConn) anyStream() *h2.Stream {
 
 // Goaway: h2.Handler. The streams that the backend never saw go elsewhere, the others end here (4.1). Without an error it's no failure.
 func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
-	c.retired = true
-	if code != h2.NoError {
+	c.retired, c.left = true, true
+	switch {
+	case code == h2.EnhanceYourCalm && string(debug) == "too_many_pings" && c.hang.number > 0:
+		c.ourFault = true
+		c.be.calm()
+	case code != h2.NoError:
 		c.goaway = " after GOAWAY " + code.String()
 		if len(debug) > 0 {
-			c.goaway += ": " + string(debug[:min(len(debug), 100)])
+			c.goaway += ": " + printable(string(debug[:min(len(debug), 100)]))
 		}
 	}
 	unseen := c.relay.streams[:0]
@@ -228,6 +369,7 @@ func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 			unseen = append(unseen, s)
 		}
 	}
+	slices.Reverse(unseen) // the oldest first, as they came
 	for _, s := range unseen {
 		c.h2.Forget(s)
 		s.Owner.(*call).unseen()
@@ -238,7 +380,7 @@ func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 		return
 	}
 	if c.h2.Streams() == 0 {
-		c.end()
+		c.end(closedGoaway)
 	}
 	if c.be.waiting.n > 0 {
 		c.be.pump()
@@ -247,15 +389,19 @@ func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 
 // Headers: h2.Handler.
 func (c *backendConn) Headers(s *h2.Stream, fields []h2.Field, head *h2.Head, end bool) {
-	c.answers++
+	c.frames++
 	s.Owner.(*call).response(fields, head, end)
 }
 
 // Data: h2.Handler.
-func (c *backendConn) Data(s *h2.Stream, p []byte, end bool) { s.Owner.(*call).responseData(p, end) }
+func (c *backendConn) Data(s *h2.Stream, p []byte, end bool) {
+	c.frames++
+	s.Owner.(*call).responseData(p, end)
+}
 
 // Trailers: h2.Handler.
 func (c *backendConn) Trailers(s *h2.Stream, fields []h2.Field, head *h2.Head) {
+	c.frames++
 	s.Owner.(*call).responseTrailers(fields, head)
 }
 

@@ -57,7 +57,7 @@ func FuzzRelay(f *testing.F) {
 				for _, be := range p.backends {
 					be.again.reset()
 					for len(be.conns) > 0 {
-						be.conns[0].end()
+						be.conns[0].end(closedIdle)
 					}
 				}
 			}

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/health"
@@ -85,7 +88,7 @@ func (c *call) inWords(code string) string {
 	if c.reason == "" {
 		return "gRPC " + code
 	}
-	return "gRPC " + code + ": " + c.reason[:min(len(c.reason), 200)]
+	return "gRPC " + code + ": " + printable(c.reason[:min(len(c.reason), 200)])
 }
 
 // late reports whether the caller's deadline has passed.
@@ -144,4 +147,14 @@ func (c *call) countResponse() {
 	default:
 		c.client.stats.grpc(c.grpcStatus, d)
 	}
+}
+
+// printable is what a peer said, fit for a log, a terminal and an answer's text: nothing in it can be taken for a line end or a command.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }

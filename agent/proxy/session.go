@@ -253,8 +253,7 @@ func (w *worker) tcpViewChanged(svc *table.Service) {
 
 // look begins the drain if the backend is gone or going, and takes it back if it is there again (4.7).
 func (s *session) look(v *table.View) {
-	b := v.Find(s.addr)
-	leaving := v.Gone || b == nil || b.Verdict.Kind == health.Draining
+	leaving := v.Leaving(s.addr)
 	switch {
 	case leaving && !s.timer.Armed():
 		s.timer.F = func() { s.do(s.m.Drained()) }

@@ -73,6 +73,11 @@ type serviceStats struct {
 	sniffed   [protocols]uint64
 	silent    uint64 // of the sniffed: those that said nothing for 200 ms
 	guards    [protections]guard
+
+	backendConns   int // HTTP/2 connections to backends
+	backendOpened  uint64
+	backendClosed  [closeCauses]uint64
+	connectsFailed uint64
 }
 
 // http counts a call that ended with an HTTP status.
@@ -143,4 +148,10 @@ func (s *serviceStats) add(o *serviceStats) {
 	s.in += o.in
 	s.out += o.out
 	s.silent += o.silent
+	s.backendConns += o.backendConns
+	s.backendOpened += o.backendOpened
+	for i := range s.backendClosed {
+		s.backendClosed[i] += o.backendClosed[i]
+	}
+	s.connectsFailed += o.connectsFailed
 }

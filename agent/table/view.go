@@ -37,8 +37,12 @@ type Backend struct {
 	Weight  float64      // effective (3.2)
 }
 
+// leaving reports whether somebody takes the backend out, by its record or by hand: it drains, or is muted. Both weigh more than any evidence (2.8), and
+// mean the same for calls: no new ones, and those that run have the time of the drain (4.7).
+func (b *Backend) leaving() bool { return b.Verdict.Kind <= health.Muted }
+
 // tryable reports whether the backend may be tried when nothing better is left: neither draining nor muted (4.1).
-func (b *Backend) tryable() bool { return b.Verdict.Kind > health.Muted }
+func (b *Backend) tryable() bool { return !b.leaving() }
 
 // newView joins list and verdicts. backends has one entry per entry of l, in its order.
 func newView(now time.Time, s *Service, l *service.List, backends []Backend) *View {
@@ -110,6 +114,13 @@ func (v *View) lookAtOthers(unprobed bool) (tryable int) {
 
 // weight is the effective weight of a backend (3.2): the static one times every other factor.
 func weight(b *service.Backend) float64 { return float64(max(b.Weight, 1)) }
+
+// Leaving reports whether what runs on the backend with that address has only the time of a drain left: it, or the service, was removed, or somebody takes
+// it out (4.7). What is only down, unreachable or ejected keeps its running calls.
+func (v *View) Leaving(addr netip.AddrPort) bool {
+	b := v.Find(addr)
+	return v.Gone || b == nil || b.leaving()
+}
 
 // Find returns the backend with that address, nil if the view has none.
 func (v *View) Find(addr netip.AddrPort) *Backend {

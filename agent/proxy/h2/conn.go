@@ -47,6 +47,8 @@ type Handler interface {
 	Settings()
 	// Goaway says that the peer takes no streams above last.
 	Goaway(last uint32, code Code, debug []byte)
+	// Pong is the answer to a Ping.
+	Pong(n uint64)
 	// Drained says that after Shutdown no new stream can come.
 	Drained()
 }

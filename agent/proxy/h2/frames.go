@@ -141,10 +141,13 @@ func (c *Conn) onPing(flags byte, id uint32, p []byte) error {
 		c.finish(start)
 		return c.checkControl()
 	}
-	if c.pinging && binary.BigEndian.Uint64(p) == drainPing {
+	n := binary.BigEndian.Uint64(p)
+	if c.pinging && n == drainPing {
 		c.pinging = false
 		c.Drain()
+		return nil
 	}
+	c.h.Pong(n)
 	return nil
 }
 

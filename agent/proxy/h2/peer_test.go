@@ -97,7 +97,8 @@ func (p *peer) Settings() { p.event("settings") }
 func (p *peer) Goaway(last uint32, code Code, debug []byte) {
 	p.event("goaway %d %v %s", last, code, debug)
 }
-func (p *peer) Drained() { p.event("drained") }
+func (p *peer) Pong(n uint64) { p.event("pong %d", n) }
+func (p *peer) Drained()      { p.event("drained") }
 
 func (p *peer) event(format string, args ...any) { p.log = append(p.log, fmt.Sprintf(format, args...)) }
 

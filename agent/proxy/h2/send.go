@@ -261,10 +261,17 @@ func (c *Conn) Shutdown() {
 	}
 	c.shutdown = announced
 	c.appendGoaway(maxStreamID, NoError, "")
-	start := c.begin(framePing, 0, 0)
-	*c.out = binary.BigEndian.AppendUint64(*c.out, drainPing)
-	c.finish(start)
+	c.Ping(drainPing)
 	c.pinging = true
+}
+
+// Ping sends a PING. Handler.Pong says when its answer comes.
+func (c *Conn) Ping(n uint64) {
+	if c.dead {
+		return
+	}
+	*c.out = appendHeader(*c.out, 8, framePing, 0, 0)
+	*c.out = binary.BigEndian.AppendUint64(*c.out, n)
 }
 
 // Drain ends the first phase of Shutdown.
