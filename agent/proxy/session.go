@@ -80,9 +80,8 @@ func (s *session) connect() {
 		s.tried = append(s.tried, b.State)
 		s.state, s.addr, s.picked = b.State, b.Addr, now
 		s.state.Begin()
-		c, err := s.w.loop.Dial(b.Addr, s.opts.connect, &s.ends[tcp.Backend])
+		c, err := s.w.loop.DialPatient(b.Addr, s.opts.connect, &s.ends[tcp.Backend])
 		if err == nil {
-			c.Patient()
 			s.ends[tcp.Backend].conn = c
 			return
 		}
@@ -215,7 +214,7 @@ func (s *session) end(reset bool) {
 		switch {
 		case c == nil:
 		case reset:
-			c.Reset()
+			c.Abort()
 		default:
 			c.Close()
 		}

@@ -36,30 +36,35 @@ type Conn struct {
 	received uint64 // bytes that came
 	kept     []byte // received, not consumed; a pooled buffer, nil if there is nothing
 	current  []byte // what Readable is looking at now
-	armed    uint32 // the events that epoll watches for
 	timer    Timer  // of a Dial
 	dialErr  error  // of a Dial that failed at once
 	sink     *Conn  // bytes go there through the kernel (Splice)
 	source   *Conn  // whose sink this is
 	pipe     *pipe  // holds bytes on their way to this connection
+	watched  int    // its place in Loop.watched + 1; 0 = not there
 
 	connecting bool
+	more       bool // the kernel may have bytes or an end for us; epoll tells that once
+	hup        bool // the peer's end, or an error, comes behind what there is to read
 	paused     bool // by Pause
 	eof        bool // the peer's FIN was seen
 	full       bool // the kernel took less than it was given: EPOLLOUT is awaited
 	finWanted  bool
 	finSent    bool
-	parked     bool // not in epoll: not yet, or it reports a hang-up that nobody may look at now
 	touched    bool // in Loop.touched
-	arming     bool // in Loop.arming
+	queued     bool // in Loop.reading
 	fat        bool // in Loop.fat
 	active     bool // wrote since the last trim
 	waiting    bool // in Loop.deliver
 	patient    bool // a peer that doesn't read is no reason to end
-	watched    bool // in Loop.written
+	keepalive  bool // a patient one's options are set
 	gone       bool // no more handler calls
 	reset      bool // close with RST
 }
+
+// connEvents are what each connection is registered for, once, from its first moment to its last: edge-triggered, so that pausing, resuming, a full
+// socket and an end that nobody wants to read cost no system call and can't spin. In return the connection remembers what it was told (more, full).
+const connEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 // Add takes over a connected, non-blocking socket, with the bytes that were already received from it: they come by Readable, in this wake-up, or once it
 // is resumed. If it fails, fd is still the caller's.
@@ -70,10 +75,10 @@ func (l *Loop) Add(fd int, h Handler, received []byte) (*Conn, error) {
 	if len(received) > readSize {
 		return nil, fmt.Errorf("add a connection with %d bytes received: at most %d", len(received), readSize)
 	}
-	// It enters epoll in the end of this wake-up; one that is paused until then, only when it is resumed.
-	c := &Conn{loop: l, h: h, fd: fd, parked: true}
-	l.claim(fd, c)
-	c.touch()
+	c := &Conn{loop: l, h: h, fd: fd}
+	if err := l.register(fd, connEvents, c); err != nil {
+		return nil, err
+	}
 	l.conns++
 	if len(received) > 0 {
 		c.keep(received)
@@ -101,14 +106,19 @@ func (c *Conn) Unwritten() int {
 	return n
 }
 
-// Pause stops reading (EPOLLIN is disarmed); Resume starts it again. Neither costs a system call if the other follows in the same wake-up.
-func (c *Conn) Pause() { c.paused = true; c.touch() }
+// Handle has h called from now on, in place of the handler until now. What that one left unconsumed comes again, to h, in this wake-up.
+func (c *Conn) Handle(h Handler) {
+	c.h = h
+	c.deliverSoon()
+}
 
-// Resume starts reading again. Bytes that a Readable left unconsumed come again in this wake-up.
+// Pause stops reading; Resume starts it again. Neither is a system call. An error of the connection ends it all the same.
+func (c *Conn) Pause() { c.paused = true }
+
+// Resume starts reading again. Bytes that a Readable left unconsumed, and those that came meanwhile, come in this wake-up.
 func (c *Conn) Resume() {
 	c.paused = false
-	c.touch()
-	if len(c.kept) > 0 {
+	if len(c.kept) > 0 || c.more {
 		c.deliverSoon()
 	}
 }
@@ -122,8 +132,15 @@ func (c *Conn) Close() { c.shut() }
 // Reset closes with RST (SO_LINGER 0); what is in Out is dropped.
 func (c *Conn) Reset() {
 	if !c.gone {
-		c.reset = true
 		c.Out, c.off = nil, 0
+	}
+	c.Abort()
+}
+
+// Abort is Reset after what the kernel takes of Out at once: a peer that reads has all that came before the end.
+func (c *Conn) Abort() {
+	if !c.gone {
+		c.reset = true
 	}
 	c.shut()
 }
@@ -136,7 +153,8 @@ func (c *Conn) Detach() (fd int, received []byte) {
 	}
 	c.gone = true
 	c.dropSplice()
-	c.leave()
+	c.loop.unwatch(c)
+	c.loop.unregister(c.fd)
 	if c.current != nil {
 		received = append(received, c.current...)
 	} else {
@@ -169,9 +187,13 @@ func (c *Conn) deliverFirst() {
 	case c.gone:
 	case c.dialErr != nil:
 		c.fail(c.dialErr)
-	case !c.paused && len(c.kept) > 0:
+	case !c.readable():
+	case len(c.kept) > 0:
 		n := copy(c.loop.rbuf, c.kept)
 		c.hand(c.loop.rbuf[:n])
+		c.readSoon()
+	case c.more:
+		c.read()
 	}
 }
 
@@ -181,65 +203,83 @@ func (c *Conn) ready(events uint32) {
 	case c.gone:
 	case c.connecting:
 		c.connected(events)
-	case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && !c.readable():
-		c.hungUp()
 	default:
-		if events&unix.EPOLLOUT != 0 {
-			c.full = false
-			c.touch()
-		}
-		if events&(unix.EPOLLIN|unix.EPOLLERR|unix.EPOLLHUP) != 0 && c.readable() {
+		c.note(events)
+		if c.more && !c.queued && c.readable() {
 			c.read()
+		} else if events&unix.EPOLLERR != 0 && !c.readable() {
+			// Nobody may read, and so nobody would meet the error.
+			if e := socketError(c.fd); e != 0 {
+				c.fail(e)
+			}
 		}
+	}
+}
+
+// note remembers what epoll says only once.
+func (c *Conn) note(events uint32) {
+	if c.full && events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		c.full = false // after an end, writing says more
+		c.touch()
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		c.hup, c.more = true, true
+	} else if events&unix.EPOLLIN != 0 {
+		c.more = true
 	}
 }
 
 // readable reports whether the handler may be given bytes.
-func (c *Conn) readable() bool { return !c.paused && !c.eof && !c.stalled() }
-
-// hungUp handles a hang-up while nobody may read. An error ends the connection at once; both directions ended without one is a state that epoll
-// would report for ever, so the descriptor leaves it until reading goes on.
-func (c *Conn) hungUp() {
-	if e := socketError(c.fd); e != 0 {
-		c.fail(e)
-		return
-	}
-	if !c.parked {
-		c.parked = true
-		c.loop.control(unix.EPOLL_CTL_DEL, c.fd, 0)
-	}
-	// Writing, if there is anything to write, says more.
-	c.full = false
-	c.touch()
+func (c *Conn) readable() bool {
+	return !c.gone && !c.paused && !c.eof && !c.connecting && !c.stalled()
 }
 
-// read takes what is there, at most what fits into the loop's buffer behind what was kept.
+// readSoon has the connection read in the next wake-up if there may be more than it was given in this one.
+func (c *Conn) readSoon() {
+	if c.more && !c.queued && c.readable() {
+		c.queued = true
+		c.loop.reading = append(c.loop.reading, c)
+	}
+}
+
+// read takes what is there, at most what fits into the loop's buffer behind what was kept. A FIN that is known to come right behind it is taken as well.
 func (c *Conn) read() {
-	if c.sink != nil && c.splice() {
-		return
-	}
-	buf := c.loop.rbuf
-	have := copy(buf, c.kept)
-	if have == len(buf) {
-		return // resumed in this wake-up: what was kept comes first
-	}
-	n, e := recv(c.fd, buf[have:])
-	switch {
-	case e == unix.EAGAIN:
-	case e != 0:
-		c.fail(e)
-	case n == 0:
-		c.ended()
-	default:
+	for range 2 {
+		if c.sink != nil && c.splice() {
+			break
+		}
+		buf := c.loop.rbuf
+		have := copy(buf, c.kept)
+		if have == len(buf) {
+			break // resumed in this wake-up: what was kept comes first
+		}
+		n, e := recv(c.fd, buf[have:])
+		if e == unix.EAGAIN {
+			c.more = false
+			return
+		}
+		if e != 0 {
+			c.fail(e)
+			return
+		}
+		if n == 0 {
+			c.ended()
+			return
+		}
+		drained := have+n < len(buf) // else there may be more (epoll(7), question 9)
+		c.more = c.hup || !drained
 		c.received += uint64(n)
 		c.hand(buf[:have+n])
+		if !drained || !c.more || !c.readable() {
+			break
+		}
 	}
+	c.readSoon()
 }
 
 // ended handles the peer's FIN.
 func (c *Conn) ended() {
-	c.eof = true
-	c.touch()
+	c.eof, c.more = true, false
 	c.h.EOF()
 }
 
@@ -254,9 +294,6 @@ func (c *Conn) hand(b []byte) {
 		c.fail(ErrStuck)
 	default:
 		c.keep(b[n:])
-		if c.sink != nil {
-			c.touch() // not read while the sink has something to write
-		}
 	}
 }
 
@@ -293,28 +330,22 @@ func (c *Conn) shut() {
 	}
 	c.gone = true
 	c.loop.Disarm(&c.timer)
+	c.loop.unwatch(c)
 	c.dropSplice()
 	c.loop.closing = append(c.loop.closing, c)
 }
 
-// release closes the descriptor.
+// release closes the descriptor, which takes it out of epoll: nobody else holds it, but for the moment in which a child is made, and an event from there
+// carries a generation that is over.
 func (c *Conn) release() {
-	if c.reset {
-		unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	} else if !c.connecting && !c.full && c.off < len(c.Out) {
+	if !c.connecting && !c.full && c.off < len(c.Out) {
 		send(c.fd, c.Out[c.off:])
 	}
-	c.leave()
+	if c.reset {
+		unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	c.loop.fds[c.fd] = slot{}
 	unix.Close(c.fd)
 	c.dropBuffers()
 	c.loop.conns--
-}
-
-// leave takes the descriptor out of epoll and of the table of descriptors.
-func (c *Conn) leave() {
-	if !c.parked {
-		c.loop.unregister(c.fd)
-	} else {
-		c.loop.fds[c.fd] = slot{}
-	}
 }

@@ -97,7 +97,7 @@ func TestBacklogWithSlowReader(t *testing.T) {
 	}
 	settled(t, l)
 	do(t, l, func() {
-		if c.Unwritten() == 0 || c.armed&unix.EPOLLOUT == 0 {
+		if c.Unwritten() == 0 || !c.full {
 			t.Errorf("the kernel took %d bytes at once; the test needs a backlog", len(data))
 		}
 		if c.Queued() != queued || uint64(c.Unwritten()) != queued-r.total() {
@@ -114,8 +114,8 @@ func TestBacklogWithSlowReader(t *testing.T) {
 	until(t, "Written with everything", func() bool { return r.total() == queued })
 	settled(t, l)
 	do(t, l, func() {
-		if c.Unwritten() != 0 || cap(c.Out) > hoard || c.armed != unix.EPOLLIN {
-			t.Errorf("after the backlog: %d unwritten, buffer of %d, events %#x", c.Unwritten(), cap(c.Out), c.armed)
+		if c.Unwritten() != 0 || cap(c.Out) > hoard || c.full {
+			t.Errorf("after the backlog: %d unwritten, buffer of %d, full %v", c.Unwritten(), cap(c.Out), c.full)
 		}
 	})
 }
@@ -181,14 +181,18 @@ func TestHangUpWhilePausedDoesNotSpin(t *testing.T) {
 	}
 	there.Write([]byte("last words"))
 	there.CloseWrite()
-	parked := func() (p bool) { do(t, l, func() { p = c.parked }); return p }
-	until(t, "parked", parked)
+	until(t, "the hang-up", func() (seen bool) { do(t, l, func() { seen = c.hup }); return seen })
+	if n := wakeups(t, l); n > 5 {
+		t.Errorf("%d wake-ups for an end that nobody reads", n)
+	}
 	do(t, l, c.Resume)
 	until(t, "EOF", r.sawEOF)
 	if got := string(r.bytes()); got != "last words" {
 		t.Fatalf("got %q", got)
 	}
-	until(t, "parked again", parked) // nobody closes it: still no spin
+	if n := wakeups(t, l); n > 5 {
+		t.Errorf("%d wake-ups while nobody closes it", n)
+	}
 	do(t, l, c.Close)
 	settled(t, l)
 	do(t, l, func() {
@@ -219,6 +223,55 @@ func TestResetSendsRST(t *testing.T) {
 	}
 	if err := r.closedBy(); err != nil {
 		t.Fatalf("Closed(%v) after Reset", err)
+	}
+}
+
+func TestAbortWritesWhatIsQueuedAndSendsRST(t *testing.T) {
+	l := startLoop(t)
+	c, there := tcpPair(t, l, &recorder{})
+	do(t, l, func() { c.Out = append(c.Out, "last words"...); c.Abort() })
+	if got, err := io.ReadAll(there); string(got) != "last words" || !errors.Is(err, unix.ECONNRESET) {
+		t.Fatalf("read %q, %v; want a reset behind the bytes", got, err)
+	}
+}
+
+// What came in one piece with the FIN, or with a reset, is delivered before it: epoll tells of both at once, and only once.
+func TestBytesAndEndInOneEvent(t *testing.T) {
+	for name, end := range map[string]func(c *net.TCPConn){
+		"FIN": func(c *net.TCPConn) { c.CloseWrite() },
+		"RST": func(c *net.TCPConn) { c.SetLinger(0); c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := startLoop(t)
+			r := &recorder{}
+			_, there := tcpPair(t, l, r)
+			do(t, l, func() { // seen in one wake-up
+				there.Write([]byte("all of it"))
+				end(there)
+			})
+			until(t, "the end", func() bool { return r.sawEOF() || r.closedBy() != nil })
+			if got := string(r.bytes()); got != "all of it" || r.sawEOF() != (name == "FIN") {
+				t.Errorf("got %q, EOF %v, closed by %v", got, r.sawEOF(), r.closedBy())
+			}
+		})
+	}
+}
+
+// A handler takes over from another, with the bytes that this one left.
+func TestHandleTakesOver(t *testing.T) {
+	l := startLoop(t)
+	heir := &recorder{}
+	var own *Conn // the loop's
+	first := &recorder{consume: func([]byte) int { own.Handle(heir); return 0 }}
+	c, there := pair(t, l, first, nil)
+	do(t, l, func() { own = c })
+	there.Write([]byte("hello"))
+	until(t, "the bytes", func() bool { return string(heir.bytes()) == "hello" })
+	there.Write([]byte(" again"))
+	there.CloseWrite()
+	until(t, "the end", heir.sawEOF)
+	if got := string(heir.bytes()); got != "hello again" || first.sawEOF() || len(first.bytes()) > 0 {
+		t.Errorf("the heir got %q; the first handler %q, EOF %v", got, first.bytes(), first.sawEOF())
 	}
 }
 
@@ -291,7 +344,7 @@ func TestStaleEventIsIgnored(t *testing.T) {
 			return
 		}
 		l.turn([]unix.EpollEvent{stale})
-		if fresh.parked || fresh.gone {
+		if fresh.gone {
 			t.Error("a stale event reached a new connection")
 		}
 		unix.Close(fds[1])

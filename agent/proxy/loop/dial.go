@@ -11,8 +11,17 @@ import (
 
 // Dial starts a connection; h.Connected or h.Closed (never before Dial has returned) ends it within timeout (0 = as long as the kernel tries). What is
 // put into Out before that is written then. An error says that this host could not try (no descriptor, no port): it isn't the peer's fault, and no
-// handler is called.
+// handler is called. A host that vanished is found within about 10 s (SEMANTICS 2.11).
 func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Conn, error) {
+	return l.dial(addr, timeout, &Conn{loop: l, h: h})
+}
+
+// DialPatient is Dial for a peer that may leave bytes unread for as long as it likes (watch).
+func (l *Loop) DialPatient(addr netip.AddrPort, timeout time.Duration, h Handler) (*Conn, error) {
+	return l.dial(addr, timeout, &Conn{loop: l, h: h, patient: true})
+}
+
+func (l *Loop) dial(addr netip.AddrPort, timeout time.Duration, c *Conn) (*Conn, error) {
 	if l.ended {
 		return nil, ErrEnded
 	}
@@ -21,8 +30,12 @@ func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Con
 	if err != nil {
 		return nil, fmt.Errorf("make a socket to %s: %w", addr, err)
 	}
-	backendOptions(fd)
-	c := &Conn{loop: l, h: h, fd: fd, connecting: true, armed: unix.EPOLLOUT}
+	c.fd, c.connecting = fd, true
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if !c.patient {
+		keepAlive(fd, backendIdle, backendInterval, backendCount)
+		setInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, stallLimit)
+	}
 	switch err := connect(fd, sa); err {
 	case nil, unix.EINPROGRESS:
 	case unix.EADDRNOTAVAIL, unix.EAGAIN: // no local port is left
@@ -30,9 +43,9 @@ func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Con
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	default:
 		c.dialErr = err
-		c.armed = 0
 	}
-	if err := l.register(fd, c.armed, c); err != nil {
+	// Not before connect: epoll would report that the socket isn't connected.
+	if err := l.register(fd, connEvents, c); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
@@ -40,11 +53,13 @@ func (l *Loop) Dial(addr netip.AddrPort, timeout time.Duration, h Handler) (*Con
 	if c.dialErr != nil {
 		c.deliverSoon()
 	} else if timeout > 0 {
-		c.timer.F = func() { c.fail(ErrDialTimeout) }
+		c.timer.F = c.dialTimedOut
 		l.Arm(&c.timer, timeout)
 	}
 	return c, nil
 }
+
+func (c *Conn) dialTimedOut() { c.fail(ErrDialTimeout) }
 
 // connected ends a Dial.
 func (c *Conn) connected(events uint32) {
@@ -60,7 +75,14 @@ func (c *Conn) connected(events uint32) {
 	c.connecting = false
 	c.loop.Disarm(&c.timer)
 	c.touch()
+	c.note(events)
+	if c.patient {
+		c.loop.watch(c)
+	}
 	c.h.Connected()
+	if c.more {
+		c.deliverSoon() // a peer that speaks first, at once
+	}
 }
 
 // Sockaddr is addr for system calls.
@@ -81,12 +103,12 @@ func connect(fd int, sa unix.Sockaddr) error {
 	}
 }
 
-// backendOptions of a connection to a backend: a host that vanished is found within about 10 s (SEMANTICS 2.11). A refused option costs nothing else.
-func backendOptions(fd int) {
-	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	keepAlive(fd, 5, 1, 3)
-	setInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 10_000)
-}
+// The keepalive of connections to backends (SEMANTICS 2.11).
+const (
+	backendIdle     = 5 // seconds
+	backendInterval = 1 // seconds
+	backendCount    = 3
+)
 
 // keepAlive sets the idle time and interval in seconds, and the count.
 func keepAlive(fd, idle, interval, count int) {

@@ -29,17 +29,14 @@ func (c *Conn) settle() {
 	if c.sent != before {
 		c.told()
 	}
-	if !c.arming {
-		c.arming = true
-		c.loop.arming = append(c.loop.arming, c)
-	}
+	c.readSoon()
 }
 
 // told has the handler's Written called at the end of this round.
 func (c *Conn) told() {
 	c.active = true
-	if c.patient && !c.watched {
-		c.loop.watchStall(c)
+	if c.patient {
+		c.loop.watch(c)
 	}
 	c.loop.wrote = append(c.loop.wrote, c)
 }
@@ -86,32 +83,6 @@ func (c *Conn) compact() {
 	case c.off >= len(c.Out)/2:
 		c.Out = c.Out[:copy(c.Out, c.Out[c.off:])]
 		c.off = 0
-	}
-}
-
-// arm tells epoll what the connection waits for now, if that changed.
-func (c *Conn) arm() {
-	if c.gone || c.connecting {
-		return
-	}
-	var want uint32
-	if c.readable() {
-		want |= unix.EPOLLIN
-	}
-	if c.full {
-		want |= unix.EPOLLOUT
-	}
-	switch {
-	case c.parked && want == 0:
-	case c.parked:
-		if e := c.loop.control(unix.EPOLL_CTL_ADD, c.fd, want); e != 0 {
-			c.fail(e)
-			return
-		}
-		c.parked, c.armed = false, want
-	case want != c.armed:
-		c.armed = want
-		c.loop.rearm(c.fd, want)
 	}
 }
 

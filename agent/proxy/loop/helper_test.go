@@ -52,6 +52,19 @@ func settled(t *testing.T, l *Loop) {
 	do(t, l, func() {})
 }
 
+// wakeups counts those of a time in which nothing should happen. No event can be waited for then; a timer of another loop gives the time.
+func wakeups(t *testing.T, l *Loop) uint64 {
+	t.Helper()
+	var before, after Stats
+	do(t, l, func() { before = l.Stats() })
+	other, fired := startLoop(t), make(chan struct{})
+	timer := &Timer{F: func() { close(fired) }}
+	do(t, other, func() { other.Arm(timer, 300*time.Millisecond) })
+	receive(t, fired)
+	do(t, l, func() { after = l.Stats() })
+	return after.Wakeups - before.Wakeups
+}
+
 func receive[T any](t *testing.T, c <-chan T) T {
 	t.Helper()
 	select {

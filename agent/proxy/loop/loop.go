@@ -56,17 +56,18 @@ type Loop struct {
 	pipes      pipes
 	timers     timers
 	trim       Timer // takes the write buffers of idle connections back
-	stallTimer Timer // looks at Loop.written
+	stallTimer Timer // looks at Loop.watched
 	conns      int
 
-	deliver []*Conn // added with received bytes, or dials that failed before they began: their handlers are called in this wake-up
-	touched []*Conn // to be flushed
-	arming  []*Conn // to be armed in the end of this wake-up, once, whatever was paused and resumed meanwhile
-	wrote   []*Conn // whose handlers are told
-	closing []*Conn
-	fat     []*Conn // hold a large, empty Out
-	written []*Conn // patient ones whose bytes may not have arrived
-	stats   Stats
+	deliver   []*Conn // added with received bytes, or dials that failed before they began: their handlers are called in this wake-up
+	touched   []*Conn // to be flushed
+	reading   []*Conn // have more to read than one wake-up gives to each
+	wrote     []*Conn // whose handlers are told
+	rereading []*Conn // swapped with reading
+	closing   []*Conn
+	fat       []*Conn // hold a large, empty Out
+	watched   []*Conn // patient ones: new, or with bytes that may not have arrived
+	stats     Stats
 }
 
 // slot is who listens to a descriptor's events. Descriptors are reused, so an event counts only with the generation that its registration carries.
@@ -159,7 +160,7 @@ func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 			return 0, os.NewSyscallError("epoll_wait", err)
 		}
 		timeout := -1
-		if len(l.touched)+len(l.deliver)+len(l.closing) > 0 {
+		if len(l.reading)+len(l.touched)+len(l.deliver)+len(l.closing) > 0 {
 			timeout = 0
 		} else if due, ok := l.timers.next(); ok {
 			left := due - now.Sub(l.start)
@@ -191,9 +192,22 @@ func (l *Loop) turn(events []unix.EpollEvent) {
 			s.src.ready(e.Events)
 		}
 	}
+	l.readOn()
 	l.box.run()
 	l.timers.run(l.now.Sub(l.start))
 	l.settle()
+}
+
+// readOn reads those again that had more than one wake-up gives to each: 64 KiB, so that bulk doesn't starve the others.
+func (l *Loop) readOn() {
+	l.reading, l.rereading = l.rereading[:0], l.reading
+	for _, c := range l.rereading {
+		c.queued = false
+		if c.more && c.readable() {
+			c.read()
+		}
+	}
+	clear(l.rereading)
 }
 
 // settle ends a wake-up: every touched connection is written to once; handlers hear of it and may touch more.
@@ -220,13 +234,6 @@ func (l *Loop) settle() {
 			break
 		}
 	}
-	for i := 0; i < len(l.arming); i++ {
-		c := l.arming[i]
-		c.arming = false
-		c.arm()
-	}
-	clear(l.arming)
-	l.arming = l.arming[:0]
 	for i := 0; i < len(l.closing); i++ {
 		l.closing[i].release()
 	}
@@ -279,7 +286,7 @@ func (l *Loop) rearm(fd int, events uint32) {
 	}
 }
 
-// unregister takes fd out of epoll: before it is closed, always, since a descriptor that another process still holds would stay armed.
+// unregister takes a descriptor that stays open out of epoll; a listening socket as well, which another process may hold: it would stay armed.
 func (l *Loop) unregister(fd int) {
 	l.control(unix.EPOLL_CTL_DEL, fd, 0)
 	l.fds[fd] = slot{}

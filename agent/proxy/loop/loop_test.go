@@ -72,15 +72,7 @@ func TestPostWhileEnding(t *testing.T) {
 func TestIdleLoopDoesNotWake(t *testing.T) {
 	l := startLoop(t)
 	pair(t, l, &recorder{}, nil)
-	var before, after Stats
-	do(t, l, func() { before = l.Stats() })
-	// No event can be waited for here; the time in which nothing happens is given by a timer of another loop.
-	other, fired := startLoop(t), make(chan struct{})
-	timer := &Timer{F: func() { close(fired) }}
-	do(t, other, func() { other.Arm(timer, 300*time.Millisecond) })
-	receive(t, fired)
-	do(t, l, func() { after = l.Stats() })
-	if n := after.Wakeups - before.Wakeups; n > 2 {
+	if n := wakeups(t, l); n > 2 {
 		t.Errorf("%d wake-ups of an idle loop", n)
 	}
 }

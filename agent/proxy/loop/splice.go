@@ -5,7 +5,7 @@ import "golang.org/x/sys/unix"
 const (
 	// maxPipes of one loop: an unprivileged user may have 1,024 full ones, and there are at most 4 loops.
 	maxPipes = 256
-	// spareIdle is how many empty pipes wait for the next use; the others are closed.
+	// sparePipes is how many empty pipes wait for the next use; the others are closed.
 	sparePipes = 16
 	// spliceSize is what one connection moves per wake-up: what a pipe holds.
 	spliceSize = 64 << 10
@@ -92,6 +92,7 @@ func (c *Conn) splice() bool {
 	n, e := splice(c.fd, p.w, spliceSize)
 	switch {
 	case e == unix.EAGAIN:
+		c.more = false
 		c.loop.pipes.put(p)
 		return true
 	case e == unix.EINVAL: // a socket that can't
@@ -110,7 +111,6 @@ func (c *Conn) splice() bool {
 	p.n = n
 	to.pipe = p
 	to.touch()
-	c.touch()
 	return true
 }
 

@@ -13,45 +13,61 @@ const (
 	stallLimit = 10_000
 )
 
-// Patient lets the peer of a Dial not read for as long as it likes. TCP_USER_TIMEOUT ends a connection whose peer keeps its window closed for 10 s,
-// however alive it is: right for HTTP/2, whose peers always read, wrong for bytes that a busy database takes a minute later. What the option is for, a
-// host that vanished with bytes under way, the loop finds by looking at TCP_INFO instead.
-func (c *Conn) Patient() {
-	if !c.gone {
-		c.patient = true
-		setInt(c.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 0)
+// watch has a patient connection looked at: one that was made, or written to. While there is none, no timer runs.
+//
+// TCP_USER_TIMEOUT ends a connection whose peer keeps its window closed for 10 s, however alive it is: right for HTTP/2, whose peers always read, wrong for
+// bytes that a busy database takes a minute later. What the option is for, a host that vanished with bytes under way, the loop finds by looking at
+// TCP_INFO instead. And a connection gets its keepalive when it is looked at first: most are gone by then, and never pay for it.
+func (l *Loop) watch(c *Conn) {
+	if c.watched > 0 || c.gone {
+		return
 	}
-}
-
-// watchStall has a connection that was written to looked at. While there is none, no timer runs.
-func (l *Loop) watchStall(c *Conn) {
-	c.watched = true
-	l.written = append(l.written, c)
-	if len(l.written) == 1 {
+	l.watched = append(l.watched, c)
+	c.watched = len(l.watched)
+	if !l.stallTimer.Armed() {
 		l.Arm(&l.stallTimer, stallCheck)
 	}
 }
 
+// unwatch forgets a connection.
+func (l *Loop) unwatch(c *Conn) {
+	if c.watched == 0 {
+		return
+	}
+	last := len(l.watched) - 1
+	moved := l.watched[last]
+	l.watched[c.watched-1] = moved
+	moved.watched = c.watched
+	c.watched = 0
+	l.watched[last] = nil
+	l.watched = l.watched[:last]
+}
+
 // checkStalls ends connections to peers that are gone, and forgets those whose bytes have all arrived.
 func (l *Loop) checkStalls() {
-	all := l.written
-	l.written = nil
-	for _, c := range all {
-		c.watched = false
-		if c.gone {
-			continue
+	for i := len(l.watched) - 1; i >= 0; i-- { // backwards, as whoever is forgotten is replaced by the last
+		if i >= len(l.watched) {
+			continue // a handler closed others
+		}
+		c := l.watched[i]
+		if !c.keepalive {
+			c.keepalive = true
+			keepAlive(c.fd, backendIdle, backendInterval, backendCount)
 		}
 		info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		switch {
 		case err != nil:
+			l.unwatch(c)
 		case vanished(info):
 			c.fail(unix.ETIMEDOUT)
-		case info.Unacked > 0 || info.Notsent_bytes > 0:
-			l.watchStall(c)
+		case info.Unacked == 0 && info.Notsent_bytes == 0:
+			l.unwatch(c)
 		}
 	}
-	if len(l.written) == 0 {
-		l.Disarm(&l.stallTimer)
+	if len(l.watched) > 0 {
+		l.Arm(&l.stallTimer, stallCheck)
+	} else if cap(l.watched) > 1024 {
+		l.watched = nil
 	}
 }
 

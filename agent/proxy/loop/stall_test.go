@@ -2,6 +2,7 @@ package loop
 
 import (
 	"io"
+	"math/rand/v2"
 	"net"
 	"testing"
 
@@ -39,11 +40,10 @@ func TestPatientConnection(t *testing.T) {
 	r := &recorder{}
 	var c *Conn
 	do(t, l, func() {
-		if c, err = l.Dial(lis.Addr().(*net.TCPAddr).AddrPort(), patience, r); err != nil {
+		if c, err = l.DialPatient(lis.Addr().(*net.TCPAddr).AddrPort(), patience, r); err != nil {
 			t.Error(err)
 			return
 		}
-		c.Patient()
 		if v, err := unix.GetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil || v != 0 {
 			t.Errorf("TCP_USER_TIMEOUT %d, %v", v, err)
 		}
@@ -57,11 +57,21 @@ func TestPatientConnection(t *testing.T) {
 	defer there.Close()
 	until(t, "a full socket", func() (full bool) { do(t, l, func() { full = c.full }); return full })
 	check := func() (watched bool, timers int) {
-		do(t, l, func() { l.checkStalls(); watched, timers = c.watched, l.Stats().Timers })
+		do(t, l, func() { l.checkStalls(); watched, timers = c.watched > 0, l.Stats().Timers })
 		return watched, timers
+	}
+	option := func(opt int) (v int) {
+		do(t, l, func() { v, _ = unix.GetsockoptInt(c.fd, unix.IPPROTO_TCP, opt) })
+		return v
+	}
+	if idle := option(unix.TCP_KEEPIDLE); idle == backendIdle {
+		t.Error("a new connection has paid for its keepalive")
 	}
 	if watched, _ := check(); !watched || r.closedBy() != nil {
 		t.Errorf("with bytes under way: watched %v, closed by %v", watched, r.closedBy())
+	}
+	if idle, interval, count := option(unix.TCP_KEEPIDLE), option(unix.TCP_KEEPINTVL), option(unix.TCP_KEEPCNT); idle != 5 || interval != 1 || count != 3 {
+		t.Errorf("keepalive of one that stays: %d, %d, %d; want 5, 1, 3 (2.11)", idle, interval, count)
 	}
 	if _, err := io.CopyN(io.Discard, there, size); err != nil {
 		t.Fatal(err)
@@ -69,4 +79,31 @@ func TestPatientConnection(t *testing.T) {
 	until(t, "nothing to watch", func() bool { watched, _ := check(); return !watched })
 	until(t, "no timer", func() bool { _, timers := check(); return timers == 0 })
 	do(t, l, c.Close)
+}
+
+// The list of those that are watched holds no closed connection, in whatever order they go.
+func TestWatchedAreForgotten(t *testing.T) {
+	l := startLoop(t)
+	conns := make([]*Conn, 20)
+	for i := range conns {
+		conns[i], _ = tcpPair(t, l, &recorder{})
+	}
+	do(t, l, func() {
+		for _, c := range conns {
+			l.watch(c)
+			l.watch(c)
+		}
+		for n, i := range rand.Perm(len(conns)) {
+			conns[i].Close()
+			if len(l.watched) != len(conns)-n-1 {
+				t.Errorf("%d watched after %d of %d were closed", len(l.watched), n+1, len(conns))
+			}
+			for at, c := range l.watched {
+				if c.watched != at+1 || c.gone {
+					t.Errorf("place %d: %d, gone %v", at, c.watched-1, c.gone)
+				}
+			}
+		}
+		l.checkStalls()
+	})
 }
