@@ -124,7 +124,7 @@ func owners() []struct {
 
 // pure are the packages that decide and do no I/O.
 func pure() []string {
-	return []string{"agent/service", "agent/picker", "agent/table", "agent/discovery/format", "agent/event", "agent/proxy/h2", "agent/proxy/tcp"}
+	return []string{"agent/service", "agent/picker", "agent/table", "agent/discovery/format", "agent/event", "agent/proxy/h1", "agent/proxy/h2", "agent/proxy/tcp"}
 }
 
 // pkg is a package of this project as `go list` tells it.

@@ -2,48 +2,48 @@ package proxy
 
 import (
 	"context"
-	"log"
-	"net"
-	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 
-	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/proxy/h1"
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// handedOver bounds the connections that wait until net/http takes them; one more is closed.
-	handedOver = 1024
-	// replayBudget bounds what request bodies kept for another attempt take, all together.
-	replayBudget = 64 << 20
-)
+// replayBudget bounds what request bodies kept for another attempt take, all together.
+const replayBudget = 64 << 20
 
-// http1 serves HTTP/1.1 by net/http, on its own goroutines: a loop hands a connection over once, with the bytes that it has read (HTTP2.md 2).
+// http1 serves HTTP/1.1 on goroutines of its own, one per client connection: a loop hands a connection over once, with the bytes that it has read (HTTP2.md 2).
 type http1 struct {
 	p        *Proxy
-	log      *log.Logger // of net/http, at debug level
 	changed  chan struct{}
 	buffered atomic.Int64 // bytes of request bodies kept for another attempt
-	copies   sync.Pool    // of *[]byte, for bodies
+	small    sync.Pool    // of *wireBuffer
+	works    sync.Pool    // of *http1Work
 
 	mu sync.Mutex
 
 	servers map[*route]*http1Server
 	retired map[*http1Server]struct{} // no new connections, some may run
 	stats   map[string]*serviceStats  // by service
-	group   sync.WaitGroup            // the servers' accepting goroutines, and ends of retired ones
+	group   sync.WaitGroup            // client connections, and ends of retired servers
 	ended   bool
+}
+
+// http1Work is what one request needs while it runs; an idle connection has none.
+type http1Work struct {
+	req, resp h1.Head
+	head      [4 << 10]byte  // the request's head, and its body if that was there with it
+	out       [32 << 10]byte // what is being sent
+	up        [16 << 10]byte // the same, of a body that is uploaded meanwhile
 }
 
 func newHTTP1(p *Proxy) *http1 {
 	h := &http1{
 		p: p, changed: make(chan struct{}, 1),
-		log:     p.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		servers: map[*route]*http1Server{}, retired: map[*http1Server]struct{}{}, stats: map[string]*serviceStats{},
 	}
-	h.copies.New = func() any { b := make([]byte, 32<<10); return &b }
+	h.small.New = func() any { return new(wireBuffer) }
+	h.works.New = func() any { return new(http1Work) }
 	return h
 }
 
@@ -98,24 +98,17 @@ func (h *http1) publish() {
 func (h *http1) serve(rt *route, fd int, received []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.ended {
-		s := h.servers[rt]
-		idle, header := rt.options().idle, h.p.limits.Load().HeaderBytes
-		if s == nil || s.idle != idle || s.header != header {
-			h.retireLocked(rt)
-			s = newHTTP1Server(h, rt, idle, header)
-			h.servers[rt] = s
-			h.group.Go(s.run)
-		}
-		select {
-		case s.handed <- handed{fd, received}:
-			return
-		default:
-			h.p.refused.Add(1)
-		}
+	if h.ended {
+		unix.Close(fd)
+		h.p.clients.Add(-1)
+		return
 	}
-	unix.Close(fd)
-	h.p.clients.Add(-1)
+	s := h.servers[rt]
+	if s == nil {
+		s = newHTTP1Server(h, rt)
+		h.servers[rt] = s
+	}
+	h.group.Go(func() { s.serve(fd, received) })
 }
 
 // remove retires the server of a route that is no longer configured.
@@ -175,86 +168,4 @@ func (h *http1) snapshot() snapshot {
 		s.services[name] = *one
 	}
 	return s
-}
-
-// Get and Put lend the buffers by which bodies are copied.
-func (h *http1) Get() []byte  { return *h.copies.Get().(*[]byte) }
-func (h *http1) Put(b []byte) { h.copies.Put(&b) }
-
-// handed is a connection on its way from a loop to net/http.
-type handed struct {
-	fd       int
-	received []byte
-}
-
-// handover is the net.Listener over which a server gets its connections.
-type handover struct{ s *http1Server }
-
-func (l handover) Accept() (net.Conn, error) {
-	for {
-		select {
-		case <-l.s.stopped:
-			return nil, net.ErrClosed
-		case c := <-l.s.handed:
-			conn, err := l.s.adopt(c)
-			if err == nil {
-				return conn, nil
-			}
-			l.s.h.p.log.Debug("a connection could not be handed over", "service", l.s.rt.name, "cause", err)
-		}
-	}
-}
-
-func (l handover) Close() error {
-	l.s.stop.Do(func() { close(l.s.stopped) })
-	return nil
-}
-
-func (l handover) Addr() net.Addr { return net.TCPAddrFromAddrPort(netip.AddrPort{}) }
-
-// adopt makes a net.Conn of what a loop had.
-func (s *http1Server) adopt(c handed) (net.Conn, error) {
-	f := os.NewFile(uintptr(c.fd), "client")
-	defer f.Close()
-	conn, err := net.FileConn(f) // has its own descriptor
-	if err != nil {
-		s.h.p.clients.Add(-1)
-		return nil, err
-	}
-	s.h.count(s.rt, func(st *serviceStats) { st.active[protoHTTP1]++ })
-	return &http1Conn{Conn: conn, s: s, received: c.received}, nil
-}
-
-// http1Conn is a client connection with the bytes that the loop had read.
-type http1Conn struct {
-	net.Conn
-	s        *http1Server
-	received []byte // read by one goroutine at a time
-	once     sync.Once
-}
-
-func (c *http1Conn) Read(b []byte) (int, error) {
-	if len(c.received) > 0 {
-		n := copy(b, c.received)
-		c.received = c.received[n:]
-		return n, nil
-	}
-	c.received = nil
-	return c.Conn.Read(b)
-}
-
-func (c *http1Conn) Close() error {
-	c.once.Do(func() {
-		c.s.h.count(c.s.rt, func(st *serviceStats) { st.active[protoHTTP1]-- })
-		c.s.h.p.clients.Add(-1)
-	})
-	return c.Conn.Close()
-}
-
-// CloseWrite lets an upgraded connection end one direction.
-func (c *http1Conn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Close()
 }

@@ -7,25 +7,16 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/netip"
-	"sync"
-	"sync/atomic"
+	"os"
 	"syscall"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/proxy/h1"
+	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	"golang.org/x/sys/unix"
 )
-
-// idlePerBackend is how many idle HTTP/1.1 connections to one backend are kept.
-const idlePerBackend = 32
-
-// noBackend says that no candidate is left, in the words of 4.5.
-type noBackend struct{ words string }
-
-func (e *noBackend) Error() string { return e.words }
 
 // connectError is a failed dial.
 type connectError struct{ err error }
@@ -33,154 +24,200 @@ type connectError struct{ err error }
 func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
-// backends are the connections to a route's backends, and the requests that run on them.
-type backends struct {
-	mu sync.Mutex
-
-	transports map[netip.AddrPort]*http.Transport
-	running    map[*attempt]struct{}
-	none       *sync.Cond // no attempt runs
-}
-
-func (b *backends) init() {
-	b.transports = map[netip.AddrPort]*http.Transport{}
-	b.running = map[*attempt]struct{}{}
-	b.none = sync.NewCond(&b.mu)
-}
-
 // attempt is one try of a call at one backend.
 type attempt struct {
-	c      *exchange
+	x      *exchange
 	b      *table.Backend
+	view   *table.View // that it was picked from
 	picked time.Time
-	drain  *time.Timer // guarded by backends.mu
+	conn   *http1Backend
+	drain  *time.Timer // guarded by http1Server.mu
 
 	result health.Result
 	cause  string
+	heard  bool          // a byte of a response came
 	first  time.Duration // until the response's head
 	sample bool          // the request had ended before it
-	once   sync.Once
+	ended  bool
 }
 
-type attemptKey struct{}
+// http1Backend is a connection to a backend.
+type http1Backend struct {
+	wire
+	reused bool
+	head   int       // length of the response's head that is buffered
+	since  time.Time // idle
+}
 
-// staleMost bounds how often one attempt meets a reused connection that is dead.
-const staleMost = 3
+// vanished reports whether the peer has stopped to acknowledge. TCP_USER_TIMEOUT would end uploads to a backend as well that only takes its time (2.11).
+func (c *http1Backend) vanished() (yes bool) {
+	c.raw.Control(func(fd uintptr) { yes = loop.Vanished(int(fd)) })
+	return yes
+}
 
-// RoundTrip sends a request to one candidate after the other, until one can be connected (4.1). What fails later isn't tried again.
-func (s *http1Server) RoundTrip(r *http.Request) (*http.Response, error) {
-	c := r.Context().Value(exchangeKey{}).(*exchange)
-	if r.Body != nil && r.Body != http.NoBody {
-		c.body = newReplay(s.h, r.Body)
-	}
+// hasLeft reports whether the client has closed, also behind bytes that wait to be read.
+func (c *http1Client) hasLeft() (yes bool) {
+	c.raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		yes = err == nil && (info.State == unix.BPF_TCP_CLOSE_WAIT || info.State == unix.BPF_TCP_CLOSE)
+	})
+	return yes
+}
+
+// try sends the request to the attempt's backend, until the final head of its response has come.
+func (a *attempt) try() error {
+	x := a.x
+	a.b.State.Begin()
+	conn := x.s.begin(a)
 	for {
-		now := time.Now()
-		v := s.rt.svc.View()
-		b := v.Pick(now, c.tried)
-		if b == nil {
-			s.h.count(s.rt, func(st *serviceStats) { st.noBackend++ })
-			return nil, &noBackend{v.Unusable(now)}
-		}
-		again := len(c.tried) > 0
-		s.h.count(s.rt, func(st *serviceStats) {
-			st.picks++
-			if again {
-				st.retried++
+		if conn == nil {
+			var err error
+			if conn, err = a.dial(); err != nil {
+				return a.failed(err)
 			}
-		})
-		c.tried = append(c.tried, b.State)
-		resp, err := c.try(r, b, now)
-		if err == nil || !errors.As(err, new(*connectError)) || r.Context().Err() != nil || !c.replayable() {
-			return resp, err
 		}
-	}
-}
-
-// replayable reports whether the request can be sent once more.
-func (c *exchange) replayable() bool { return c.body == nil || c.body.rewind() }
-
-// try sends the request to b.
-func (c *exchange) try(r *http.Request, b *table.Backend, now time.Time) (*http.Response, error) {
-	a := &attempt{c: c, b: b, picked: now}
-	c.now = a
-	b.State.Begin()
-	t := c.s.begin(a)
-	for stale := 0; ; stale++ {
-		var used use
-		resp, err := t.RoundTrip(a.request(r, &used))
+		a.conn = conn
+		if !x.attach(conn) {
+			return a.failed(errStopped)
+		}
+		written, err := a.ask()
 		if err == nil {
-			a.answered(resp)
-			return resp, nil
+			a.answered()
+			return nil
 		}
-		if used.stale(r.Method) && stale < staleMost && c.ctx.Err() == nil && c.replayable() {
-			t.CloseIdleConnections() // the others will be as old
+		x.stopUpload()
+		x.detach()
+		conn.Close()
+		conn.release()
+		a.conn = nil
+		// 4.1: a reused connection that closed before a byte of the answer, if the method is idempotent or nothing was written.
+		if conn.reused && !a.heard && (x.idempotent || !written) && x.why() == nil && x.replayable() {
+			x.s.forget(a.b.Addr) // the others will be as old
+			conn = nil
 			continue
 		}
-		err = a.failed(err)
-		a.end()
-		return nil, err
+		if conn.reused && !a.heard && x.idempotent && x.replay.failed {
+			err = fmt.Errorf("%w (%w)", err, errBodySent)
+		}
+		return a.failed(err)
 	}
 }
 
-// request is r for the attempt's backend.
-func (a *attempt) request(r *http.Request, used *use) *http.Request {
-	ctx := context.WithValue(r.Context(), attemptKey{}, a)
-	out := r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: used.got, GotFirstResponseByte: used.first}))
-	u := *r.URL
-	u.Host = a.b.Addr.String()
-	out.URL = &u
-	out.Host = authority(a.c.opts, a.b, r.Host)
-	out.Trailer = a.c.in.Trailer // filled when the client's body ends
-	if a.c.body != nil {
-		out.Body, out.GetBody = a.c.body.reader(), a.c.body.again
+// ask sends the request and reads heads up to the final one. written tells whether anything went out.
+func (a *attempt) ask() (written bool, err error) {
+	x, conn := a.x, a.conn
+	host := x.authority
+	if host == noAuthority {
+		host = a.b.Addr.String()
 	}
-	return out
-}
-
-// use is what became of the connection that a request got.
-type use struct {
-	conn     *countedConn
-	reused   bool
-	before   int64 // bytes that had been written to it
-	answered atomic.Bool
-}
-
-func (u *use) got(i httptrace.GotConnInfo) {
-	u.conn, _ = i.Conn.(*countedConn)
-	u.reused = i.Reused
-	if u.conn != nil {
-		u.before = u.conn.written.Load()
+	host = authority(x.opts, a.b, host)
+	out := h1.AppendHost(x.work.out[:0], x.head, x.hostAt, host)
+	x.replay.on = conn.reused && x.idempotent
+	if n, err := conn.Write(out); err != nil {
+		return n > 0, err
+	}
+	waiting := false
+	switch {
+	case x.hasBody && x.expects && len(x.replay.kept) == 0:
+		waiting = true
+		x.backendDeadline(time.Now().Add(continueTimeout))
+	case x.hasBody:
+		x.upload(conn)
+	case len(x.c.buffered()) == 0:
+		x.watchSoon()
+	}
+	for interim := 0; ; {
+		err := a.readHead()
+		if waiting && errors.Is(err, os.ErrDeadlineExceeded) && x.why() == nil {
+			// The client may wait for ever for what this backend never says.
+			if err := x.send([]byte("HTTP/1.1 100 Continue\r\n\r\n")); err != nil {
+				x.cancel(errClientGone)
+				return true, err
+			}
+			waiting = false
+			a.goAhead()
+			continue
+		}
+		if err != nil {
+			return true, err
+		}
+		resp := &x.work.resp
+		switch {
+		case resp.Status == http.StatusSwitchingProtocols:
+			if !x.upgrade {
+				return true, errUnasked
+			}
+			return true, nil
+		case resp.Status >= 200:
+			if waiting {
+				x.backendDeadline(time.Time{})
+			}
+			return true, nil
+		}
+		if interim++; interim > maxInterim {
+			return true, errInterims
+		}
+		if err := a.interim(); err != nil {
+			return true, err
+		}
+		if waiting && resp.Status == http.StatusContinue {
+			waiting = false
+			a.goAhead()
+		}
 	}
 }
 
-func (u *use) first() { u.answered.Store(true) }
-
-// stale reports whether a failed request met a dead connection, and may be sent again: a reused one that closed before a byte of the answer, if the method is
-// idempotent or nothing was written (4.1).
-func (u *use) stale(method string) bool {
-	return u.conn != nil && u.reused && !u.answered.Load() && (idempotent(method) || u.conn.written.Load() == u.before)
+// goAhead sends the body that waited for 100 (Continue).
+func (a *attempt) goAhead() {
+	a.x.backendDeadline(time.Time{})
+	a.x.upload(a.conn)
 }
 
-// countedConn counts what is written to a backend.
-type countedConn struct {
-	net.Conn
-	written atomic.Int64
+// readHead reads one head of a response.
+func (a *attempt) readHead() error {
+	limits, conn := a.x.s.h.p.limits.Load(), a.conn
+	for seen := 0; ; {
+		b := conn.buffered()
+		a.heard = a.heard || len(b) > 0
+		end, err := h1.End(b, seen)
+		switch {
+		case err != nil:
+			return err
+		case end > limits.HeaderBytes, end == 0 && len(b) > limits.HeaderBytes:
+			return h1.ErrTooLong
+		case end > 0:
+			if err := a.x.work.resp.Response(b[:end], limits.HeaderFields); err != nil {
+				return err
+			}
+			conn.head = end
+			return nil
+		}
+		seen = len(b)
+		if err := conn.fill(limits.HeaderBytes); err != nil {
+			return err
+		}
+	}
 }
 
-func (c *countedConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.written.Add(int64(n))
-	return n, err
+// interim passes a 1xx response on; HTTP/1.0 knows none (RFC 9110, 15.2).
+func (a *attempt) interim() error {
+	x := a.x
+	var err error
+	if x.minor > 0 {
+		out := x.work.resp.AppendResponse(x.work.out[:0], h1.AsLength, "")
+		if err = x.send(out); err != nil {
+			x.cancel(errClientGone)
+		}
+	}
+	a.conn.skip(a.conn.head)
+	return err
 }
-
-// CloseWrite lets an upgraded connection end one direction.
-func (c *countedConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
 
 // answered judges a response's head (the table of SEMANTICS 2).
-func (a *attempt) answered(resp *http.Response) {
+func (a *attempt) answered() {
 	a.first = max(1, time.Since(a.picked))
-	a.sample = a.c.body == nil || a.c.body.ended()
-	switch resp.StatusCode {
+	a.sample = a.x.ended.Load()
+	switch a.x.work.resp.Status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		a.result = health.Failure
 	case http.StatusTooManyRequests:
@@ -189,37 +226,49 @@ func (a *attempt) answered(resp *http.Response) {
 		a.result = health.AppError
 	}
 	if a.result != health.Success {
-		a.cause = fmt.Sprintf("HTTP %d", resp.StatusCode)
-	}
-	if a.c.body != nil {
-		a.c.body.release()
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		resp.Body = &watched{ReadCloser: resp.Body, a: a}
+		a.cause = fmt.Sprintf("HTTP %d", a.x.work.resp.Status)
 	}
 }
 
 // failed judges an attempt without a response, and returns the error with what it means.
 func (a *attempt) failed(err error) error {
-	cause := context.Cause(a.c.ctx)
+	cause := a.x.why()
+	status, _ := statusOf(cause)
 	switch {
 	case errors.As(err, new(*connectError)):
 		a.result = health.Neutral // the dial has been told already
 		return err
 	case cause == errRequestTimeout:
 		a.result, a.first, a.sample = health.Timeout, time.Since(a.picked), true
-	case cause == errBackendRemoved, cause == errStopped:
+	case cause == errBackendRemoved, cause == errStopped, status != 0: // the last: the client's side failed
 		a.result = health.Neutral
-	case cause != nil: // the caller's cancel
+	case cause == errClientGone: // the caller's cancel
 		a.result, a.first, a.sample = health.Neutral, time.Since(a.picked), true
-	case a.c.body != nil && a.c.body.broken():
-		a.result = health.Neutral // the client's side failed
 	default:
-		a.result = health.Failure
-		a.cause = reason(err)
-		return fmt.Errorf("%s: %w", a.b.Addr, err)
+		if cause != nil {
+			err = cause
+		}
+		a.result, a.cause = health.Failure, reason(err)
+		if errors.Is(err, errBodySent) {
+			return fmt.Errorf("%s: %s; %w", a.b.Addr, a.cause, errBodySent)
+		}
+		return fmt.Errorf("%s: %s", a.b.Addr, a.cause)
 	}
 	return err
+}
+
+// broke judges a response that ended before its end.
+func (a *attempt) broke(err error) {
+	if a.result != health.Success {
+		return
+	}
+	switch cause := a.x.why(); cause {
+	case nil, errVanished:
+		a.result = health.Neutral
+		a.b.State.ConnectionLost(time.Now(), reason(err))
+	case errRequestTimeout:
+		a.result = health.Timeout
+	}
 }
 
 // reason is the innermost error, for a person: `connection reset by peer` rather than the path to it.
@@ -236,146 +285,57 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// end is called once the call is over, or goes elsewhere.
-func (a *attempt) end() {
-	a.once.Do(func() {
-		a.c.s.over(a)
-		a.b.State.End(time.Now(), a.result, a.first, a.sample, a.cause)
-	})
-}
-
-// watched notes that a backend broke in the middle of a body.
-type watched struct {
-	io.ReadCloser
-	a *attempt
-}
-
-func (w *watched) Read(b []byte) (int, error) {
-	n, err := w.ReadCloser.Read(b)
-	if err != nil && err != io.EOF && w.a.result == health.Success {
-		switch cause := context.Cause(w.a.c.ctx); cause {
-		case nil:
-			w.a.result = health.Neutral
-			w.a.b.State.ConnectionLost(time.Now(), reason(err))
-		case errRequestTimeout:
-			w.a.result = health.Timeout
-		}
+// end is called once the call is over, or goes elsewhere. conn, if it is given, may be used again.
+func (a *attempt) end(conn *http1Backend) {
+	if a.ended {
+		return
 	}
-	return n, err
+	a.ended = true
+	if a.x.detach() {
+		conn = nil
+	}
+	if a.conn != nil && conn == nil {
+		a.conn.Close()
+		a.conn.release()
+	}
+	a.conn = nil
+	a.x.s.over(a, conn)
+	a.b.State.End(time.Now(), a.result, a.first, a.sample, a.cause)
 }
 
-// begin notes a running attempt and returns its backend's transport.
-func (s *http1Server) begin(a *attempt) *http.Transport {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.running[a] = struct{}{}
-	t := s.transports[a.b.Addr]
-	if t == nil {
-		t = s.transport()
-		s.transports[a.b.Addr] = t
+// dial connects to the attempt's backend, and tells its State how that went.
+func (a *attempt) dial() (*http1Backend, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	x := a.x
+	x.mu.Lock()
+	x.dialing = cancel
+	ended := x.cause != nil
+	x.mu.Unlock()
+	if ended {
+		return nil, errStopped
 	}
-	return t
-}
-
-func (s *http1Server) over(a *attempt) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.running, a)
-	if a.drain != nil {
-		a.drain.Stop()
-	}
-	if len(s.running) == 0 {
-		s.none.Broadcast()
-	}
-}
-
-// transport keeps the connections to one backend.
-func (s *http1Server) transport() *http.Transport {
-	var only http.Protocols
-	only.SetHTTP1(true)
-	return &http.Transport{
-		DialContext: s.dial, Protocols: &only,
-		DisableCompression:     true, // or it would ask for gzip on its own
-		MaxIdleConnsPerHost:    idlePerBackend,
-		IdleConnTimeout:        s.idle,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: int64(s.header),
-	}
-}
-
-// dial connects to a backend, and tells its State how that went.
-func (s *http1Server) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{
-		Timeout:         s.rt.options().connect,
+		Timeout:         x.opts.connect,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 3}, // 2.11
-		Control: func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) {
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 10_000)
-			})
-		},
 	}
 	d.SetMultipathTCP(false) // slower on loopback
-	conn, err := d.DialContext(ctx, network, addr)
-	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	conn, err := d.DialContext(ctx, "tcp", a.b.Addr.String())
+	x.mu.Lock()
+	x.dialing = nil
+	x.mu.Unlock()
+	c := &http1Backend{}
+	if err == nil {
+		err = c.init(x.s.h, conn)
+	}
 	switch {
-	case a == nil:
 	case err == nil:
 		a.b.State.Connected(time.Now())
-	case ctx.Err() == nil && !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.EADDRNOTAVAIL):
+		return c, nil
+	case ctx.Err() != nil:
+		return nil, err
+	case !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.EADDRNOTAVAIL):
 		a.b.State.ConnectFailed(time.Now(), reason(err))
 	}
-	if err != nil {
-		if ctx.Err() == nil {
-			err = &connectError{err}
-		}
-		return nil, err
-	}
-	return &countedConn{Conn: conn}, nil
-}
-
-// viewChanged closes idle connections to backends that are gone or going, and gives their running requests the time of the drain (4.7).
-func (s *http1Server) viewChanged() {
-	leaving := s.rt.svc.View().Leaving
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for addr, t := range s.transports {
-		if leaving(addr) {
-			t.CloseIdleConnections() // and those that become idle, as it gets no further request
-			delete(s.transports, addr)
-		}
-	}
-	for a := range s.running {
-		switch out := leaving(a.b.Addr); {
-		case out && a.drain == nil:
-			a.drain = time.AfterFunc(s.rt.options().drain, func() { a.c.cancel(errBackendRemoved) })
-		case !out && a.drain != nil && a.drain.Stop():
-			a.drain = nil
-		}
-	}
-}
-
-// cancelAll ends every running request.
-func (s *http1Server) cancelAll(cause error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for a := range s.running {
-		a.c.cancel(cause)
-	}
-}
-
-// waitUpgraded returns when no attempt runs: http.Server doesn't wait for upgraded connections.
-func (s *http1Server) waitUpgraded() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.running) > 0 {
-		s.none.Wait()
-	}
-}
-
-func (s *http1Server) closeIdle() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, t := range s.transports {
-		t.CloseIdleConnections()
-	}
+	return nil, &connectError{err}
 }

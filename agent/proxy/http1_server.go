@@ -1,203 +1,282 @@
 package proxy
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
-	"net/http"
-	"net/http/httputil"
-	"strings"
+	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/lbagent/lbagent/health"
-	"golang.org/x/sys/unix"
 )
 
-// headerTimeout is how long a client may take for its request's head.
-const headerTimeout = 10 * time.Second
-
-// clientGone is the status under which a call is counted whose caller went away; nginx made it up.
-const clientGone = 499
-
-// Why a running request was ended from here.
-var (
-	errBackendRemoved = errors.New("backend removed")
-	errRequestTimeout = errors.New("timeout.request has passed")
-	errStopped        = errors.New("the agent is stopping")
+const (
+	// headerTimeout is how long a client may take for its request's head, from the first byte on.
+	headerTimeout = 10 * time.Second
+	// idlePerBackend is how many idle HTTP/1.1 connections to one backend are kept.
+	idlePerBackend = 32
+	// lookEvery is how often connections to backends are looked at, as long as there are any: the idle ones for an end, the others for a peer that vanished.
+	lookEvery = 5 * time.Second
 )
 
 // http1Server serves one route's HTTP/1.1 connections.
 type http1Server struct {
-	h       *http1
-	rt      *route
-	idle    time.Duration
-	header  int // most bytes of a head, of a request or a response
-	server  http.Server
-	proxy   httputil.ReverseProxy
-	handed  chan handed
-	stop    sync.Once
-	stopped chan struct{}
-	backends
+	h        *http1
+	rt       *route
+	draining atomic.Bool // no further request on any connection
 
-	freshMu sync.Mutex
-	fresh   map[net.Conn]struct{} // nothing came on them yet; nil once the server is shut down
+	mu sync.Mutex
+
+	clients map[*http1Client]struct{}
+	pools   map[netip.AddrPort]*http1Pool
+	running map[*attempt]struct{}
+	looking bool       // the next look is due
+	none    *sync.Cond // no client is left
 }
 
-func newHTTP1Server(h *http1, rt *route, idle time.Duration, header int) *http1Server {
-	s := &http1Server{h: h, rt: rt, idle: idle, header: header, handed: make(chan handed, handedOver), stopped: make(chan struct{}), fresh: map[net.Conn]struct{}{}}
-	s.backends.init()
-	var only http.Protocols
-	only.SetHTTP1(true)
-	s.server = http.Server{
-		Handler: s, Protocols: &only, ErrorLog: h.log, ConnState: s.connState,
-		ReadHeaderTimeout: headerTimeout, IdleTimeout: idle, MaxHeaderBytes: header,
+// http1Pool is the idle connections to one backend, the youngest last.
+type http1Pool struct {
+	idle []*http1Backend
+}
+
+func newHTTP1Server(h *http1, rt *route) *http1Server {
+	s := &http1Server{
+		h: h, rt: rt, clients: map[*http1Client]struct{}{}, pools: map[netip.AddrPort]*http1Pool{}, running: map[*attempt]struct{}{},
 	}
-	s.proxy = httputil.ReverseProxy{
-		Rewrite: asItCame, Transport: s, FlushInterval: -1, ErrorLog: h.log, BufferPool: h,
-		ModifyResponse: s.answered, ErrorHandler: s.failed,
-	}
+	s.none = sync.NewCond(&s.mu)
 	return s
 }
 
-// run accepts until the server is retired.
-func (s *http1Server) run() {
-	_ = s.server.Serve(handover{s}) // it ends because the server is retired
-	for {
-		select {
-		case c := <-s.handed:
-			unix.Close(c.fd)
-			s.h.p.clients.Add(-1)
-		default:
-			return
-		}
+// serve is a client connection's life.
+func (s *http1Server) serve(fd int, received []byte) {
+	defer s.h.p.clients.Add(-1)
+	c := &http1Client{s: s}
+	if err := c.adopt(fd, received); err != nil {
+		s.h.p.log.Debug("a connection could not be handed over", "service", s.rt.name, "cause", err)
+		return
+	}
+	s.h.count(s.rt, func(st *serviceStats) { st.active[protoHTTP1]++ })
+	defer s.h.count(s.rt, func(st *serviceStats) { st.active[protoHTTP1]-- })
+	s.mu.Lock()
+	s.clients[c] = struct{}{}
+	s.mu.Unlock()
+	c.run()
+	c.Close()
+	c.release()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.clients, c)
+	if len(s.clients) == 0 {
+		s.none.Broadcast()
 	}
 }
 
-func (s *http1Server) connState(c net.Conn, state http.ConnState) {
-	s.freshMu.Lock()
-	defer s.freshMu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.fresh, c)
-	case s.fresh == nil:
-		c.Close()
-	default:
-		s.fresh[c] = struct{}{}
+// adopt makes a net.Conn of what a loop had.
+func (c *http1Client) adopt(fd int, received []byte) error {
+	f := os.NewFile(uintptr(fd), "client")
+	defer f.Close()
+	conn, err := net.FileConn(f) // has its own descriptor
+	if err != nil {
+		return err
 	}
+	if err := c.init(c.s.h, conn); err != nil {
+		conn.Close()
+		return err
+	}
+	c.buf, c.w = received, len(received)
+	return nil
+}
+
+// setIdle notes whether a connection is between two requests; false if it has to end.
+func (s *http1Server) setIdle(c *http1Client, idle bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.idle = idle
+	return !idle || !s.draining.Load()
 }
 
 // shutdown lets running requests end, until close.
 func (s *http1Server) shutdown() {
-	s.server.SetKeepAlivesEnabled(false) // answers say so from now on
-	handover{s}.Close()
-	s.freshMu.Lock()
-	for c := range s.fresh {
-		c.Close() // http.Server would wait 5 s for a first request
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining.Store(true) // answers say so from now on
+	for c := range s.clients {
+		if c.idle {
+			c.Close()
+		}
 	}
-	s.fresh = nil
-	s.freshMu.Unlock()
-	_ = s.server.Shutdown(context.Background()) // the listener is closed already, and waiting has no bound here that could pass
-	s.waitUpgraded()
-	s.closeIdle()
+	for len(s.clients) > 0 {
+		s.none.Wait()
+	}
+	s.closeIdleLocked()
 }
 
 // close ends everything now.
 func (s *http1Server) close() {
-	s.cancelAll(errStopped)
-	s.server.Close()
-	s.closeIdle()
-}
-
-// exchange is one request, with all its attempts.
-type exchange struct {
-	s      *http1Server
-	w      http.ResponseWriter
-	in     *http.Request
-	ctx    context.Context
-	opts   *options
-	began  time.Time
-	tried  []*health.State
-	now    *attempt // the one that runs, or gave the response
-	body   *replay  // nil if the request has none
-	timer  *time.Timer
-	cancel context.CancelCauseFunc
-	status int
-}
-
-type exchangeKey struct{}
-
-func (s *http1Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	c := &exchange{s: s, w: w, in: r, ctx: ctx, opts: s.rt.options(), began: time.Now(), cancel: cancel}
-	if c.opts.request > 0 {
-		c.timer = time.AfterFunc(c.opts.request, func() { cancel(errRequestTimeout) })
-		defer c.timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining.Store(true)
+	for a := range s.running {
+		a.x.cancel(errStopped)
 	}
-	_ = http.NewResponseController(w).EnableFullDuplex() // an answer may begin while the request goes on; net/http always can
-	defer c.end()                                        // as well if the copying of a body panics with http.ErrAbortHandler
-	s.proxy.ServeHTTP(w, r.WithContext(context.WithValue(ctx, exchangeKey{}, c)))
+	for c := range s.clients {
+		c.Close()
+	}
+	s.closeIdleLocked()
 }
 
-// end settles the accounts of a call.
-func (c *exchange) end() {
-	if c.now != nil {
-		c.now.end()
-	}
-	if c.body != nil {
-		c.body.release()
-	}
-	took := time.Since(c.began)
-	c.s.h.count(c.s.rt, func(st *serviceStats) { st.http(protoHTTP1, c.status, took) })
+func (s *http1Server) closeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeIdleLocked()
 }
 
-// asItCame takes back what ReverseProxy changes in a request: headers, path and query pass as they came, and nothing is added (4.6).
-func asItCame(r *httputil.ProxyRequest) {
-	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-		if v, ok := r.In.Header[h]; ok {
-			r.Out.Header[h] = v
+func (s *http1Server) closeIdleLocked() {
+	for _, p := range s.pools {
+		p.closeAll()
+	}
+}
+
+func (p *http1Pool) closeAll() {
+	for _, c := range p.idle {
+		c.Close()
+	}
+	clear(p.idle)
+	p.idle = p.idle[:0]
+}
+
+// begin notes a running attempt, and returns a connection to its backend if one is idle.
+func (s *http1Server) begin(a *attempt) *http1Backend {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running[a] = struct{}{}
+	if v := s.rt.svc.View(); v != a.view && v.Leaving(a.b.Addr) {
+		s.drainLocked(a) // viewChanged may have been here already
+	}
+	s.lookLocked()
+	p := s.pools[a.b.Addr]
+	for p != nil && len(p.idle) > 0 {
+		last := len(p.idle) - 1
+		c := p.idle[last]
+		p.idle[last] = nil
+		p.idle = p.idle[:last]
+		if c.quiet() { // what came unasked would be taken for the next answer
+			c.reused = true
+			return c
 		}
-	}
-	r.Out.URL.Scheme = "http"
-	r.Out.URL.RawQuery = r.In.URL.RawQuery
-	if path, _, _ := strings.Cut(r.In.RequestURI, "?"); strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
-		r.Out.URL.Opaque = path // with the escapes that the client chose
-	}
-}
-
-// answered sees a backend's response before it is passed on.
-func (s *http1Server) answered(r *http.Response) error {
-	c := r.Request.Context().Value(exchangeKey{}).(*exchange)
-	c.status = r.StatusCode
-	if r.StatusCode == http.StatusSwitchingProtocols && c.timer != nil {
-		c.timer.Stop() // an upgraded connection is no request
-	}
-	if _, ok := r.Header["Content-Type"]; !ok {
-		c.w.Header()["Content-Type"] = nil // net/http would guess one
+		c.Close()
+		p.closeAll() // the others will be as old
 	}
 	return nil
 }
 
-// failed answers for a backend.
-func (s *http1Server) failed(w http.ResponseWriter, r *http.Request, err error) {
-	c := r.Context().Value(exchangeKey{}).(*exchange)
-	c.status = http.StatusBadGateway
-	text := fmt.Sprintf("lbagent: %s: %v", s.rt.name, err)
-	switch cause := context.Cause(r.Context()); {
-	case errors.As(err, new(*noBackend)):
-		c.status, text = http.StatusServiceUnavailable, err.Error()
-	case cause == errRequestTimeout:
-		c.status = http.StatusGatewayTimeout
-		text = fmt.Sprintf("lbagent: %s: %v", s.rt.name, cause)
-	case cause == errBackendRemoved, cause == errStopped:
-		c.status = http.StatusServiceUnavailable
-		text = fmt.Sprintf("lbagent: %s: %v", s.rt.name, cause)
-	case cause != nil, c.body != nil && c.body.broken():
-		c.status = clientGone // for the counters: nobody reads it
+// over ends an attempt. Its connection is kept for another one, if it is given.
+func (s *http1Server) over(a *attempt, c *http1Backend) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, a)
+	if a.drain != nil {
+		a.drain.Stop()
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(c.status)
-	fmt.Fprintln(w, text)
+	if c == nil {
+		return
+	}
+	if v := s.rt.svc.View(); s.draining.Load() || v != a.view && v.Leaving(a.b.Addr) {
+		c.Close()
+		return
+	}
+	p := s.pools[a.b.Addr]
+	if p == nil {
+		p = &http1Pool{}
+		s.pools[a.b.Addr] = p
+	}
+	if len(p.idle) == idlePerBackend {
+		p.idle[0].Close()
+		p.idle = append(p.idle[:0], p.idle[1:]...)
+	}
+	c.since = time.Now()
+	p.idle = append(p.idle, c)
+}
+
+// forget closes what is idle to a backend.
+func (s *http1Server) forget(addr netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pools[addr]; p != nil {
+		p.closeAll()
+	}
+}
+
+// viewChanged closes idle connections to backends that are gone or going, and gives their running requests the time of the drain (4.7).
+func (s *http1Server) viewChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.rt.svc.View()
+	for addr, p := range s.pools {
+		if v.Leaving(addr) {
+			p.closeAll()
+			delete(s.pools, addr)
+		}
+	}
+	for a := range s.running {
+		switch out := v.Leaving(a.b.Addr); {
+		case out:
+			s.drainLocked(a)
+		case a.drain != nil && a.drain.Stop():
+			a.drain = nil
+		}
+	}
+}
+
+func (s *http1Server) drainLocked(a *attempt) {
+	if a.drain == nil {
+		a.drain = time.AfterFunc(s.rt.options().drain, func() { a.x.cancel(errBackendRemoved) })
+	}
+}
+
+// lookLocked has the connections to backends looked at.
+func (s *http1Server) lookLocked() {
+	if !s.looking {
+		s.looking = true
+		time.AfterFunc(lookEvery, s.look)
+	}
+}
+
+// look closes idle connections that have ended or were idle for too long, and ends requests whose peer has vanished (2.11).
+func (s *http1Server) look() {
+	s.mu.Lock()
+	s.looking = false
+	now, idle := time.Now(), s.rt.options().idle
+	kept := 0
+	for addr, p := range s.pools {
+		p.idle = keepQuiet(p.idle, now, idle)
+		if kept += len(p.idle); len(p.idle) == 0 {
+			delete(s.pools, addr)
+		}
+	}
+	running := make([]*attempt, 0, len(s.running))
+	for a := range s.running {
+		running = append(running, a)
+	}
+	if kept+len(running) > 0 {
+		s.lookLocked()
+	}
+	s.mu.Unlock()
+	for _, a := range running {
+		a.x.look()
+	}
+}
+
+// keepQuiet closes the connections that are over.
+func keepQuiet(all []*http1Backend, now time.Time, idle time.Duration) []*http1Backend {
+	kept := all[:0]
+	for _, c := range all {
+		if c.quiet() && (idle == 0 || now.Sub(c.since) < idle) {
+			kept = append(kept, c)
+		} else {
+			c.Close()
+		}
+	}
+	clear(all[len(kept):])
+	return kept
 }

@@ -1,7 +1,8 @@
 // Package proxy is the dial door: a listener per service, what was sent there told apart by its first bytes, and the relay of each call or connection to
 // a backend: pick, retry, deadline, outcome (SEMANTICS 4, HTTP2.md 2).
 //
-// A worker is one event loop with all that it owns; workers share nothing but the table's views. HTTP/1.1 is spoken by net/http on its own goroutines.
+// A worker is one event loop with all that it owns; workers share nothing but the table's views. HTTP/1.1 runs beside them, a goroutine
+// per connection.
 package proxy
 
 import (
@@ -93,7 +94,7 @@ func New(cfg Config) (*Proxy, error) {
 
 // Run serves until ctx ends: then nothing is accepted any more, HTTP/2 clients get GOAWAY, running calls have up to 5 s (6.2), and what is left is closed.
 func (p *Proxy) Run(ctx context.Context) error {
-	// Loops and net/http end after the drain, not with ctx.
+	// Loops and HTTP/1.1 end after the drain, not with ctx.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	failed := make(chan error, len(p.workers))

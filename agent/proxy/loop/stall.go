@@ -71,6 +71,12 @@ func (l *Loop) checkStalls() {
 	}
 }
 
+// Vanished reports whether the peer of a connected TCP socket is gone: bytes are on their way to it, and it has acknowledged nothing for 10 s (SEMANTICS 2.11).
+func Vanished(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && vanished(info)
+}
+
 // vanished reports whether a peer has stopped to answer. One that keeps its window closed answers the probes, so that never more than one is open.
 func vanished(i *unix.TCPInfo) bool {
 	return (i.Retransmits > 1 || i.Probes > 1) && i.Last_ack_recv > stallLimit

@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/lbagent/lbagent/agent/proxy/h1"
+)
+
+const (
+	// spliceAt is how much of a body has to be left for the kernel to copy it.
+	spliceAt = 256 << 10
+	// splicePart is how much it copies at once: a client has timeout.idle for as much.
+	splicePart = 1 << 20
+)
+
+// relay passes the response on whose head was read. It reports whether the client's connection goes on.
+func (x *exchange) relay(a *attempt) bool {
+	resp, conn := &x.work.resp, a.conn
+	x.status = resp.Status
+	if resp.Upgrade {
+		return x.tunnel(a)
+	}
+	body := wireBody{w: &conn.wire, limits: x.s.h.p.limits.Load(), chunked: resp.Chunked, left: resp.Length}
+	framing := h1.AsLength
+	switch {
+	case !resp.HasBody(x.isHead):
+		body.chunked, body.left = false, 0
+	case resp.Chunked, resp.Length < 0:
+		body.close = !resp.Chunked
+		framing = h1.AsChunks
+		if x.minor == 0 {
+			framing = h1.UntilClose
+		}
+	}
+	// What of the request isn't sent by now may never be: 100 (Continue) was refused, or the answer didn't wait for it.
+	asked := x.up != nil || x.ended.Load()
+	again := x.alive && asked && framing != h1.UntilClose && !x.s.draining.Load()
+	reusable := !resp.Close && (resp.Minor > 0 || resp.Alive) && !body.close && (resp.Status != 204 || resp.Length <= 0 && !resp.Chunked)
+	x.replay.drop()
+
+	done, fromBackend, err := false, false, error(nil)
+	out := resp.AppendResponse(x.work.out[:0], framing, x.option(again))
+	conn.skip(conn.head)
+	if x.begin() {
+		done, fromBackend, err = x.copyAnswer(a, &body, out, framing == h1.AsChunks)
+	} else {
+		err = x.why()
+	}
+	if err != nil && fromBackend {
+		a.broke(err)
+	}
+	whole := x.stopUpload()
+	if !done {
+		if framing == h1.UntilClose {
+			x.reset() // or the client would take the end for the end
+		}
+		return false
+	}
+	if !reusable || !whole || len(conn.buffered()) > 0 {
+		conn = nil
+	}
+	a.end(conn)
+	if !whole {
+		x.c.linger()
+	}
+	return again && whole
+}
+
+// option is what Connection tells the client.
+func (x *exchange) option(again bool) string {
+	switch resp := &x.work.resp; {
+	case !again:
+		return h1.OptionClose
+	case resp.Status == http.StatusUpgradeRequired:
+		return h1.OptionUpgrade // it says to what
+	case x.minor == 0:
+		return h1.OptionAlive
+	}
+	return ""
+}
+
+// copyAnswer sends out, and the body behind it, as it comes: nothing waits for more. fromBackend tells whose error it is.
+func (x *exchange) copyAnswer(a *attempt, body *wireBody, out []byte, chunked bool) (done, fromBackend bool, err error) {
+	for last := !chunked && !body.close && !body.chunked && body.left <= 0; ; {
+		if cap(out)-len(out) < 1024 || len(out) > 0 && (last || len(body.w.buffered()) == 0) {
+			if err := x.send(out); err != nil {
+				x.cancel(errClientGone)
+				return false, false, err
+			}
+			out = x.work.out[:0]
+		}
+		if last {
+			return true, false, nil
+		}
+		if !chunked && !body.close && !body.chunked && body.left >= spliceAt && len(out) == 0 && len(body.w.buffered()) == 0 {
+			return x.spliceAnswer(a, body)
+		}
+		if out, last, err = body.appendBody(out, chunked); err != nil {
+			if len(out) > 0 {
+				x.send(out)
+			}
+			return false, true, err
+		}
+	}
+}
+
+// spliceAnswer has the kernel copy a long body.
+func (x *exchange) spliceAnswer(a *attempt, body *wireBody) (done, fromBackend bool, err error) {
+	from := io.LimitedReader{R: a.conn.Conn}
+	to, ok := x.c.Conn.(io.ReaderFrom)
+	for body.left > 0 {
+		from.N = min(body.left, splicePart)
+		before := from.N
+		if err := x.send(nil); err != nil {
+			return false, false, err
+		}
+		var n int64
+		if ok {
+			n, err = to.ReadFrom(&from)
+		} else {
+			n, err = io.CopyBuffer(struct{ io.Writer }{x.c.Conn}, struct{ io.Reader }{&from}, x.work.out[:])
+		}
+		body.left -= n
+		if err == nil && n < before {
+			return false, true, io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			if !a.conn.ended() { // the kernel doesn't say whose error it is
+				x.cancel(errClientGone)
+				return false, false, err
+			}
+			return false, true, err
+		}
+	}
+	return true, false, nil
+}
+
+// reset ends the client's connection so that it can't be taken for a regular end.
+func (x *exchange) reset() {
+	if c, ok := x.c.Conn.(*net.TCPConn); ok {
+		c.SetLinger(0)
+	}
+}

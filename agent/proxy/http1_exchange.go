@@ -1,0 +1,400 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lbagent/lbagent/health"
+)
+
+const (
+	// clientGone is the status under which a call is counted whose caller went away; nginx made it up.
+	clientGone = 499
+	// watchAfter is how long an answer may take before the client is watched for leaving. Watching costs more than relaying a short answer.
+	watchAfter = 2 * time.Millisecond
+	// continueTimeout is how long a client that asked for 100 (Continue) waits for a backend that never says it.
+	continueTimeout = time.Second
+	// maxInterim bounds the 1xx responses to one request.
+	maxInterim = 32
+)
+
+// Why a running request was ended from here.
+var (
+	errBackendRemoved = errors.New("backend removed")
+	errRequestTimeout = errors.New("timeout.request has passed")
+	errStopped        = errors.New("the agent is stopping")
+	errClientGone     = errors.New("the client has gone")
+	errUnasked        = errors.New("the backend switched protocols unasked")
+	errInterims       = errors.New("too many interim responses")
+	errVanished       = errors.New("connection timed out") // the words of ETIMEDOUT: the backend acknowledges nothing (2.11)
+)
+
+// exchange is one request, with all its attempts.
+type exchange struct {
+	c     *http1Client
+	s     *http1Server
+	work  *http1Work
+	opts  *options
+	began time.Time
+
+	head       []byte // as backends get it, but for Host; then the body, if it came with the head
+	hostAt     int
+	authority  string // as it came
+	isHead     bool   // its method
+	idempotent bool   // so is that
+	minor      int
+	alive      bool // the client may send another request
+	hasBody    bool
+	upgrade    bool
+	expects    bool // 100-continue, for a body that isn't there
+
+	tried []*health.State
+	first [4]*health.State // of tried
+	now   *attempt         // the one that runs, or gave the response
+	timer *time.Timer      // of timeout.request
+
+	body   wireBody // what of the request is still to come
+	replay replay
+	up     chan error  // the upload, or the watch for the client: what it ended with, nil for well; nil = none runs
+	ended  atomic.Bool // all of the body has been sent
+	watch  *time.Timer // begins the watch
+	status int
+
+	mu sync.Mutex
+
+	cause    error // why it was ended from here
+	conn     *http1Backend
+	dialing  context.CancelFunc
+	begun    bool // an answer has begun
+	stopping bool // the client side's goroutine has to end
+}
+
+// read takes the request over from the client's buffer.
+func (x *exchange) read(end int) {
+	c, req := x.c, &x.work.req
+	x.tried = x.first[:0]
+	x.head, x.hostAt = req.AppendRequest(x.work.head[:0])
+	x.authority = string(req.Host)
+	if x.authority == "" && req.Minor == 0 {
+		x.authority = noAuthority
+	}
+	x.isHead = string(req.Method) == "HEAD"
+	x.idempotent = idempotent(string(req.Method))
+	x.minor = req.Minor
+	x.alive = !req.Close && (req.Minor > 0 || req.Alive)
+	x.upgrade = req.Upgrade
+	x.hasBody = req.Chunked || req.Length > 0
+	c.skip(end)
+	if n := req.Length; !req.Chunked && n > 0 && int64(len(c.buffered())) >= n {
+		x.head = append(x.head, c.buffered()[:n]...)
+		c.skip(int(n))
+		x.hasBody = false
+	}
+	if x.hasBody {
+		x.body = wireBody{w: &c.wire, limits: c.h.p.limits.Load(), extend: x.extendRead, chunked: req.Chunked, left: max(0, req.Length)}
+		x.expects = req.Continue
+	} else {
+		x.ended.Store(true)
+	}
+	x.replay.h = c.h
+}
+
+// noAuthority stands for the host of a request that has none, as HTTP/1.0's may.
+const noAuthority = "\x00"
+
+// run answers the request. It reports whether the connection goes on.
+func (x *exchange) run() bool {
+	if d := x.opts.request; d > 0 {
+		x.timer = time.AfterFunc(d, func() { x.cancel(errRequestTimeout) })
+		defer x.timer.Stop()
+	}
+	for {
+		now := time.Now()
+		v := x.s.rt.svc.View()
+		b := v.Pick(now, x.tried)
+		if b == nil {
+			x.s.h.count(x.s.rt, func(st *serviceStats) { st.noBackend++ })
+			return x.fail(http.StatusServiceUnavailable, v.Unusable(now))
+		}
+		again := len(x.tried) > 0
+		x.s.h.count(x.s.rt, func(st *serviceStats) {
+			st.picks++
+			if again {
+				st.retried++
+			}
+		})
+		x.tried = append(x.tried, b.State)
+		a := &attempt{x: x, b: b, view: v, picked: now}
+		x.now = a
+		err := a.try()
+		if err == nil {
+			return x.relay(a)
+		}
+		a.end(nil)
+		if !errors.As(err, new(*connectError)) || x.why() != nil || !x.replayable() {
+			return x.failed(err)
+		}
+	}
+}
+
+// replayable reports whether the request can be sent once more; no upload runs.
+func (x *exchange) replayable() bool { return !x.replay.failed }
+
+// failed answers for a backend.
+func (x *exchange) failed(err error) bool {
+	cause := x.why()
+	text := fmt.Sprintf("lbagent: %s: %v", x.s.rt.name, err)
+	if cause != nil {
+		text = fmt.Sprintf("lbagent: %s: %v", x.s.rt.name, cause)
+	}
+	switch status, _ := statusOf(cause); {
+	case cause == nil, cause == errVanished:
+		return x.fail(http.StatusBadGateway, text)
+	case cause == errRequestTimeout:
+		return x.fail(http.StatusGatewayTimeout, text)
+	case cause == errBackendRemoved, cause == errStopped:
+		return x.fail(http.StatusServiceUnavailable, text)
+	case status != 0:
+		return x.fail(status, text)
+	}
+	x.status = clientGone // for the counters: nobody reads it
+	return false
+}
+
+// fail answers in the agent's own words. The connection goes on only if the whole request was read.
+func (x *exchange) fail(status int, text string) bool {
+	x.status = status
+	whole := x.stopUpload()
+	again := x.alive && x.minor > 0 && whole && !x.s.draining.Load()
+	if !x.c.say(status, text, !again, x.isHead) {
+		return false
+	}
+	if !whole {
+		x.c.linger()
+	}
+	return again
+}
+
+// end settles the accounts.
+func (x *exchange) end() {
+	if x.now != nil {
+		x.now.end(nil)
+	}
+	x.replay.drop()
+	took := time.Since(x.began)
+	x.s.h.count(x.s.rt, func(st *serviceStats) { st.http(protoHTTP1, x.status, took) })
+}
+
+// cancel ends a running request: whatever it waits for ends with an error. From any goroutine.
+func (x *exchange) cancel(cause error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cause != nil {
+		return
+	}
+	x.cause = cause
+	if x.dialing != nil {
+		x.dialing()
+	}
+	if x.conn != nil {
+		x.conn.SetDeadline(past())
+	}
+	if x.begun {
+		x.c.SetDeadline(past())
+	}
+}
+
+// why is the cause of a cancel, nil if there was none.
+func (x *exchange) why() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.cause
+}
+
+// attach makes conn the one that a cancel ends; false if it came already.
+func (x *exchange) attach(conn *http1Backend) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cause != nil {
+		return false
+	}
+	x.conn = conn
+	return true
+}
+
+// detach makes the attached connection nobody's to end; it reports whether a cancel has done so already.
+func (x *exchange) detach() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.conn = nil
+	return x.cause != nil
+}
+
+// begin notes that an answer begins: from here on a cancel ends the client's connection, as there is no other way to say it.
+func (x *exchange) begin() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.begun = true
+	return x.cause == nil
+}
+
+// backendDeadline bounds the wait for a backend, unless it is ended already.
+func (x *exchange) backendDeadline(t time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cause == nil && x.conn != nil {
+		x.conn.SetReadDeadline(t)
+	}
+}
+
+// extendRead gives the client timeout.idle for the next bytes of its body.
+func (x *exchange) extendRead() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.stopping {
+		return os.ErrDeadlineExceeded
+	}
+	x.c.setRead(time.Now(), x.opts.idle)
+	return nil
+}
+
+// send writes to the client, which has timeout.idle to take it.
+func (x *exchange) send(b []byte) error {
+	x.mu.Lock()
+	if x.cause == nil {
+		x.c.setWrite(time.Now(), x.opts.idle)
+	}
+	x.mu.Unlock()
+	_, err := x.c.Write(b)
+	return err
+}
+
+// look ends a request whose backend has vanished, or whose client left while nobody could read what it had sent.
+func (x *exchange) look() {
+	x.mu.Lock()
+	conn := x.conn
+	var gone, left bool
+	if conn != nil && x.cause == nil {
+		gone = conn.vanished()
+		left = !gone && x.c.hasLeft()
+	}
+	x.mu.Unlock()
+	switch {
+	case gone:
+		x.cancel(errVanished)
+	case left:
+		x.cancel(errClientGone)
+	}
+}
+
+// upload sends the request's body, and then watches the client for leaving. from is what an earlier attempt has sent already.
+func (x *exchange) upload(conn *http1Backend) {
+	kept := x.replay.kept
+	x.up = make(chan error, 1)
+	up := x.up
+	go func() {
+		err := x.sendBody(conn, kept)
+		if err == nil {
+			x.ended.Store(true)
+			x.watchClient()
+		}
+		up <- err
+	}()
+}
+
+// sendBody copies the body to a backend.
+func (x *exchange) sendBody(conn *http1Backend, kept []byte) error {
+	if len(kept) > 0 {
+		if _, err := conn.Write(kept); err != nil {
+			return &sendError{err}
+		}
+	}
+	for {
+		out, last, err := x.body.appendBody(x.work.up[:0], x.body.chunked)
+		if len(out) > 0 {
+			x.replay.sent(out)
+			if _, err := conn.Write(out); err != nil {
+				return &sendError{err} // not the request's end: an answer may be there
+			}
+		}
+		if err != nil {
+			x.clientFailed(err)
+			return err
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+// sendError is a failed write to a backend.
+type sendError struct{ err error }
+
+func (e *sendError) Error() string { return e.err.Error() }
+func (e *sendError) Unwrap() error { return e.err }
+
+// clientFailed ends the request because its body can't be read; not if that was stopped from here.
+func (x *exchange) clientFailed(err error) {
+	x.mu.Lock()
+	stopping := x.stopping
+	x.mu.Unlock()
+	if stopping {
+		return
+	}
+	if status, _ := statusOf(err); status == 0 {
+		err = errClientGone
+	}
+	x.cancel(err)
+}
+
+// watchClient ends the request when the client leaves, until it is stopped.
+func (x *exchange) watchClient() {
+	x.mu.Lock()
+	if !x.stopping {
+		x.c.readUntil = time.Time{}
+		x.c.SetReadDeadline(time.Time{})
+	}
+	x.mu.Unlock()
+	if x.c.gone() {
+		x.cancel(errClientGone)
+	}
+}
+
+// watchSoon begins the watch after a while, for a request without a body to upload.
+func (x *exchange) watchSoon() {
+	up := make(chan error, 1)
+	x.up = up
+	x.watch = time.AfterFunc(watchAfter, func() {
+		x.watchClient()
+		up <- nil
+	})
+}
+
+// stopUpload ends upload or watch, and reports whether the whole request has been read and sent. Afterwards nobody else uses the client's connection.
+func (x *exchange) stopUpload() bool {
+	if x.up == nil || x.watch != nil && x.watch.Stop() {
+		x.up = nil
+		return x.ended.Load()
+	}
+	x.mu.Lock()
+	x.stopping = true
+	x.c.SetReadDeadline(past())
+	if x.conn != nil && !x.ended.Load() {
+		x.conn.SetWriteDeadline(past()) // it can't be used again
+	}
+	x.mu.Unlock()
+	err := <-x.up
+	x.up, x.watch = nil, nil
+	x.mu.Lock()
+	x.stopping = false
+	x.c.readUntil = time.Time{}
+	x.c.SetReadDeadline(time.Time{})
+	x.mu.Unlock()
+	return err == nil && x.ended.Load()
+}

@@ -1,0 +1,58 @@
+package proxy
+
+import (
+	"io"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/proxy/h1"
+)
+
+// tunnel relays bytes in both directions behind a 101 response, until both have ended or the drain is over (4.7). It has no timeout: keepalive finds who is gone.
+func (x *exchange) tunnel(a *attempt) bool {
+	client, backend := &x.c.wire, &a.conn.wire
+	if x.timer != nil {
+		x.timer.Stop() // an upgraded connection is no request
+	}
+	x.stopUpload()
+	out := x.work.resp.AppendResponse(x.work.out[:0], h1.AsLength, h1.OptionUpgrade)
+	backend.skip(a.conn.head)
+	if x.begin() && x.send(out) == nil {
+		x.unbound()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			x.pump(backend, client)
+		}()
+		x.pump(client, backend)
+		<-done
+	}
+	return false
+}
+
+// unbound takes the deadlines of requests from the client's connection.
+func (x *exchange) unbound() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cause == nil {
+		x.c.SetDeadline(time.Time{})
+	}
+}
+
+// pump relays one direction, and holds a buffer only while something is in it.
+func (x *exchange) pump(to, from *wire) {
+	for {
+		err := from.wait()
+		if err == io.EOF {
+			to.CloseWrite()
+			return
+		}
+		if err == nil {
+			_, err = to.Write(from.buffered())
+			from.release()
+		}
+		if err != nil {
+			x.cancel(errClientGone) // whoever it was: the other direction ends as well
+			return
+		}
+	}
+}
