@@ -94,13 +94,16 @@ func (s *Server) Start() error {
 	if s.etcd != nil {
 		return nil
 	}
-	e, err := embed.StartEtcd(s.config())
+	c := s.config()
+	serving := make(chan *grpc.Server, 1) // embed makes it on a goroutine of its own, after it says that it is ready
+	c.ServiceRegister = func(g *grpc.Server) { serving <- g }
+	e, err := embed.StartEtcd(c)
 	if err != nil {
 		return fmt.Errorf("start etcd on %s: %w", s.cfg.Addr, err)
 	}
 	s.etcd = e
 	select {
-	case <-e.Server.ReadyNotify():
+	case s.grpc = <-serving:
 		return nil
 	case <-e.Server.StopNotify():
 		err = errors.New("it stopped")
@@ -137,7 +140,6 @@ func (s *Server) config() *embed.Config {
 	if c.LogLevel == "" {
 		c.LogLevel = "fatal"
 	}
-	c.ServiceRegister = func(g *grpc.Server) { s.grpc = g }
 	return c
 }
 
