@@ -8,7 +8,7 @@ SOAKTIME ?= 10m
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build generate fuzz soak package clean
+.PHONY: help demo test conformance lint build generate fuzz soak package clean
 
 help: ## this list
 	@echo "make what?"
@@ -19,6 +19,9 @@ demo: ## etcd, five backends, the agent and traffic on this terminal, with failu
 
 test: ## every test, with the race detector; needs Go and a C compiler
 	$(GO) test -race -timeout 9m ./...
+
+conformance: ## h2spec, gRPC's interop tests, and clients of other makers through the agent
+	cd cmd/lbagent/e2e && LBAGENT_CONFORMANCE=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 20m -run '^TestConformance$$'
 
 lint: ## vet, golangci-lint, and buf lint
 	$(GO) vet ./...

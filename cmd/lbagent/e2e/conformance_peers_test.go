@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -106,14 +107,14 @@ func (p *peers) environment(more ...string) []string {
 }
 
 // goServer starts gRPC's interop server, on grpc-go.
-func (p *peers) goServer(t *testing.T) (addr string) {
+func (p *peers) goServer(t *testing.T, args ...string) (addr string) {
 	t.Helper()
 	port := freePort(t)
-	return p.serve(t, port, tool(t, interopServer), "-port", strconv.Itoa(port))
+	return p.serve(t, port, append([]string{tool(t, interopServer), "-port", strconv.Itoa(port)}, args...)...)
 }
 
-// pythonServer starts the test service on gRPC's C core.
-func (p *peers) pythonServer(t *testing.T) (addr string) {
+// coreServer starts the test service on gRPC's C core.
+func (p *peers) coreServer(t *testing.T) (addr string) {
 	t.Helper()
 	port := freePort(t)
 	return p.serve(t, port, python, foreign+"server.py", p.protoset, strconv.Itoa(port), "python")
@@ -197,13 +198,41 @@ func attempt(t *testing.T, limit time.Duration, env []string, argv ...string) (s
 		if ctx.Err() != nil {
 			err = fmt.Errorf("not within %v", limit)
 		}
-		return out.String(), fmt.Errorf("%s: %w: %s", filepath.Base(argv[0]), err, tail(errs.String(), 600))
+		return out.String(), fmt.Errorf("%s: %w: %s", filepath.Base(argv[0]), err, strings.TrimSpace(errs.String()))
 	}
 	return out.String(), nil
 }
 
-// tail is the end of a text.
-func tail(s string, n int) string {
-	s = strings.TrimSpace(s)
-	return s[max(0, len(s)-n):]
+// lines runs a program and hands on what it writes to stdout, line by line; when that has ended, err says how the program did.
+func (p *peers) lines(t *testing.T, argv []string) (lines <-chan line, err func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), p.environment()...)
+	cmd.WaitDelay = time.Second
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, e := cmd.StdoutPipe()
+	if e == nil {
+		e = cmd.Start()
+	}
+	if e != nil {
+		cancel()
+		t.Fatal(e)
+	}
+	ch := make(chan line)
+	go func() {
+		defer close(ch)
+		began := time.Now()
+		for scan := bufio.NewScanner(out); scan.Scan(); began = time.Now() {
+			ch <- line{scan.Text(), time.Since(began)}
+		}
+	}()
+	return ch, func() error {
+		defer cancel()
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("%s: %w: %s", filepath.Base(argv[0]), err, strings.TrimSpace(errs.String()))
+		}
+		return nil
+	}
 }

@@ -48,7 +48,7 @@ func TestRecordCorpus(t *testing.T) {
 		t.Fatal(err)
 	}
 	servers := map[string]string{
-		"grpc-go": p.goServer(t), "grpc-core": p.pythonServer(t), "grpc-js": p.nodeServer(t),
+		"grpc-go": p.goServer(t), "grpc-core": p.coreServer(t), "grpc-js": p.nodeServer(t),
 		"nghttpd": p.nghttpServer(t, files, "--trailer=x-trailer: 1", "--echo-upload"), "nghttpd-padding": p.nghttpServer(t, files, "--padding=50"),
 	}
 	python := func(name string) session {

@@ -231,11 +231,11 @@ const cases = {
     await closed(stream);
   }),
 
-  // Pings every second, each to be answered within a second; a stream that was silent meanwhile goes on.
-  keepalive: () => withClient({'grpc.keepalive_time_ms': 1000, 'grpc.keepalive_timeout_ms': 1000, 'grpc.keepalive_permit_without_calls': 1}, async (client) => {
+  // Pings every second, each to be answered within two; a stream that was silent meanwhile goes on.
+  keepalive: () => withClient({'grpc.keepalive_time_ms': 1000, 'grpc.keepalive_timeout_ms': 2000, 'grpc.keepalive_permit_without_calls': 1}, async (client) => {
     const stream = duplex(client, 'FullDuplexCall');
     await pingPong(stream, [[1, 1]]);
-    await sleep(3500);
+    await sleep(4000);
     await pingPong(stream, [[1, 1]]);
     await closed(stream);
   }),
