@@ -10,7 +10,10 @@ func (a *Agent) proxyStats() admin.Proxy {
 	stats := a.proxy.Stats()
 	out := admin.Proxy{LatencyBounds: proxy.LatencyBounds(), Clients: stats.Clients, Refused: stats.Refused, Missing: stats.Missing}
 	for _, s := range stats.Services {
-		calls := admin.Calls{Service: s.Service, Active: s.Active, NoBackend: s.NoBackend, Retried: s.Retried, In: s.In, Out: s.Out, Protections: s.Protections}
+		calls := admin.Calls{
+			Service: s.Service, Active: s.Active, NoBackend: s.NoBackend, Retried: s.Retried, In: s.In, Out: s.Out, Protections: s.Protections,
+			Backends: admin.BackendConns{Open: s.Backends.Open, Opened: s.Backends.Opened, Failed: s.Backends.Failed, Closed: s.Backends.Closed},
+		}
 		for _, c := range s.Calls {
 			calls.Codes = append(calls.Codes, admin.Code{Protocol: c.Protocol, Class: c.Class, Count: c.Count})
 		}

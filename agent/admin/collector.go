@@ -136,6 +136,12 @@ func (c *collector) proxy(m metrics) {
 		for kind, n := range s.Protections {
 			m.counter(d.protections, float64(n), s.Service, kind)
 		}
+		m.gauge(d.backendConns, float64(s.Backends.Open), s.Service)
+		m.counter(d.backendOpened, float64(s.Backends.Opened), s.Service)
+		m.counter(d.backendFailed, float64(s.Backends.Failed), s.Service)
+		for cause, n := range s.Backends.Closed {
+			m.counter(d.backendClosed, float64(n), s.Service, cause)
+		}
 		m.counter(d.noBackend, float64(s.NoBackend), s.Service)
 		m.counter(d.retries, float64(s.Retried), s.Service)
 		m.counter(d.bytes, float64(s.In), s.Service, "in")

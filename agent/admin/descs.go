@@ -10,6 +10,7 @@ type descs struct {
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld *prometheus.Desc
 	verdicts, events                                                                                          *prometheus.Desc
 	requests, latency, noBackend, retries, bytes, connections, clients, refused, protections                  *prometheus.Desc
+	backendConns, backendOpened, backendClosed, backendFailed                                                 *prometheus.Desc
 }
 
 func newCollector(cfg Config) *collector {
@@ -48,11 +49,16 @@ func newCollector(cfg Config) *collector {
 		ejections:     d("health_ejections_total", "Backends ejected for failures."),
 		ejectionsHeld: d("health_ejections_held_back_total", "Ejections that did not happen: too many are out, or it was the last one usable."),
 
-		requests:    d("proxy_requests_total", "Calls that ended: HTTP requests, gRPC calls, TCP connections.", "service", "protocol", "code"),
-		latency:     d("proxy_request_seconds", "How long calls took, from arrival to end.", "service", "protocol"),
-		noBackend:   d("proxy_no_backend_total", "Calls that found no usable backend.", "service"),
-		retries:     d("proxy_retries_total", "Attempts after the first.", "service"),
-		bytes:       d("proxy_tcp_bytes_total", "Bytes of TCP connections that ended, from clients (in) and to them (out).", "service", "direction"),
+		requests:      d("proxy_requests_total", "Calls that ended: HTTP requests, gRPC calls, TCP connections.", "service", "protocol", "code"),
+		latency:       d("proxy_request_seconds", "How long calls took, from arrival to end.", "service", "protocol"),
+		noBackend:     d("proxy_no_backend_total", "Calls that found no usable backend.", "service"),
+		retries:       d("proxy_retries_total", "Attempts after the first.", "service"),
+		bytes:         d("proxy_tcp_bytes_total", "Bytes of TCP connections that ended, from clients (in) and to them (out).", "service", "direction"),
+		backendConns:  d("proxy_backend_connections", "Open HTTP/2 connections to backends.", "service"),
+		backendOpened: d("proxy_backend_connections_opened_total", "HTTP/2 connections to backends that came up.", "service"),
+		backendClosed: d("proxy_backend_connections_closed_total", "HTTP/2 connections to backends that were up and ended, by cause; hang: no byte came, not even the answer to a PING.", "service", "cause"),
+		backendFailed: d("proxy_backend_connects_failed_total", "HTTP/2 connections to backends that did not come up.", "service"),
+
 		protections: d("proxy_protections_total", "What peers did that was not put up with, such as floods; lbagent events says who.", "service", "kind"),
 		connections: d("proxy_service_connections", "Open connections from clients, by what they speak.", "service", "protocol"),
 		clients:     d("proxy_connections", "Open connections from clients, those that have not said anything yet included."),

@@ -24,6 +24,14 @@ type Calls struct {
 	In, Out   uint64         // TCP: bytes from clients, and to them
 	// Protections counts what peers did that was not put up with, by kind.
 	Protections map[string]uint64
+	Backends    BackendConns
+}
+
+// BackendConns are the HTTP/2 connections to the backends of one service.
+type BackendConns struct {
+	Open           int
+	Opened, Failed uint64            // connects that succeeded, and those that did not
+	Closed         map[string]uint64 // by cause: few
 }
 
 // Code counts the calls that ended with one class of code. Protocols and classes are few: "http1" and "h2" with "2xx" to "5xx", "grpc" with "ok",

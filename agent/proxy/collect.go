@@ -42,6 +42,15 @@ type ServiceStats struct {
 	In, Out   uint64 // tcp: bytes from clients, and to them
 	// Protections counts what was not put up with, by kind: resets, frames, headers, malformed, streams, slow.
 	Protections map[string]uint64
+	Backends    BackendConns
+}
+
+// BackendConns are the HTTP/2 connections to the backends of one service, of all loops.
+type BackendConns struct {
+	Open   int
+	Opened uint64            // those whose SETTINGS came
+	Closed map[string]uint64 // of these, by cause: idle, backend_removed, replaced, goaway, closed, error, protocol, hang, stop
+	Failed uint64            // connects that failed
 }
 
 // CallCount is a number of calls. Protocol is http1, h2, grpc or tcp; Class is 2xx to 5xx, for gRPC ok, client_error, server_error or unavailable (said by
@@ -122,6 +131,10 @@ func export(name string, s *serviceStats) ServiceStats {
 	out := ServiceStats{
 		Service: name, Silent: s.silent, Picks: s.picks, NoBackend: s.noBackend, Retried: s.retried, In: s.in, Out: s.out,
 		Active: map[string]int{}, Sniffed: map[string]uint64{}, Protections: map[string]uint64{},
+	}
+	out.Backends = BackendConns{Open: s.backendConns, Opened: s.backendOpened, Closed: map[string]uint64{}, Failed: s.connectsFailed}
+	for why := range closeCauses {
+		out.Backends.Closed[why.String()] = s.backendClosed[why]
 	}
 	for k := range protections {
 		out.Protections[k.String()] = s.guards[k].count

@@ -58,6 +58,7 @@ func (c closeCause) String() string {
 
 // Connected: loop.Handler. The socket is there; whether a backend is behind it, its SETTINGS say.
 func (c *backendConn) Connected() {
+	c.hang.rtt = c.relay.loop.Now().Sub(c.busy) // until a PING says it better
 	limits := c.relay.limits()
 	c.h2 = h2.New(h2.Config{
 		StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,

@@ -31,7 +31,7 @@ type hangWatch struct {
 	pinged time.Time // when the last PING went
 	grace  time.Time // the answer's time counts from here at the earliest
 	graces int
-	rtt    time.Duration // of PINGs; the last, or a slowly falling one
+	rtt    time.Duration // of the connect, then of PINGs: the last, or a slowly falling one
 
 	used   int    // PINGs since the backend last sent HEADERS or DATA that were closer than pingEvery
 	frames uint64 // HEADERS and DATA of the backend, as of the last look
