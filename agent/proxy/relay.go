@@ -21,6 +21,10 @@ const (
 	// the sender always has three quarters of the window to go on with.
 	creditStep = streamWindow / 4
 
+	// heldPerStream times the stream limit bounds the header lists that are kept, until responses begin, for the calls of one client connection: what is over
+	// it is refused, and gRPC tries again. It's all the metadata that gRPC allows a call by default.
+	heldPerStream = 8 << 10
+
 	// keepBytes and keepLoop bound the request DATA that is kept for a retry until response headers: per call and per loop (4.3).
 	keepBytes = 64 << 10
 	keepLoop  = 16 << 20
@@ -187,15 +191,11 @@ func (r *relay) freeCall(c *call) {
 	c.req.release(r)
 	c.resp.release(r)
 	r.loop.Disarm(&c.timer)
-	gen := c.gen + 1
-	fields, tried := c.fields, c.tried
-	if cap(fields) > 64 {
-		fields = nil
-	}
+	gen, tried := c.gen+1, c.tried
 	clear(tried)
 	*c = call{
-		relay: r, gen: gen, fields: fields[:0], tried: tried[:0], timer: c.timer,
-		req: pipe{trailers: c.req.trailers[:0]}, resp: pipe{trailers: c.resp.trailers[:0]},
+		relay: r, gen: gen, fields: emptied(c.fields), tried: tried[:0], timer: c.timer,
+		req: pipe{trailers: emptied(c.req.trailers)}, resp: pipe{trailers: emptied(c.resp.trailers)},
 	}
 	c.cs.Owner, c.bs.Owner = c, c
 	if r.nIdle < freeCalls {
@@ -203,4 +203,13 @@ func (r *relay) freeCall(c *call) {
 		r.idleRun = c
 		r.nIdle++
 	}
+}
+
+// emptied is a header list to be used again, which keeps nothing of what was in it.
+func emptied(fields []h2.Field) []h2.Field {
+	if cap(fields) > 64 {
+		return nil
+	}
+	clear(fields)
+	return fields[:0]
 }

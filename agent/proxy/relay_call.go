@@ -26,7 +26,8 @@ type call struct {
 	lastWhy string // why the last backend could not take the call
 
 	opts      *options
-	fields    []h2.Field // the request's header list, kept for retries
+	fields    []h2.Field // the request's header list, kept for retries until a response begins
+	held      int        // bytes of it
 	req, resp pipe
 
 	start, began time.Time // of the call, of the attempt
@@ -64,6 +65,7 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	c.start = r.loop.Now()
 	c.opts = c.client.rt.options()
 	c.fields = append(c.fields[:0], fields...)
+	c.held = head.Size
 	c.grpc = strings.HasPrefix(head.ContentType, "application/grpc")
 	c.grpcStatus = -1
 	c.head = head.Method == "HEAD"
@@ -244,7 +246,8 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 	c.answered, c.status, c.sized = true, head.Status, head.HasLength
 	c.firstByte = max(now.Sub(c.began), 1)
 	c.expected = !c.bs.Sending()
-	if c.req.keep { // from now on there is no retry
+	c.drop() // from now on there is no retry
+	if c.req.keep {
 		c.req.keep = false
 		c.req.discard(c.relay, c.req.sent)
 	}
@@ -262,6 +265,13 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 	if end {
 		c.settle()
 	}
+}
+
+// drop lets go of the request's header list.
+func (c *call) drop() {
+	c.client.h2.Drop(c.held)
+	c.held = 0
+	c.fields = emptied(c.fields)
 }
 
 // responseTrailers ends the response.
@@ -313,8 +323,17 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 	c.settle()
 }
 
-// unseen: the backend said by GOAWAY that it never saw the stream.
+// unseen: the backend said by GOAWAY that it never saw the stream, which may be a lie.
 func (c *call) unseen() {
+	if c.touched {
+		if !c.resp.end {
+			c.endAttempt(health.Failure, c.firstByte, false, "GOAWAY denies a stream that was answered")
+			c.failed("denies the call that it began to answer")
+			return
+		}
+		c.settle()
+		return
+	}
 	c.endAttempt(health.Neutral, 0, false, "")
 	c.retrySame()
 	c.retryOr("went away")
@@ -434,6 +453,7 @@ func (c *call) settle() {
 			c.countResponse()
 		}
 		client := c.client
+		c.drop()
 		c.relay.freeCall(c)
 		client.release()
 	}

@@ -42,6 +42,7 @@ func (c *clientConn) begin(lc *loop.Conn) {
 	c.h2 = h2.New(h2.Config{
 		Server: true, MaxStreams: c.limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
 		HeaderBytes: c.limits.HeaderBytes, HeaderFields: c.limits.HeaderFields,
+		HeldBytes: c.limits.StreamsPerConnection * heldPerStream,
 	}, &lc.Out, c)
 	c.timer.F = c.tick
 	c.busy = c.relay.loop.Now()
@@ -80,9 +81,6 @@ func (c *clientConn) Written(total uint64) {
 		}
 	}
 	left := c.lc.Unwritten()
-	if left == 0 {
-		c.h2.Flushed()
-	}
 	if c.ending == finSent { // it reads on: the last answers are to reach it whole
 		c.relay.loop.Arm(&c.timer, goawayPatience)
 	}
@@ -91,13 +89,14 @@ func (c *clientConn) Written(total uint64) {
 		c.lc.Resume()
 	}
 	if left <= roomAt {
+		c.h2.Flushed()
 		c.h2.SetFull(false)
 	}
 }
 
 // Readable: loop.Handler.
 func (c *clientConn) Readable(b []byte) int {
-	n, err := c.h2.Feed(b)
+	n, err := c.h2.Feed(c.relay.loop.Now(), b)
 	if err != nil {
 		c.relay.w.protect(c.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
 		c.close()

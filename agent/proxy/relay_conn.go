@@ -101,10 +101,8 @@ func (c *backendConn) Written(total uint64) {
 		return
 	}
 	left := c.lc.Unwritten()
-	if left == 0 {
-		c.h2.Flushed()
-	}
 	if left <= roomAt {
+		c.h2.Flushed()
 		c.h2.SetFull(false)
 		if c.be.waiting.n > 0 {
 			c.be.pump()
@@ -120,7 +118,7 @@ func (c *backendConn) Readable(b []byte) int {
 	if c.resting {
 		c.look(now)
 	}
-	n, err := c.h2.Feed(b)
+	n, err := c.h2.Feed(now, b)
 	if err != nil {
 		c.relay.w.protect(c.be.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
 		c.lc.Flush()

@@ -3,6 +3,8 @@ package h2
 import (
 	"encoding/binary"
 	"iter"
+	"math"
+	"time"
 )
 
 // Config of a Conn; every value is the owner's promise to its peer.
@@ -13,12 +15,14 @@ type Config struct {
 	ConnWindow   int // of the whole connection; its credit is given back when bytes are read, so it bounds only what is under way
 	HeaderBytes  int // decoded header list, and encoded block
 	HeaderFields int
+	HeldBytes    int // server: header lists that the owner holds (Drop), together; one may always be
 }
 
 // Head is what an event's header list says to a relay; fields that are absent are "" or 0.
 type Head struct {
 	Method, Authority, Path string // requests
 	Status                  int    // responses: :status
+	Size                    int    // of the header list, as RFC 9113 6.5.2 counts
 	ContentType             string
 	GRPCTimeout             string
 	GRPCStatus              string
@@ -63,7 +67,9 @@ type Conn struct {
 	dec    decoder
 	fields []Field // of the block being looked at
 	head   Head
+	size   int  // of the header list, as RFC 9113 6.5.2 counts
 	excess bool // it's over HeaderBytes or HeaderFields
+	held   int  // bytes of header lists that the owner of a server has
 
 	streams table
 	open    *Stream // list of open streams, newest first
@@ -79,17 +85,23 @@ type Conn struct {
 	sendWindow, recvWindow, owed int64
 	initialWindow                int64 // the peer's SETTINGS_INITIAL_WINDOW_SIZE
 	maxStreams                   int   // the peer's SETTINGS_MAX_CONCURRENT_STREAMS
+	maxHeader                    int   // the peer's SETTINGS_MAX_HEADER_LIST_SIZE
 	full                         bool  // SetFull
 	blocked                      []*Stream
 	blockedHead                  int
 
 	preface  int  // bytes of the client's preface still to come
 	settings bool // the peer's SETTINGS came
+	acked    bool // the peer acknowledged ours
 	dead     bool
-	control  int        // answers not yet taken by the socket
-	shutdown drainPhase // of our own GOAWAY
-	goneAt   uint32     // the last stream of our final GOAWAY
-	peerGone bool       // the peer sent GOAWAY
+	began    time.Time     // when the first bytes came
+	clock    time.Duration // since then
+	budget   int           // see budget.go
+	filled   time.Duration // when budget was last given for the time
+	control  int           // answers not yet taken by the socket
+	shutdown drainPhase    // of our own GOAWAY
+	goneAt   uint32        // the last stream of our final GOAWAY
+	peerGone bool          // the peer sent GOAWAY
 	peerLast uint32
 	pinging  bool // our PING is out
 }
@@ -107,7 +119,7 @@ func New(cfg Config, out *[]byte, h Handler) *Conn {
 	c := &Conn{
 		cfg: cfg, h: h, out: out,
 		sendWindow: defaultWindow, recvWindow: defaultWindow, initialWindow: defaultWindow,
-		maxStreams: maxStreamID,
+		maxStreams: maxStreamID, maxHeader: math.MaxInt, budget: budgetFull,
 	}
 	c.enc = newEncoder()
 	c.dec = decoder{max: tableSize, maxString: cfg.HeaderBytes}
@@ -143,7 +155,8 @@ func (c *Conn) setting(id uint16, v uint32) {
 }
 
 // Feed takes received bytes and returns how many were consumed: whole frames. An error ends the connection; GOAWAY has been appended.
-func (c *Conn) Feed(b []byte) (int, error) {
+func (c *Conn) Feed(now time.Time, b []byte) (int, error) {
+	c.tick(now)
 	n, err := c.feedPreface(b)
 	if err != nil || c.preface > 0 {
 		return n, c.fail(err)
@@ -208,7 +221,7 @@ func (c *Conn) frame(t frameType, flags byte, id uint32, p []byte) error {
 	case frameContinuation:
 		return c.onContinuation(flags, id, p)
 	}
-	return nil // RFC 9113 5.5: unknown types are ignored
+	return c.spend(costLook, FaultFrames) // RFC 9113 5.5: unknown types are ignored
 }
 
 // fail ends the connection because of err.
@@ -255,6 +268,18 @@ func (c *Conn) Slots() int { return c.slots }
 // have more calls running behind the relay than streams here (CVE-2023-44487).
 func (c *Conn) Release() { c.slots-- }
 
+// Drop says that the owner no longer holds n bytes of header lists, Head.Size of a request.
+func (c *Conn) Drop(n int) { c.held -= n }
+
+// MidBlock reports whether a header block has begun and not ended.
+func (c *Conn) MidBlock() bool { return c.blockID != 0 }
+
+// HeaderLimit is the peer's SETTINGS_MAX_HEADER_LIST_SIZE.
+func (c *Conn) HeaderLimit() int { return c.maxHeader }
+
+// Acked reports whether the peer has acknowledged our SETTINGS.
+func (c *Conn) Acked() bool { return c.acked }
+
 // Streams is the number of open streams.
 func (c *Conn) Streams() int { return c.streams.n }
 
@@ -280,5 +305,5 @@ func (c *Conn) Free() int {
 // Spent reports whether no stream can ever be opened again (client).
 func (c *Conn) Spent() bool { return c.dead || c.peerGone || c.lastID >= maxStreamID-2 }
 
-// Flushed says that the socket took everything appended so far.
+// Flushed says that the socket took nearly all that was appended so far.
 func (c *Conn) Flushed() { c.control = 0 }

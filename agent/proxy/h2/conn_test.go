@@ -240,7 +240,7 @@ func TestPreface(t *testing.T) {
 	have := []byte(nil)
 	for _, b := range all { // byte by byte, as slow as it gets
 		have = append(have, b)
-		n, err := p.conn.Feed(have)
+		n, err := p.conn.Feed(p.now, have)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,7 @@ func TestPreface(t *testing.T) {
 
 	for _, bad := range []string{"GET / HTTP/1.1\r\n", Preface[:20] + "XX\r\n", Preface + "\x00\x00\x00\x01\x05\x00\x00\x00\x01"} {
 		p := newPeer(t, testConfig(true))
-		if _, err := p.conn.Feed([]byte(bad)); err == nil {
+		if _, err := p.conn.Feed(p.now, []byte(bad)); err == nil {
 			t.Errorf("%q was taken for HTTP/2", bad)
 		}
 	}

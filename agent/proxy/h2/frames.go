@@ -34,6 +34,14 @@ func (c *Conn) onData(flags byte, id uint32, p []byte) error {
 	if !s.answered || s.noBody && len(p) > 0 || !s.countBody(len(p), end) {
 		return c.streamError(s, ProtocolError) // RFC 9113 8.1.1
 	}
+	switch {
+	case len(p) >= someData:
+		c.earn(worthData)
+	case len(p) < tinyData && !end: // CVE-2019-9511, -9518
+		if err := c.spend(costAct, FaultFrames); err != nil {
+			return err
+		}
+	}
 	if end {
 		c.endRecv(s)
 	} else if pad := size - int64(len(p)); pad > 0 {
@@ -65,7 +73,10 @@ func (c *Conn) onClosed(t frameType, id uint32) error {
 		return connError(ProtocolError, "frame on an idle stream") // RFC 9113 5.1
 	}
 	if !c.cfg.Server || c.ignored(id) || c.history.forgiven(c.lastID, id) {
-		return nil
+		if t == frameHeaders {
+			return c.spend(costInform, FaultFrames)
+		}
+		return c.spend(costLook, FaultFrames)
 	}
 	switch {
 	case t == frameHeaders && c.history.wasOpen(c.lastID, id):
@@ -73,8 +84,16 @@ func (c *Conn) onClosed(t frameType, id uint32) error {
 	case t == frameHeaders:
 		return connError(ProtocolError, "stream number below an earlier one") // RFC 9113 5.1.1
 	}
+	return c.resetClosed(id, StreamClosed)
+}
+
+// resetClosed resets a stream that isn't open, because of what the peer sent.
+func (c *Conn) resetClosed(id uint32, code Code) error {
 	c.history.markReset(id)
-	c.appendReset(id, StreamClosed)
+	c.appendReset(id, code)
+	if err := c.spend(costReset, FaultResets); err != nil {
+		return err
+	}
 	return c.checkControl()
 }
 
@@ -105,7 +124,7 @@ func (c *Conn) onPriority(id uint32, p []byte) error {
 		return connError(ProtocolError, "PRIORITY on stream 0")
 	}
 	if len(p) == 5 {
-		return nil
+		return c.spend(costLook, FaultFrames)
 	}
 	if s := c.streams.get(id); s != nil {
 		return c.streamError(s, FrameSizeError)
@@ -122,9 +141,15 @@ func (c *Conn) onReset(id uint32, p []byte) error {
 	case c.idle(id):
 		return connError(ProtocolError, "RST_STREAM on an idle stream")
 	}
-	if s := c.streams.get(id); s != nil {
-		c.closeStream(s)
-		c.h.Reset(s, Code(binary.BigEndian.Uint32(p)), false)
+	s := c.streams.get(id)
+	if s == nil {
+		return c.spend(costLook, FaultFrames)
+	}
+	early := c.cfg.Server && !s.replied && c.clock-s.opened < earlyReset
+	c.closeStream(s)
+	c.h.Reset(s, Code(binary.BigEndian.Uint32(p)), false)
+	if early {
+		return c.spend(costReset, FaultResets) // CVE-2023-44487
 	}
 	return nil
 }
@@ -139,6 +164,9 @@ func (c *Conn) onPing(flags byte, id uint32, p []byte) error {
 		start := c.begin(framePing, flagAck, 0)
 		*c.out = append(*c.out, p...)
 		c.finish(start)
+		if err := c.spend(costAct, FaultFrames); err != nil {
+			return err
+		}
 		return c.checkControl()
 	}
 	n := binary.BigEndian.Uint64(p)
@@ -148,7 +176,7 @@ func (c *Conn) onPing(flags byte, id uint32, p []byte) error {
 		return nil
 	}
 	c.h.Pong(n)
-	return nil
+	return c.spend(costLook, FaultFrames)
 }
 
 func (c *Conn) onGoaway(id uint32, p []byte) error {
@@ -163,8 +191,9 @@ func (c *Conn) onGoaway(id uint32, p []byte) error {
 		return connError(ProtocolError, "GOAWAY raised its last stream") // RFC 9113 6.8
 	}
 	c.peerGone, c.peerLast = true, last
+	walk := costAct + c.streams.n/costPerStream // all streams may be looked at
 	c.h.Goaway(last, Code(binary.BigEndian.Uint32(p[4:])), p[8:])
-	return nil
+	return c.spend(walk, FaultFrames)
 }
 
 func (c *Conn) onWindowUpdate(id uint32, p []byte) error {
@@ -172,6 +201,9 @@ func (c *Conn) onWindowUpdate(id uint32, p []byte) error {
 		return connError(FrameSizeError, "WINDOW_UPDATE of wrong size")
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxWindow)
+	if err := c.spend(costAct, FaultFrames); err != nil {
+		return err
+	}
 	if id == 0 {
 		return c.openWindow(n)
 	}
@@ -210,15 +242,27 @@ func (c *Conn) onSettings(flags byte, id uint32, p []byte) error {
 	case flags&flagAck != 0 && len(p) != 0, len(p)%6 != 0:
 		return connError(FrameSizeError, "SETTINGS of wrong size")
 	case flags&flagAck != 0:
-		return nil
+		c.acked = true
+		return c.spend(costLook, FaultFrames)
+	case len(p) > 6*maxSettings:
+		return tooMuch(FaultFrames, "too many values in SETTINGS")
 	}
-	if !c.settings {
-		c.settings = true
+	if err := c.spend(costAct+c.streams.n/costPerStream, FaultFrames); err != nil {
+		return err
 	}
+	c.settings = true
+	window := c.initialWindow
 	for ; len(p) > 0; p = p[6:] {
-		if err := c.apply(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])); err != nil {
+		id, v := binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])
+		if err := c.apply(id, v); err != nil {
 			return err
 		}
+		if id == settingInitialWindow {
+			window = int64(v)
+		}
+	}
+	if err := c.moveWindows(window); err != nil { // once: only the last one counts
+		return err
 	}
 	c.finish(c.begin(frameSettings, flagAck, 0))
 	if err := c.checkControl(); err != nil {
@@ -243,7 +287,8 @@ func (c *Conn) apply(id uint16, v uint32) error {
 		if v > maxWindow {
 			return connError(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE out of range")
 		}
-		return c.moveWindows(int64(v))
+	case settingMaxHeaderBytes:
+		c.maxHeader = int(v)
 	case settingMaxFrame:
 		if v < maxFrame || v > 1<<24-1 {
 			return connError(ProtocolError, "SETTINGS_MAX_FRAME_SIZE out of range")
@@ -255,6 +300,9 @@ func (c *Conn) apply(id uint16, v uint32) error {
 // moveWindows changes what every open stream may send (RFC 9113 6.9.2).
 func (c *Conn) moveWindows(v int64) error {
 	delta := v - c.initialWindow
+	if delta == 0 {
+		return nil
+	}
 	c.initialWindow = v
 	for s := c.open; s != nil; s = s.next {
 		if s.sendWindow += delta; s.sendWindow > maxWindow {

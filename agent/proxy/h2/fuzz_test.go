@@ -49,7 +49,7 @@ func FuzzFeed(f *testing.F) {
 			n := min(len(data), int(cut)%4096+1)
 			have = append(have, data[:n]...)
 			data = data[n:]
-			used, err := p.conn.Feed(have)
+			used, err := p.conn.Feed(p.now, have)
 			have = have[used:]
 			if cerr := p.conn.Check(); cerr != nil {
 				t.Fatal(cerr)

@@ -120,6 +120,8 @@ const (
 
 	// maxContinuations bounds the frames of one header block: 64 KiB come in 4 full frames, and nobody splits finer than 1 KiB (CVE-2024-27316).
 	maxContinuations = 64
+	// maxSettings is the most values in one SETTINGS frame: as many as nghttp2 allows; nobody sends more than ten (CVE-2020-11080).
+	maxSettings = 32
 	// maxControl bounds the answers to PING and SETTINGS, and resets, that wait for a peer that doesn't read (CVE-2019-9512, -9514, -9515).
 	maxControl = 10000
 )

@@ -35,6 +35,9 @@ func (c *Conn) onContinuation(flags byte, id uint32, p []byte) error {
 		return tooMuch(FaultHeaders, "header block too large")
 	}
 	c.block = append(c.block, p...)
+	if err := c.spend(costAct, FaultFrames); err != nil {
+		return err
+	}
 	if flags&flagEndHeaders == 0 {
 		return nil
 	}
@@ -47,10 +50,29 @@ func (c *Conn) onContinuation(flags byte, id uint32, p []byte) error {
 // onBlock acts on a whole header block. It's decoded in any case, to keep the compression table in step.
 func (c *Conn) onBlock(id uint32, block []byte, end bool) error {
 	var err error
-	c.fields, c.excess, err = c.dec.decode(c.fields[:0], block, c.cfg.HeaderBytes, c.cfg.HeaderFields)
+	c.fields, c.size, c.excess, err = c.dec.decode(c.fields[:0], block, c.cfg.HeaderBytes, c.cfg.HeaderFields)
 	if err != nil {
 		return connError(CompressionError, "header block: "+err.Error())
 	}
+	if c.excess { // it was decoded for nothing
+		err = c.spend(len(block)/costPerByte, FaultHeaders)
+	}
+	if err == nil {
+		err = c.onList(id, end)
+	}
+	c.forgetFields()
+	return err
+}
+
+// forgetFields lets go of the strings of a header list: an idle connection keeps none.
+func (c *Conn) forgetFields() {
+	if clear(c.fields); cap(c.fields) > 64 {
+		c.fields = nil
+	}
+}
+
+// onList acts on a header list that was decoded.
+func (c *Conn) onList(id uint32, end bool) error {
 	s := c.streams.get(id)
 	switch {
 	case s != nil && s.recvEnd:
@@ -77,11 +99,14 @@ func (c *Conn) onRequest(id uint32, end bool) error {
 		return c.refuse(id, RefusedStream, FaultStreams) // RFC 9113 5.1.2
 	case c.excess:
 		return c.refuse(id, EnhanceYourCalm, FaultHeaders)
+	case c.held > 0 && c.held+c.size > c.cfg.HeldBytes:
+		return c.refuse(id, RefusedStream, FaultHeaders)
 	}
 	length, ok := c.checkRequest()
 	if !ok || end && length > 0 {
 		return c.refuse(id, ProtocolError, FaultMalformed) // RFC 9113 8.1.1
 	}
+	c.held += c.size
 	s := c.h.Open()
 	c.openStream(s, id)
 	s.answered, s.recvEnd, s.length = true, end, length
@@ -95,7 +120,11 @@ func (c *Conn) onResponse(s *Stream, end bool) error {
 	if !ok || informational && end {
 		return c.streamError(s, ProtocolError)
 	}
-	if !informational {
+	if informational {
+		if err := c.spend(costInform, FaultFrames); err != nil {
+			return err
+		}
+	} else {
 		s.answered = true
 		if !s.noBody && c.head.Status != 304 {
 			s.length = length
@@ -122,10 +151,8 @@ func (c *Conn) onTrailers(s *Stream, end bool) error {
 
 // refuse resets a stream that the handler never saw.
 func (c *Conn) refuse(id uint32, code Code, f Fault) error {
-	c.history.markReset(id)
-	c.appendReset(id, code)
 	c.h.Refused(f)
-	return c.checkControl()
+	return c.resetClosed(id, code)
 }
 
 // WriteHeaders sends a header list: a request, a response, or, with end, trailers. The fields must be valid, as those of an event are.
@@ -136,6 +163,7 @@ func (c *Conn) WriteHeaders(s *Stream, fields []Field, end bool) {
 		out = c.enc.encode(out, &fields[i])
 	}
 	*c.out = out
+	s.replied = true
 	c.finishBlock(start, end)
 	if end {
 		c.endSend(s)

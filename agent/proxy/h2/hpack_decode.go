@@ -25,9 +25,8 @@ type decoder struct {
 	maxString   int
 }
 
-// decode appends the fields of block to out. Over maxBytes or maxFields it goes on for the table's sake, and reports excess.
-func (d *decoder) decode(out []Field, block []byte, maxBytes, maxFields int) (fields []Field, excess bool, err error) {
-	size := 0
+// decode appends the fields of block to out. Over maxBytes or maxFields it goes on for the table's sake, and reports excess; size is that of the whole list.
+func (d *decoder) decode(out []Field, block []byte, maxBytes, maxFields int) (fields []Field, size int, excess bool, err error) {
 	for begun := false; len(block) > 0; {
 		b := block[0]
 		var f *Field
@@ -38,23 +37,23 @@ func (d *decoder) decode(out []Field, block []byte, maxBytes, maxFields int) (fi
 			block = block[1:]
 			if i == 0x7f {
 				if i, block, err = readInt(i, block); err != nil {
-					return out, excess, err
+					return out, size, excess, err
 				}
 			}
 			if f = d.at(i); f == nil {
-				return out, excess, errIndex
+				return out, size, excess, errIndex
 			}
 		case b&0xe0 == 0x20: // table size
 			if begun {
-				return out, excess, errUpdate
+				return out, size, excess, errUpdate
 			}
 			if block, err = d.resize(block); err != nil {
-				return out, excess, err
+				return out, size, excess, err
 			}
 			continue
 		default:
 			if block, err = d.literal(&literal, block); err != nil {
-				return out, excess, err
+				return out, size, excess, err
 			}
 			f = &literal
 			if b&0xc0 == 0x40 {
@@ -68,7 +67,7 @@ func (d *decoder) decode(out []Field, block []byte, maxBytes, maxFields int) (fi
 		}
 		out = append(out, *f)
 	}
-	return out, excess, nil
+	return out, size, excess, nil
 }
 
 // at is the entry with index i.

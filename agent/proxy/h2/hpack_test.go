@@ -79,7 +79,7 @@ func TestHPACKBothWays(t *testing.T) {
 			if err != nil || !same(fields, got) {
 				t.Fatalf("they read %v, %v\nwant %v", got, err, fields)
 			}
-			ours, excess, err := dec.decode(nil, []byte(buf.String()), 64<<10, 200)
+			ours, _, excess, err := dec.decode(nil, []byte(buf.String()), 64<<10, 200)
 			if err != nil || excess || !same(ours, got) {
 				t.Fatalf("we read %v, %v\nwant %v", ours, err, fields)
 			}
@@ -119,7 +119,7 @@ func TestHeadersDontAllocate(t *testing.T) {
 		for i := range fields {
 			block = enc.encode(block, &fields[i])
 		}
-		out, _, _ = dec.decode(out[:0], block, 64<<10, 200)
+		out, _, _, _ = dec.decode(out[:0], block, 64<<10, 200)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -148,7 +148,7 @@ func FuzzHPACK(f *testing.F) {
 			n := min(int(data[0])<<8|int(data[1]), len(data)-2)
 			block := data[2 : 2+n]
 			data = data[2+n:]
-			got, excess, err := d.decode(nil, block, 1<<30, 1<<30)
+			got, _, excess, err := d.decode(nil, block, 1<<30, 1<<30)
 			want, refErr := ref.DecodeFull(block)
 			if err == errInteger || err == errUpdate || err == errTooLong {
 				return
@@ -180,7 +180,7 @@ func BenchmarkHeaders(b *testing.B) {
 		for i := range fields {
 			block = enc.encode(block, &fields[i])
 		}
-		out, _, _ = dec.decode(out[:0], block, 64<<10, 200)
+		out, _, _, _ = dec.decode(out[:0], block, 64<<10, 200)
 	}
 	_ = out
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -15,6 +16,7 @@ import (
 type peer struct {
 	t    *testing.T
 	conn *Conn
+	now  time.Time
 	out  []byte // what conn sends
 	log  []string
 	// refused are the faults of requests that never came to be streams.
@@ -35,11 +37,11 @@ type peer struct {
 }
 
 func testConfig(server bool) Config {
-	return Config{Server: server, MaxStreams: 4, StreamWindow: 65536, ConnWindow: 1 << 20, HeaderBytes: 64 << 10, HeaderFields: 200}
+	return Config{Server: server, MaxStreams: 4, StreamWindow: 65536, ConnWindow: 1 << 20, HeaderBytes: 64 << 10, HeaderFields: 200, HeldBytes: 256 << 10}
 }
 
 func newPeer(t *testing.T, cfg Config) *peer {
-	p := &peer{t: t, streams: map[uint32]*Stream{}, pending: map[*Stream]int{}}
+	p := &peer{t: t, now: time.Unix(1e9, 0), streams: map[uint32]*Stream{}, pending: map[*Stream]int{}}
 	p.conn = New(cfg, &p.out, p)
 	p.write = http2.NewFramer(&p.in, nil)
 	p.write.AllowIllegalWrites = true
@@ -124,7 +126,7 @@ func post(more ...string) []string {
 // feed hands over what was written, byte counts checked, and returns the connection's error.
 func (p *peer) feed() error {
 	p.t.Helper()
-	n, err := p.conn.Feed(p.in.Bytes())
+	n, err := p.conn.Feed(p.now, p.in.Bytes())
 	if err == nil && n != p.in.Len() && !p.conn.Dead() {
 		p.t.Errorf("consumed %d of %d bytes", n, p.in.Len())
 	}

@@ -56,7 +56,7 @@ func (c *Conn) OpenStream(s *Stream, noBody bool) {
 
 func (c *Conn) openStream(s *Stream, id uint32) {
 	*s = Stream{
-		Owner: s.Owner, conn: c, id: id, next: c.open,
+		Owner: s.Owner, conn: c, id: id, next: c.open, opened: c.clock,
 		sendWindow: c.initialWindow, recvWindow: int64(c.cfg.StreamWindow), length: -1,
 	}
 	if c.open != nil {
@@ -94,6 +94,9 @@ func (c *Conn) closeStream(s *Stream) {
 
 func (c *Conn) endRecv(s *Stream) {
 	s.recvEnd = true
+	if !c.cfg.Server {
+		c.earn(worthCall)
+	}
 	if s.sendEnd {
 		c.closeStream(s)
 	}
@@ -101,6 +104,9 @@ func (c *Conn) endRecv(s *Stream) {
 
 func (c *Conn) endSend(s *Stream) {
 	s.sendEnd = true
+	if c.cfg.Server {
+		c.earn(worthCall)
+	}
 	if s.recvEnd {
 		c.closeStream(s)
 	}
@@ -112,6 +118,9 @@ func (c *Conn) streamError(s *Stream, code Code) error {
 	c.appendReset(s.id, code)
 	c.closeStream(s)
 	c.h.Reset(s, code, true)
+	if err := c.spend(costReset, FaultResets); err != nil { // CVE-2025-8671
+		return err
+	}
 	return c.checkControl()
 }
 
@@ -144,6 +153,9 @@ func (c *Conn) WriteData(s *Stream, p []byte, end bool) (sent int) {
 			}
 		}
 		last := sent+int(n) == len(p)
+		if n >= someData || last && n > 0 { // not what a window cut small
+			c.earn(worthData)
+		}
 		flags := byte(0)
 		if last && end {
 			flags = flagEndStream

@@ -1,5 +1,7 @@
 package h2
 
+import "time"
+
 // Stream is one side of a call on one connection. The owner embeds it where it keeps the call, so that a stream costs no allocation; it may be
 // used again once it is closed.
 type Stream struct {
@@ -14,9 +16,12 @@ type Stream struct {
 	owed       int64 // credit for padding, which nobody else gives back
 	length     int64 // what content-length leaves to come; -1 = not said
 
+	opened time.Duration // by Conn.clock
+
 	recvEnd  bool // the peer ended its direction
 	sendEnd  bool // we ended ours
 	answered bool // client: the final response's header list has come; server: always
+	replied  bool // WriteHeaders was called: a server's response has begun
 	noBody   bool // client: the answer to HEAD, whose content-length says nothing
 	waiting  bool // WriteData took less than it was given
 	queued   bool // in conn.blocked

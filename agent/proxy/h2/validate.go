@@ -80,7 +80,7 @@ func (c *Conn) field(f *Field, length *int64) bool {
 // checkRequest checks the decoded list as a request (RFC 9113 8.2, 8.3). length is -1 without content-length.
 func (c *Conn) checkRequest() (length int64, ok bool) {
 	const method, scheme, path, authority = 1, 2, 4, 8
-	c.head = Head{}
+	c.head = Head{Size: c.size}
 	length = -1
 	seen, fields := 0, c.fields
 	var schemeValue string
@@ -152,7 +152,7 @@ func (c *Conn) regular(fields []Field, length int64) (int64, bool) {
 
 // checkResponse checks the decoded list as a response.
 func (c *Conn) checkResponse() (length int64, ok bool) {
-	c.head = Head{}
+	c.head = Head{Size: c.size}
 	fields := c.fields
 	if len(fields) == 0 || fields[0].code != codeStatus || !c.parseStatus(fields[0].Value) {
 		return 0, false
@@ -170,7 +170,7 @@ func (c *Conn) parseStatus(v string) bool {
 
 // checkTrailers checks the decoded list as trailers, which have no pseudo fields.
 func (c *Conn) checkTrailers() bool {
-	c.head = Head{}
+	c.head = Head{Size: c.size}
 	_, ok := c.regular(c.fields, -1)
 	return ok
 }
