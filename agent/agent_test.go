@@ -15,6 +15,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/agent/table"
 )
 
 // daemon is an Agent that runs, with its files in dir.
@@ -240,4 +243,25 @@ func TestFailedStartLeavesNoSocket(t *testing.T) {
 	if _, err := os.Lstat(sock); !os.IsNotExist(err) {
 		t.Errorf("the socket of an agent that didn't start is there: %v", err)
 	}
+}
+
+// What the configuration takes for retry.on, the proxy takes too.
+func TestRetryWords(t *testing.T) {
+	c := &config.Config{Services: []config.Service{{
+		Name: "user", Listen: []config.Listen{{Unix: filepath.Join(t.TempDir(), "s")}}, Timeout: config.Timeout{Connect: time.Second},
+		Retry: config.Retry{On: config.RetryWords(), Max: 2, BudgetPercent: 20},
+	}}}
+	tb, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := proxy.New(proxy.Config{Table: tb})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change, err := p.Prepare(served(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Abort()
 }

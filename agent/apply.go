@@ -63,6 +63,7 @@ func served(c *config.Config) []proxy.Service {
 		p := proxy.Service{
 			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority,
 			Connect: s.Timeout.Connect, Request: s.Timeout.Request, Idle: s.Timeout.Idle, Drain: s.Drain,
+			Retry:         proxy.Retry{On: s.Retry.On, Max: s.Retry.Max, BudgetPercent: s.Retry.BudgetPercent},
 			ReconnectBase: s.Reconnect.Base, ReconnectMax: s.Reconnect.Max,
 		}
 		for _, l := range s.Listen {

@@ -11,7 +11,7 @@ func (a *Agent) proxyStats() admin.Proxy {
 	out := admin.Proxy{LatencyBounds: proxy.LatencyBounds(), Clients: stats.Clients, Refused: stats.Refused, Missing: stats.Missing}
 	for _, s := range stats.Services {
 		calls := admin.Calls{
-			Service: s.Service, Active: s.Active, NoBackend: s.NoBackend, Retried: s.Retried, In: s.In, Out: s.Out, Protections: s.Protections,
+			Service: s.Service, Active: s.Active, NoBackend: s.NoBackend, Retried: s.Retried, Denied: s.Denied, In: s.In, Out: s.Out, Protections: s.Protections,
 			Backends: admin.BackendConns{Open: s.Backends.Open, Opened: s.Backends.Opened, Failed: s.Backends.Failed, Closed: s.Backends.Closed},
 		}
 		for _, c := range s.Calls {

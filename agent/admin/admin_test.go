@@ -254,7 +254,7 @@ func TestMetrics(t *testing.T) {
 		Services: []Calls{{
 			Service: "user", Codes: []Code{{"grpc", "ok", 5}, {"http1", "5xx", 1}}, Active: map[string]int{"h2": 2},
 			Latencies: []Latency{{Protocol: "h2", Buckets: []uint64{3, 2, 1}, Sum: 1500 * time.Millisecond}},
-			NoBackend: 6, Retried: 7, In: 100, Out: 200, Protections: map[string]uint64{"resets": 8, "slow": 0},
+			NoBackend: 6, Retried: map[string]uint64{"connect": 7, "policy": 9}, Denied: 10, In: 100, Out: 200, Protections: map[string]uint64{"resets": 8, "slow": 0},
 			Backends: BackendConns{Open: 3, Opened: 9, Failed: 4, Closed: map[string]uint64{"hang": 1, "idle": 5}},
 		}},
 	}

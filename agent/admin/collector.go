@@ -143,7 +143,10 @@ func (c *collector) proxy(m metrics) {
 			m.counter(d.backendClosed, float64(n), s.Service, cause)
 		}
 		m.counter(d.noBackend, float64(s.NoBackend), s.Service)
-		m.counter(d.retries, float64(s.Retried), s.Service)
+		for reason, n := range s.Retried {
+			m.counter(d.retries, float64(n), s.Service, reason)
+		}
+		m.counter(d.denied, float64(s.Denied), s.Service)
 		m.counter(d.bytes, float64(s.In), s.Service, "in")
 		m.counter(d.bytes, float64(s.Out), s.Service, "out")
 	}

@@ -9,7 +9,7 @@ type descs struct {
 	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                    *prometheus.Desc
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld *prometheus.Desc
 	verdicts, events                                                                                          *prometheus.Desc
-	requests, latency, noBackend, retries, bytes, connections, clients, refused, protections                  *prometheus.Desc
+	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, protections          *prometheus.Desc
 	backendConns, backendOpened, backendClosed, backendFailed                                                 *prometheus.Desc
 }
 
@@ -52,7 +52,8 @@ func newCollector(cfg Config) *collector {
 		requests:      d("proxy_requests_total", "Calls that ended: HTTP requests, gRPC calls, TCP connections.", "service", "protocol", "code"),
 		latency:       d("proxy_request_seconds", "How long calls took, from arrival to end.", "service", "protocol"),
 		noBackend:     d("proxy_no_backend_total", "Calls that found no usable backend.", "service"),
-		retries:       d("proxy_retries_total", "Attempts after the first.", "service"),
+		retries:       d("proxy_retries_total", "Attempts after the first, by why there was one more.", "service", "reason"),
+		denied:        d("proxy_retries_denied_total", "Retries that retry.on asked for and the budget had no room for.", "service"),
 		bytes:         d("proxy_tcp_bytes_total", "Bytes of TCP connections that ended, from clients (in) and to them (out).", "service", "direction"),
 		backendConns:  d("proxy_backend_connections", "Open HTTP/2 connections to backends.", "service"),
 		backendOpened: d("proxy_backend_connections_opened_total", "HTTP/2 connections to backends that came up.", "service"),

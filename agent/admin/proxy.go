@@ -18,10 +18,11 @@ type Calls struct {
 	Service   string
 	Codes     []Code // at most one per protocol and class
 	Latencies []Latency
-	Active    map[string]int // client connections now, by protocol
-	NoBackend uint64         // calls without a usable backend (4.5)
-	Retried   uint64         // attempts after the first, whatever the reason (4.1, 4.2)
-	In, Out   uint64         // TCP: bytes from clients, and to them
+	Active    map[string]int    // client connections now, by protocol
+	NoBackend uint64            // calls without a usable backend (4.5)
+	Retried   map[string]uint64 // attempts after the first, by reason (4.1, 4.2)
+	Denied    uint64            // retries that the budget had no room for (4.2)
+	In, Out   uint64            // TCP: bytes from clients, and to them
 	// Protections counts what peers did that was not put up with, by kind.
 	Protections map[string]uint64
 	Backends    BackendConns

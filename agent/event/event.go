@@ -21,6 +21,8 @@ const (
 	Agent    Kind = "agent"    // start, ready, stop
 	// Protection: a peer did what is not put up with, such as a flood; at most one per service and what it did in 10 s on each loop. Backend is set if that was it.
 	Protection Kind = "protection"
+	// Retry: a service's budget for retries is used up; at most one in 10 s.
+	Retry Kind = "retry"
 )
 
 // Event is one thing that happened. Service and Backend are empty where they don't apply.

@@ -22,6 +22,8 @@ type Service struct {
 	Idle      time.Duration // of HTTP connections (4.8); 0 = none
 	Drain     time.Duration // 4.7
 
+	Retry Retry // 4.2
+
 	ReconnectBase, ReconnectMax time.Duration // 4.10; 0 = no time between failed connects
 }
 
@@ -113,6 +115,9 @@ func (s *Service) check() error {
 	case s.Request < 0 || s.Idle < 0 || s.Drain < 0:
 		return fmt.Errorf("service %q: a negative timeout", s.Name)
 	}
+	if _, err := retryPolicyOf(s.Retry); err != nil {
+		return fmt.Errorf("service %q: %w", s.Name, err)
+	}
 	return nil
 }
 
@@ -137,7 +142,7 @@ func (c *Change) Commit() {
 		}
 		rt := p.routes[s.Name]
 		if rt == nil || rt.svc != svc {
-			rt = &route{name: s.Name, svc: svc}
+			rt = &route{name: s.Name, svc: svc, budget: retryBudget{born: time.Now()}}
 		}
 		rt.opts.Store(optionsOf(&s))
 		routes[s.Name] = rt

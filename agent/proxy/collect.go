@@ -37,9 +37,10 @@ type ServiceStats struct {
 	Sniffed   map[string]uint64 // connections told apart by their first bytes: h2, http1, tcp
 	Silent    uint64            // of these, the ones that said nothing for 200 ms (4.9)
 	Picks     uint64
-	NoBackend uint64 // calls and connections without a usable backend (4.5)
-	Retried   uint64 // attempts after the first
-	In, Out   uint64 // tcp: bytes from clients, and to them
+	NoBackend uint64            // calls and connections without a usable backend (4.5)
+	Retried   map[string]uint64 // attempts after the first, by the reason: connect, refused_stream, goaway, connection_lost, policy
+	Denied    uint64            // policy retries that the budget had no room for (4.2)
+	In, Out   uint64            // tcp: bytes from clients, and to them
 	// Protections counts what was not put up with, by kind: resets, frames, headers, malformed, streams, slow.
 	Protections map[string]uint64
 	Backends    BackendConns
@@ -129,7 +130,7 @@ func (w *worker) snapshot() snapshot {
 
 func export(name string, s *serviceStats) ServiceStats {
 	out := ServiceStats{
-		Service: name, Silent: s.silent, Picks: s.picks, NoBackend: s.noBackend, Retried: s.retried, In: s.in, Out: s.out,
+		Service: name, Silent: s.silent, Picks: s.picks, NoBackend: s.noBackend, Retried: map[string]uint64{}, Denied: s.denied, In: s.in, Out: s.out,
 		Active: map[string]int{}, Sniffed: map[string]uint64{}, Protections: map[string]uint64{},
 	}
 	out.Backends = BackendConns{Open: s.backendConns, Opened: s.backendOpened, Closed: map[string]uint64{}, Failed: s.connectsFailed}
@@ -138,6 +139,9 @@ func export(name string, s *serviceStats) ServiceStats {
 	}
 	for k := range protections {
 		out.Protections[k.String()] = s.guards[k].count
+	}
+	for i, n := range s.retried {
+		out.Retried[retryReason(i).String()] = n
 	}
 	for k := range protocols {
 		for c := range classes {

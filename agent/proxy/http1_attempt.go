@@ -36,6 +36,7 @@ type attempt struct {
 	result health.Result
 	cause  string
 	heard  bool          // a byte of a response came
+	passed bool          // an interim response was passed on
 	first  time.Duration // until the response's head
 	sample bool          // the request had ended before it
 	ended  bool
@@ -112,7 +113,7 @@ func (a *attempt) ask() (written bool, err error) {
 	}
 	host = authority(x.opts, a.b, host)
 	out := h1.AppendHost(x.work.out[:0], x.head, x.hostAt, host)
-	x.replay.on = conn.reused && x.idempotent
+	x.replay.on = x.idempotent && (conn.reused || x.opts.retry != nil)
 	if n, err := conn.Write(out); err != nil {
 		return n > 0, err
 	}
@@ -204,6 +205,7 @@ func (a *attempt) interim() error {
 	x := a.x
 	var err error
 	if x.minor > 0 {
+		a.passed = true
 		out := x.work.resp.AppendResponse(x.work.out[:0], h1.AsLength, "")
 		if err = x.send(out); err != nil {
 			x.cancel(errClientGone)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
 
@@ -66,6 +67,8 @@ type exchange struct {
 	watch  *time.Timer // begins the watch
 	status int
 
+	retries int // by the policy
+
 	mu sync.Mutex
 
 	cause    error // why it was ended from here
@@ -114,33 +117,74 @@ func (x *exchange) run() bool {
 		x.timer = time.AfterFunc(d, func() { x.cancel(errRequestTimeout) })
 		defer x.timer.Stop()
 	}
+	if p := x.opts.retry; p != nil {
+		x.s.rt.budget.earn(p.percent)
+	}
+	why, next, before := becauseConnect, (*table.Backend)(nil), ""
 	for {
 		now := time.Now()
 		v := x.s.rt.svc.View()
-		b := v.Pick(now, x.tried)
+		b := next
+		if b == nil {
+			b = v.Pick(now, x.tried)
+		}
 		if b == nil {
 			x.s.h.count(x.s.rt, func(st *serviceStats) { st.noBackend++ })
-			return x.fail(http.StatusServiceUnavailable, v.Unusable(now))
+			return x.fail(http.StatusServiceUnavailable, v.Unusable(now)+before)
 		}
 		again := len(x.tried) > 0
 		x.s.h.count(x.s.rt, func(st *serviceStats) {
 			st.picks++
 			if again {
-				st.retried++
+				st.retried[why]++
 			}
 		})
 		x.tried = append(x.tried, b.State)
 		a := &attempt{x: x, b: b, view: v, picked: now}
 		x.now = a
 		err := a.try()
-		if err == nil {
+		unreached := errors.As(err, new(*connectError))
+		whyNot := ""
+		why, next = becauseConnect, nil
+		if !unreached && x.opts.retry != nil {
+			if next, whyNot = x.another(a, err); next != nil {
+				why, before = becausePolicy, "; "+b.Addr.String()+" failed before: "+a.cause
+			}
+		}
+		switch {
+		case next != nil:
+		case err == nil:
 			return x.relay(a)
+		case !unreached || x.why() != nil || !x.replayable():
+			a.end(nil)
+			return x.failed(fmt.Errorf("%w%s", err, whyNot))
 		}
 		a.end(nil)
-		if !errors.As(err, new(*connectError)) || x.why() != nil || !x.replayable() {
-			return x.failed(err)
-		}
 	}
+}
+
+// another is the backend for one more attempt, if the policy wants one after a that failed with err, or answered (4.2). What is not uploaded by then is not
+// sent any more to the backend of a.
+func (x *exchange) another(a *attempt, err error) (b *table.Backend, whyNot string) {
+	p := x.opts.retry
+	wanted := err != nil && p.reset || err == nil && p.answers(x.work.resp.Status, -1)
+	if !wanted || !x.idempotent || a.passed || x.why() != nil { // RFC 9110 9.2.2
+		return nil, ""
+	}
+	x.stopUpload()
+	if x.why() != nil {
+		return nil, ""
+	}
+	now := time.Now()
+	b, whyNot = x.s.rt.another(p, now, x.tried, x.retries, x.replayable())
+	switch {
+	case b != nil:
+		x.retries++
+	case whyNot == overBudget:
+		x.s.h.count(x.s.rt, func(st *serviceStats) { st.denied++ })
+		x.s.h.p.tellDenied(x.s.rt, p.percent, now)
+	}
+	return b, whyNot
 }
 
 // replayable reports whether the request can be sent once more; no upload runs.
@@ -314,6 +358,9 @@ func (x *exchange) sendBody(conn *http1Backend, kept []byte) error {
 		if _, err := conn.Write(kept); err != nil {
 			return &sendError{err}
 		}
+	}
+	if x.ended.Load() { // what is kept is all of it
+		return nil
 	}
 	for {
 		out, last, err := x.body.appendBody(x.work.up[:0], x.body.chunked)

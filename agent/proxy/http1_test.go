@@ -164,7 +164,7 @@ func TestHTTP1GoesOnToTheNextBackend(t *testing.T) {
 		t.Errorf("%d %q", code, text)
 	}
 	await(t, "the accounts", func() bool { return r.stats().calls("http1", "5xx") == 2 })
-	if s := r.stats(); s.NoBackend != 2 || s.Retried == 0 {
+	if s := r.stats(); s.NoBackend != 2 || s.Retried["connect"] == 0 {
 		t.Errorf("stats %+v", s)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
 
@@ -24,6 +25,7 @@ type call struct {
 	spare *health.State // of tried: may be tried once more
 
 	lastWhy string // why the last backend could not take the call
+	before  string // how the backend before answered, if the policy did not take that for the answer (4.2)
 
 	opts      *options
 	fields    []h2.Field // the request's header list, kept for retries until a response begins
@@ -49,10 +51,12 @@ type call struct {
 	answered   bool // final response headers were passed on
 	sized      bool // with content-length
 	sawData    bool
-	onlyHead   bool // trailers-only
-	reused     bool // the attempt's connection had answered before
-	again      bool // spare was used
-	queued     bool // in be.waiting
+	onlyHead   bool        // trailers-only
+	reused     bool        // the attempt's connection had answered before
+	again      bool        // spare was used
+	retries    int         // by the policy
+	why        retryReason // of the next attempt
+	queued     bool        // in be.waiting
 	counted    bool
 
 	next, prev *call // in lane, or the free list
@@ -78,16 +82,24 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	if c.opts.request > 0 {
 		r.loop.Arm(&c.timer, c.opts.request)
 	}
+	if p := c.opts.retry; p != nil {
+		c.client.rt.budget.earn(p.percent)
+	}
 	c.dispatch()
 }
 
 // dispatch picks a backend and sends the call there; without one, it's answered (4.1, 4.5).
-func (c *call) dispatch() {
+func (c *call) dispatch() { c.dispatchTo(nil) }
+
+// dispatchTo sends the call to b first, if that isn't nil.
+func (c *call) dispatchTo(b *table.Backend) {
 	r := c.relay
 	now := r.loop.Now()
 	v := c.client.rt.svc.View()
-	for !v.Gone && len(c.tried) < maxTries {
-		b := v.Pick(now, c.tried)
+	for ; !v.Gone && len(c.tried) < maxTries; b = nil {
+		if b == nil {
+			b = v.Pick(now, c.tried)
+		}
 		if b == nil && c.spare != nil {
 			c.tried = slices.DeleteFunc(c.tried, func(s *health.State) bool { return s == c.spare })
 			c.spare, c.again = nil, true
@@ -98,8 +110,9 @@ func (c *call) dispatch() {
 		}
 		c.client.stats.picks++
 		if len(c.tried) > 0 || c.again {
-			c.client.stats.retried++
+			c.client.stats.retried[c.why]++
 		}
+		c.why = becauseConnect
 		c.tried = append(c.tried, b.State)
 		c.state, c.began = b.State, now
 		b.State.Begin()
@@ -115,6 +128,9 @@ func (c *call) dispatch() {
 	text := v.Unusable(now)
 	if v.Usable > 0 && c.lastWhy != "" {
 		text += "; " + c.be.addr.String() + " " + c.lastWhy
+	}
+	if c.before != "" {
+		text += "; " + c.before
 	}
 	c.answer(503, codeUnavailable, text)
 	c.settle()
@@ -233,6 +249,9 @@ func (c *call) requestTrailers(fields []h2.Field) {
 
 // response takes a response's header list, informational or final.
 func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
+	if c.opts.retry != nil && !c.touched && c.retryAnswer(head, end) {
+		return
+	}
 	c.touched = true
 	if head.Status < 200 {
 		// No window bounds these: a client that doesn't read gets no more of them.
@@ -297,7 +316,7 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 		return
 	case code == h2.RefusedStream && !local && !c.touched:
 		c.endAttempt(health.Neutral, 0, false, "")
-		c.retryOr("refused the call")
+		c.retryOr(becauseRefused, "refused the call")
 		return
 	}
 	why := "reset the call: " + code.String()
@@ -313,9 +332,14 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 		result, cause, first, sample = health.Timeout, "the caller's deadline passed", now.Sub(c.began), c.sentWhole()
 	}
 	name := c.be.name()
+	b, whyNot := c.another(!c.touched && c.opts.retry.retriesReset())
 	c.endAttempt(result, first, sample, cause)
+	if b != nil {
+		c.resend(b, why)
+		return
+	}
 	if local {
-		c.abort(502, codeUnavailable, "lbagent: "+name+" "+why)
+		c.abort(502, codeUnavailable, "lbagent: "+name+" "+why+whyNot)
 	} else {
 		c.count(statusAborted, codeUnavailable)
 		c.resetClient(passCode(code))
@@ -336,7 +360,7 @@ func (c *call) unseen() {
 	}
 	c.endAttempt(health.Neutral, 0, false, "")
 	c.retrySame()
-	c.retryOr("went away")
+	c.retryOr(becauseGoaway, "went away")
 }
 
 // connLost: the connection broke; of its output, bytes up to written went to the kernel. final: the call goes nowhere any more.
@@ -352,10 +376,15 @@ func (c *call) connLost(cause string, written uint64, final bool) {
 		if c.reused {
 			c.retrySame()
 		}
-		c.retryOr("connection lost: " + cause)
+		c.retryOr(becauseLost, "connection lost: "+cause)
 		return
 	}
-	c.failed("connection lost: " + cause)
+	b, whyNot := c.another(!final && !c.touched && c.opts.retry.retriesReset())
+	if b != nil {
+		c.resend(b, "connection lost: "+cause)
+		return
+	}
+	c.failed("connection lost: " + cause + whyNot)
 }
 
 // retrySame lets the call go once more to a backend that said nothing against it, if there is no other: its connection was old, or going away (4.1).
@@ -366,15 +395,14 @@ func (c *call) retrySame() {
 }
 
 // retryOr sends the call elsewhere, or says why not.
-func (c *call) retryOr(why string) {
-	p := &c.req
-	if p.base > 0 { // 4.3
-		c.failed(why + "; more of the request was sent than is kept for a retry")
+func (c *call) retryOr(r retryReason, why string) {
+	if c.req.base > 0 {
+		c.failed(why + notKept)
 		return
 	}
-	p.sent = 0
-	p.marked = p.granted
 	c.lastWhy = why
+	c.why = r
+	c.rewind()
 	c.dispatch()
 }
 

@@ -17,6 +17,7 @@ const (
 	codeUnknown     = 2
 	codeDeadline    = 4
 	codeExhausted   = 8
+	codeAborted     = 10
 	codeInternal    = 13
 	codeUnavailable = 14
 	codeDataLoss    = 15

@@ -24,7 +24,9 @@ type route struct {
 	name string
 	svc  *table.Service
 
-	opts atomic.Pointer[options]
+	opts   atomic.Pointer[options]
+	budget retryBudget
+	denied atomic.Int64 // when an event last told that the budget is used up, in units of tellEvery
 }
 
 // options are what a reload may change; a call takes them once, in its beginning.
@@ -38,6 +40,8 @@ type options struct {
 	drain     time.Duration
 
 	reconnectBase, reconnectMax time.Duration // 4.10
+
+	retry *retryPolicy // 4.2; nil = never
 }
 
 // options are those of now.
@@ -48,6 +52,7 @@ func optionsOf(s *Service) *options {
 		authority: s.Authority, connect: s.Connect, request: s.Request, idle: s.Idle, drain: s.Drain,
 		reconnectBase: s.ReconnectBase, reconnectMax: s.ReconnectMax,
 	}
+	o.retry, _ = retryPolicyOf(s.Retry) // checked by Prepare
 	switch s.Protocol {
 	case "tcp":
 		o.protocol = protoTCP

@@ -75,7 +75,7 @@ func (s *session) connect() {
 		}
 		stats.picks++
 		if len(s.tried) > 0 {
-			stats.retried++
+			stats.retried[becauseConnect]++
 		}
 		s.tried = append(s.tried, b.State)
 		s.state, s.addr, s.picked = b.State, b.Addr, now

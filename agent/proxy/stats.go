@@ -67,9 +67,10 @@ type serviceStats struct {
 	latency   [protocols]histogram // whole calls; of tcp, whole connections
 	active    [protocols]int       // client connections
 	picks     uint64
-	noBackend uint64 // calls and connections that found no usable backend (4.5)
-	retried   uint64 // attempts after the first, whatever the reason (4.1)
-	in, out   uint64 // tcp: bytes from clients and to clients
+	noBackend uint64          // calls and connections that found no usable backend (4.5)
+	retried   [reasons]uint64 // attempts after the first
+	denied    uint64          // policy retries that the budget had no room for (4.2)
+	in, out   uint64          // tcp: bytes from clients and to clients
 	sniffed   [protocols]uint64
 	silent    uint64 // of the sniffed: those that said nothing for 200 ms
 	guards    [protections]guard
@@ -144,7 +145,10 @@ func (s *serviceStats) add(o *serviceStats) {
 	}
 	s.picks += o.picks
 	s.noBackend += o.noBackend
-	s.retried += o.retried
+	for i, n := range o.retried {
+		s.retried[i] += n
+	}
+	s.denied += o.denied
 	s.in += o.in
 	s.out += o.out
 	s.silent += o.silent

@@ -172,7 +172,7 @@ func TestTCPGoesOnToTheNextBackend(t *testing.T) {
 			t.Errorf("%s: %+v", addr, h)
 		}
 	}
-	if s := r.stats(); s.Retried == 0 || s.calls("tcp", "failed") != 0 {
+	if s := r.stats(); s.Retried["connect"] == 0 || s.calls("tcp", "failed") != 0 {
 		t.Errorf("stats: %+v", s)
 	}
 }
