@@ -70,14 +70,28 @@ func (r *rig) selfBackends(ctx context.Context, verb string) ([]string, error) {
 	return r.twoBackends(func(addr string) (*process, error) { return startProcess(ctx, addr, nil, self, verb, addr) })
 }
 
+// listenPart listens where a part of this program shall be reached, until ctx ends.
+func listenPart(ctx context.Context, addr string) (net.Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // Go's default, and slower
+	l, err := plain.Listen(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { l.Close() })
+	return l, nil
+}
+
 // serveEach listens on the address in args and serves each connection by serve.
 func serveEach(ctx context.Context, args []string, serve func(net.Conn)) error {
 	if len(args) != 1 {
 		return errors.New("want LISTEN")
 	}
-	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // Go's default, and slower
-	l, err := plain.Listen(ctx, "tcp", args[0])
+	l, err := listenPart(ctx, args[0])
 	if err != nil {
 		return err
 	}

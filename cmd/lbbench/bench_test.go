@@ -184,6 +184,47 @@ func TestQuickTCP(t *testing.T) {
 	complete(t, r, "tcp", loadConnect, []string{none}, rate)
 }
 
+func TestQuickGRPC(t *testing.T) {
+	r := quickly(t, "grpc")
+	complete(t, r, "grpc", grpcClosed, proxies(), cpuPerRequest, rate)
+	complete(t, r, "grpc", grpcClosed, []string{none}, rate)
+	complete(t, r, "grpc", loadFixed, proxies(), cpuPerRequest, rate, medianLatency, tailLatency)
+	complete(t, r, "grpc", loadFixed, []string{none}, rate, medianLatency, tailLatency)
+}
+
+// So few connections may fit into memory that the process has already: only what Go's proxy needs, 30 KiB each, is sure to show.
+func TestQuickIdle(t *testing.T) {
+	r := quickly(t, "idle")
+	complete(t, r, "idle", "h2", proxies())
+	complete(t, r, "idle", "http1", proxies())
+	for _, m := range r.Measurements {
+		if _, ok := m.Figures[kernelPerConn]; !ok || m.Requests != 200 {
+			t.Errorf("%s %s: %v with %d connections, want the kernel's memory with 200", m.Load, m.Contender, m.Figures, m.Requests)
+		}
+	}
+	complete(t, r, "idle", "h2", []string{goProxy}, rssPerConn)
+}
+
+func TestQuickLookup(t *testing.T) {
+	r := quickly(t, "lookup")
+	complete(t, r, "lookup", loadSingle, []string{bareCall, emptyCall, pickCall}, onePickMedian, onePickTail)
+	complete(t, r, "lookup", loadBatch, []string{pickCall}, picksPerCPU, picksPerAgent, picksPerSec)
+	if j, ok := r.judgementOf("lookup", loadSingle, onePickMedian, emptyCall); !ok || j.Goal == nil || *j.Goal != 1.15 {
+		t.Errorf("a pick beside an empty call is %+v, want a ratio beside its goal", j)
+	}
+}
+
+func TestQuickNoisy(t *testing.T) {
+	r := quickly(t, "--gomaxprocs", "0,1", "noisy")
+	for _, l := range []string{"GOMAXPROCS default", "GOMAXPROCS 1"} {
+		complete(t, r, "noisy", l, []string{quiet, elsewhere, noisy}, cpuPerRequest, medianLatency, tailLatency)
+		complete(t, r, "noisy", l, []string{elsewhere, noisy}, changesPerSec, picksPerSec)
+		if j, ok := r.judgementOf("noisy", l, tailLatency, quiet); !ok || j.Goal == nil || *j.Goal != noisyGoal {
+			t.Errorf("%s: noisy/quiet is %+v, want a ratio beside its goal", l, j)
+		}
+	}
+}
+
 // A contender that isn't there is named, and the others are measured.
 func TestMissingContenderIsNamed(t *testing.T) {
 	testneed.Program(t, "h2load", "nghttp2-client")

@@ -89,6 +89,15 @@ func (r *rig) startOne(ctx context.Context, c contender, m mode, backends []stri
 	if c.start == nil {
 		return runner{name: c.name, addr: backends[0]}, nil
 	}
+	one, err := r.launch(ctx, c, m, backends)
+	if err == nil {
+		r.onClose(one.process.stop)
+	}
+	return one, err
+}
+
+// launch starts a contender that the caller stops.
+func (r *rig) launch(ctx context.Context, c contender, m mode, backends []string) (runner, error) {
 	listen, err := freePort()
 	if err != nil {
 		return runner{}, err
@@ -98,11 +107,7 @@ func (r *rig) startOne(ctx context.Context, c contender, m mode, backends []stri
 		return runner{}, err
 	}
 	p, err := c.start(ctx, r.options, job{m, listen, backends, dir})
-	if err != nil {
-		return runner{}, err
-	}
-	r.onClose(p.stop)
-	return runner{c.name, listen, p}, nil
+	return runner{c.name, listen, p}, err
 }
 
 const haproxyConfig = `global

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -13,11 +14,12 @@ import (
 const goProxyVerb = "go-proxy"
 
 // runGoProxy is what a Go programmer writes first: net/http's reverse proxy for HTTP, io.Copy for TCP; round robin.
-func runGoProxy(m mode, listen string, backends []string) error {
+func runGoProxy(ctx context.Context, m mode, listen string, backends []string) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, func() { l.Close() })
 	var turn atomic.Uint64
 	next := func() string { return backends[turn.Add(1)%uint64(len(backends))] }
 	if m == modeTCP {

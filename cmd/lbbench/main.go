@@ -56,7 +56,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// Backends, one of the contenders and the makers of noise are this program again.
 	if len(args) > 0 {
 		if part := parts()[args[0]]; part != nil {
-			if err := part(ctx, args[1:]); err != nil {
+			if err := part(ctx, args[1:]); err != nil && ctx.Err() == nil {
 				fmt.Fprintf(stderr, "lbbench %s: %v\n", args[0], err)
 				return 1
 			}
@@ -72,16 +72,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	results, err := bench(ctx, o, stderr)
-	if err != nil {
-		fmt.Fprintln(stderr, "lbbench:", err)
-		return 1
-	}
-	if o.json {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		err = enc.Encode(results)
-	} else {
-		err = results.table(stdout)
+	if results != nil {
+		err = errors.Join(err, results.print(stdout, o.json))
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "lbbench:", err)
@@ -90,16 +82,28 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+func (r *results) print(w io.Writer, asJSON bool) error {
+	if !asJSON {
+		return r.table(w)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(r)
+}
+
 // parts are the other programs in this binary, by their first argument.
 func parts() map[string]func(ctx context.Context, args []string) error {
 	return map[string]func(context.Context, []string) error{
-		goProxyVerb: func(_ context.Context, args []string) error {
+		goProxyVerb: func(ctx context.Context, args []string) error {
 			if len(args) != 3 {
 				return errors.New("want MODE LISTEN BACKENDS")
 			}
-			return runGoProxy(mode(args[0]), args[1], strings.Split(args[2], ","))
+			return runGoProxy(ctx, mode(args[0]), args[1], strings.Split(args[2], ","))
 		},
 		http1BackendVerb: func(ctx context.Context, args []string) error { return serveEach(ctx, args, answerHTTP1) },
+		grpcBackendVerb:  runGRPCBackend,
+		etcdVerb:         runEtcd,
+		noiseVerb:        runNoise,
 		tcpBackendVerb:   func(ctx context.Context, args []string) error { return serveEach(ctx, args, answerTCP) },
 	}
 }
@@ -134,7 +138,7 @@ func parse(args []string, stdout, stderr io.Writer) (options, error) {
 		return o, err
 	}
 	if o.quick {
-		o.rounds, o.settle, o.duration, o.idle = 1, 0, 200*time.Millisecond, 50
+		o.rounds, o.settle, o.duration, o.idle = 1, 0, 200*time.Millisecond, 200
 	} else {
 		o.settle = 1
 	}

@@ -18,7 +18,7 @@ const (
 	// dueSlots is more than any connection has requests waiting.
 	dueSlots = 4096
 	// lastAnswers is how long the last answers may take after the last request.
-	lastAnswers = 2 * time.Second
+	lastAnswers = 5 * time.Second
 	// rawProcessors lets each thread of the raw clients that comes back from a system call go on at once.
 	rawProcessors = 16
 )
@@ -36,7 +36,7 @@ type openConn struct {
 	fd      int
 	wire    wire
 	asked   int
-	due     [dueSlots]atomic.Int64 // when the n-th request was due, from base
+	due     []atomic.Int64 // when the n-th request was due, from base; dueSlots
 	waiting atomic.Int32
 	limit   atomic.Int32
 	lost    atomic.Bool
@@ -76,13 +76,20 @@ func runOpenLoop(ctx context.Context, newWire func(string) wire, addr string, co
 	}
 	var readers sync.WaitGroup
 	for _, c := range l.conns {
+		c.due = make([]atomic.Int64, dueSlots)
 		c.took = make([]time.Duration, 0, int(2*rate*d.Seconds())/connections+64)
 		readers.Go(func() { c.receive(l.base) })
 	}
 	before, err := p.cpu()
 	begin := time.Now()
 	if err == nil {
-		err = l.pace(ctx, rate, d)
+		err = pace(ctx, l.base, rate, d, func(due time.Duration) error {
+			c, err := l.free(ctx)
+			if err == nil {
+				c.send(due)
+			}
+			return err
+		})
 	}
 	l.drain(ctx)
 	elapsed := time.Since(begin)
@@ -108,8 +115,9 @@ func (l *openLoop) close() {
 	}
 }
 
-// pace sends at intervals of an exponential distribution, the same ones in each run: even ones would march in step with a timer somewhere.
-func (l *openLoop) pace(ctx context.Context, rate float64, d time.Duration) error {
+// pace calls send at intervals of an exponential distribution, the same ones in each run: even ones would march in step with a timer somewhere. send is told
+// when it was due, from base.
+func pace(ctx context.Context, base time.Time, rate float64, d time.Duration, send func(due time.Duration) error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// Timers of this thread come on time rather than 50 µs late.
@@ -117,20 +125,18 @@ func (l *openLoop) pace(ctx context.Context, rate float64, d time.Duration) erro
 		return fmt.Errorf("set the timer slack: %w", err)
 	}
 	intervals := rand.New(rand.NewPCG(1, 2))
-	begin := time.Since(l.base)
+	begin := time.Since(base)
 	for due := begin; ; {
 		due += time.Duration(intervals.ExpFloat64() / rate * 1e9)
-		if due-begin >= d {
-			return nil
+		if due-begin >= d || ctx.Err() != nil {
+			return ctx.Err()
 		}
-		for wait := due - time.Since(l.base); wait > 0; wait = due - time.Since(l.base) {
+		for wait := due - time.Since(base); wait > 0; wait = due - time.Since(base) {
 			pause(wait)
 		}
-		c, err := l.free(ctx)
-		if err != nil {
+		if err := send(due); err != nil {
 			return err
 		}
-		c.send(due)
 	}
 }
 

@@ -60,7 +60,7 @@ func figures() []figureText {
 		{rate, "per second", withoutDecimals, true, false},
 		{throughput, "MiB per second", withoutDecimals, true, false},
 		{changesPerSec, "list changes per second", withoutDecimals, true, false},
-		{picksPerSec, "Pick calls per second", withoutDecimals, true, false},
+		{picksPerSec, "picks per second", withoutDecimals, true, false},
 	}
 }
 

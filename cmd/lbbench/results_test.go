@@ -38,6 +38,18 @@ func TestTableShowsMediansRatiosAndGoals(t *testing.T) {
 	}
 }
 
+// A goal without a contender is a bound of lbagent's own figure.
+func TestOwnBound(t *testing.T) {
+	for value, met := range map[float64]bool{8192: true, 8193: false} {
+		r := &results{}
+		measured(r, "idle", "h2", lbagent, rssPerConn, value)
+		r.judge()
+		if len(r.Judgements) != 1 || r.Judgements[0].Met == nil || *r.Judgements[0].Met != met || r.Judgements[0].Against != "" {
+			t.Errorf("%v bytes: %+v, want met %v", value, r.Judgements, met)
+		}
+	}
+}
+
 // Every goal names a shape, a figure and a contender that exist, or it would never be judged.
 func TestGoalsCanBeJudged(t *testing.T) {
 	known := map[figure]bool{}

@@ -104,25 +104,33 @@ func (r *rig) fixedRate(running []runner, most func(runner) (float64, error)) (f
 	return max(found/2, 1), nil
 }
 
+// longestTry bounds how long an answer is waited for.
+const longestTry = 10 * time.Second
+
 // closedLoop measures a contender by h2load, after a short warm-up.
 func (one runner) closedLoop(a asked, l load, figures func(loaded, time.Duration) map[figure]float64) func(context.Context, time.Duration) ([]reading, error) {
 	return func(ctx context.Context, d time.Duration) ([]reading, error) {
 		if _, err := h2load(ctx, one.addr, a, l, max(d/10, 100*time.Millisecond)); err != nil {
 			return nil, err
 		}
-		before, err := one.process.cpu()
-		if err != nil {
-			return nil, err
+		for ; ; d *= 2 {
+			before, err := one.process.cpu()
+			if err != nil {
+				return nil, err
+			}
+			seen, err := h2load(ctx, one.addr, a, l, d)
+			if err != nil {
+				return nil, err
+			}
+			after, err := one.process.cpu()
+			if err != nil {
+				return nil, err
+			}
+			// On a busy machine a short measurement may see no answer at all.
+			if seen.requests > 0 || d > longestTry {
+				return []reading{{one.name, figures(seen, after-before), seen.requests, seen.failed}}, nil
+			}
 		}
-		seen, err := h2load(ctx, one.addr, a, l, d)
-		if err != nil {
-			return nil, err
-		}
-		after, err := one.process.cpu()
-		if err != nil {
-			return nil, err
-		}
-		return []reading{{one.name, figures(seen, after-before), seen.requests, seen.failed}}, nil
 	}
 }
 

@@ -88,8 +88,6 @@ func startTCPShape(ctx context.Context, r *rig) ([]cell, error) {
 
 // bulk moves as many bytes as it can, in one direction.
 func (one runner) bulk(ctx context.Context, direction byte, d time.Duration) (reading, error) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
 	var fds []int
 	defer func() {
 		for _, fd := range fds {
@@ -102,15 +100,17 @@ func (one runner) bulk(ctx context.Context, direction byte, d time.Duration) (re
 			return reading{}, err
 		}
 		fds = append(fds, fd)
-		if _, err := unix.Write(fd, []byte{direction}); err != nil {
+		if err := begin(fd, direction); err != nil {
 			return reading{}, fmt.Errorf("ask for bytes: %w", err)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
 	before, err := one.process.cpu()
 	if err != nil {
 		return reading{}, err
 	}
-	begin := time.Now()
+	began := time.Now()
 	var moved atomic.Int64
 	var broken atomic.Int32
 	var workers sync.WaitGroup
@@ -122,7 +122,7 @@ func (one runner) bulk(ctx context.Context, direction byte, d time.Duration) (re
 		})
 	}
 	<-ctx.Done()
-	bytes, elapsed := float64(moved.Load())/(1<<20), time.Since(begin)
+	bytes, elapsed := float64(moved.Load())/(1<<20), time.Since(began)
 	after, err := one.process.cpu()
 	for _, fd := range fds {
 		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // wakes who still waits
@@ -133,6 +133,36 @@ func (one runner) bulk(ctx context.Context, direction byte, d time.Duration) (re
 		out[bytesPerCPU] = bytes / (after - before).Seconds()
 	}
 	return reading{one.name, out, bulkConns - int(broken.Load()), int(broken.Load())}, err
+}
+
+// begin says what is wanted and sees the first of it, so that setting up is not counted.
+func begin(fd int, direction byte) error {
+	b := []byte{direction}
+	if _, err := unix.Write(fd, b); err != nil || direction != wantDown {
+		return err
+	}
+	if err := readByte(fd, b); err != nil {
+		return err
+	}
+	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{})
+}
+
+// readByte reads one byte, which has to come within a time: a proxy that accepts and forgets must not hang the run.
+func readByte(fd int, b []byte) error {
+	patience := unix.Timeval{Sec: 5}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		return err
+	}
+	for {
+		n, err := unix.Read(fd, b)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = errors.New("the connection was closed")
+		}
+		return err
+	}
 }
 
 // move reads or writes until ctx ends. What is read is thrown away in the kernel (tcp(7), MSG_TRUNC): copying it would be the client's work, beside the
@@ -176,11 +206,14 @@ func (one runner) connects(ctx context.Context, d time.Duration) (reading, error
 		// Each from an address of its own, since the kernel keeps the port of a closed connection for a while.
 		from := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 1, byte(i + 1)}}
 		workers.Go(func() {
-			for ctx.Err() == nil {
+			for {
 				if err := connectOnce(one.addr, from); err != nil {
 					failed.Add(1)
 				} else {
 					done.Add(1)
+				}
+				if ctx.Err() != nil {
+					return
 				}
 			}
 		})
@@ -201,23 +234,9 @@ func connectOnce(addr string, from *unix.SockaddrInet4) error {
 		return err
 	}
 	defer unix.Close(fd)
-	// A proxy that accepts and forgets must not hang the run.
-	patience := unix.Timeval{Sec: 5}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return err
-	}
 	b := []byte{wantConnect}
 	if _, err := unix.Write(fd, b); err != nil {
 		return err
 	}
-	for {
-		n, err := unix.Read(fd, b)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err == nil && n == 0 {
-			err = errors.New("the connection was closed")
-		}
-		return err
-	}
+	return readByte(fd, b)
 }
