@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h1"
 	"golang.org/x/sys/unix"
@@ -16,9 +17,11 @@ const replayBudget = 64 << 20
 type http1 struct {
 	p        *Proxy
 	changed  chan struct{}
-	buffered atomic.Int64 // bytes of request bodies kept for another attempt
-	small    sync.Pool    // of *wireBuffer
-	works    sync.Pool    // of *http1Work
+	buffered atomic.Int64  // bytes of request bodies kept for another attempt
+	headers  time.Duration // headerTimeout, but for tests
+	small    sync.Pool     // of *wireBuffer
+	large    sync.Pool     // of *http1Buffer
+	works    sync.Pool     // of *http1Work
 
 	mu sync.Mutex
 
@@ -32,17 +35,20 @@ type http1 struct {
 // http1Work is what one request needs while it runs; an idle connection has none.
 type http1Work struct {
 	req, resp h1.Head
-	head      [4 << 10]byte  // the request's head, and its body if that was there with it
-	out       [32 << 10]byte // what is being sent
-	up        [16 << 10]byte // the same, of a body that is uploaded meanwhile
+	head      [4 << 10]byte // the request's head, and its body if that was there with it
+	out       http1Buffer   // what is being sent
 }
+
+// http1Buffer is how much of a body is copied at once.
+type http1Buffer [16 << 10]byte
 
 func newHTTP1(p *Proxy) *http1 {
 	h := &http1{
-		p: p, changed: make(chan struct{}, 1),
+		p: p, changed: make(chan struct{}, 1), headers: headerTimeout,
 		servers: map[*route]*http1Server{}, retired: map[*http1Server]struct{}{}, stats: map[string]*serviceStats{},
 	}
 	h.small.New = func() any { return new(wireBuffer) }
+	h.large.New = func() any { return new(http1Buffer) }
 	h.works.New = func() any { return new(http1Work) }
 	return h
 }

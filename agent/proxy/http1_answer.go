@@ -38,7 +38,7 @@ func (x *exchange) relay(a *attempt) bool {
 	asked := x.up != nil || x.ended.Load()
 	again := x.alive && asked && framing != h1.UntilClose && !x.s.draining.Load()
 	reusable := !resp.Close && (resp.Minor > 0 || resp.Alive) && !body.close && (resp.Status != 204 || resp.Length <= 0 && !resp.Chunked)
-	x.replay.drop()
+	x.replay.vain.Store(true)
 
 	done, fromBackend, err := false, false, error(nil)
 	out := resp.AppendResponse(x.work.out[:0], framing, x.option(again))
@@ -65,7 +65,7 @@ func (x *exchange) relay(a *attempt) bool {
 	if !whole {
 		x.c.linger()
 	}
-	return again && whole
+	return again && whole && x.finish()
 }
 
 // option is what Connection tells the client.

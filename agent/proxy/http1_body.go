@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"github.com/lbagent/lbagent/agent/proxy/h1"
 )
@@ -187,15 +188,16 @@ type replay struct {
 	h      *http1
 	on     bool // what is sent is kept
 	kept   []byte
-	failed bool // more was sent than is kept
+	failed bool        // more was sent than is kept
+	vain   atomic.Bool // an answer has begun: keep nothing any more; set by anybody
 }
 
 // sent notes bytes that are about to be sent.
 func (r *replay) sent(b []byte) {
 	switch {
 	case r.failed:
-	case !r.on:
-		r.failed = true
+	case !r.on, r.vain.Load():
+		r.drop()
 	case len(r.kept)+len(b) > replayMost:
 		r.drop()
 	case r.h.buffered.Add(int64(len(b))) > replayBudget:

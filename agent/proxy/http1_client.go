@@ -25,7 +25,8 @@ const (
 type http1Client struct {
 	s *http1Server
 	wire
-	idle bool // guarded by http1Server.mu: between two requests
+	idle bool       // guarded by http1Server.mu: between two requests
+	work *http1Work // of the request that runs; nil between two, and in a tunnel
 
 	readUntil, writeUntil time.Time // when the deadlines were set; guarded by exchange.mu while there is one
 }
@@ -41,12 +42,19 @@ func (c *http1Client) run() {
 		if err != nil || c.s.draining.Load() {
 			return
 		}
-		work := c.h.works.Get().(*http1Work)
-		again := c.serve(work)
-		c.h.works.Put(work)
+		c.work = c.h.works.Get().(*http1Work)
+		again := c.serve(c.work)
+		c.freeWork()
 		if !again {
 			return
 		}
+	}
+}
+
+func (c *http1Client) freeWork() {
+	if c.work != nil {
+		c.h.works.Put(c.work)
+		c.work = nil
 	}
 }
 
@@ -118,7 +126,7 @@ func (c *http1Client) readHead(head *h1.Head) (int, error) {
 			return end, head.Request(b[:end], limits.HeaderFields)
 		}
 		if seen == 0 {
-			c.readUntil = time.Now().Add(headerTimeout)
+			c.readUntil = time.Now().Add(c.h.headers)
 			c.SetReadDeadline(c.readUntil)
 		}
 		seen = len(b)

@@ -288,6 +288,14 @@ func (x *exchange) begin() bool {
 	return x.cause == nil
 }
 
+// finish notes that the answer has been sent: a cancel that comes later is too late to end the client's connection, one that came earlier has.
+func (x *exchange) finish() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.begun = false
+	return x.cause == nil
+}
+
 // backendDeadline bounds the wait for a backend, unless it is ended already.
 func (x *exchange) backendDeadline(t time.Time) {
 	x.mu.Lock()
@@ -362,8 +370,10 @@ func (x *exchange) sendBody(conn *http1Backend, kept []byte) error {
 	if x.ended.Load() { // what is kept is all of it
 		return nil
 	}
+	buf := x.s.h.large.Get().(*http1Buffer)
+	defer x.s.h.large.Put(buf)
 	for {
-		out, last, err := x.body.appendBody(x.work.up[:0], x.body.chunked)
+		out, last, err := x.body.appendBody(buf[:0], x.body.chunked)
 		if len(out) > 0 {
 			x.replay.sent(out)
 			if _, err := conn.Write(out); err != nil {
@@ -433,15 +443,19 @@ func (x *exchange) stopUpload() bool {
 	x.stopping = true
 	x.c.SetReadDeadline(past())
 	if x.conn != nil && !x.ended.Load() {
-		x.conn.SetWriteDeadline(past()) // it can't be used again
+		x.conn.SetWriteDeadline(past())
 	}
 	x.mu.Unlock()
 	err := <-x.up
 	x.up, x.watch = nil, nil
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.stopping = false
 	x.c.readUntil = time.Time{}
 	x.c.SetReadDeadline(time.Time{})
-	x.mu.Unlock()
-	return err == nil && x.ended.Load()
+	whole := err == nil && x.ended.Load()
+	if whole && x.conn != nil && x.cause == nil {
+		x.conn.SetWriteDeadline(time.Time{}) // it ended just then
+	}
+	return whole
 }

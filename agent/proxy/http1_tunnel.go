@@ -18,6 +18,8 @@ func (x *exchange) tunnel(a *attempt) bool {
 	backend.skip(a.conn.head)
 	if x.begin() && x.send(out) == nil {
 		x.unbound()
+		x.c.freeWork()
+		x.work = nil
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -48,6 +50,7 @@ func (x *exchange) pump(to, from *wire) {
 		}
 		if err == nil {
 			_, err = to.Write(from.buffered())
+			from.bulk = len(from.buffered()) == len(from.buf)
 			from.release()
 		}
 		if err != nil {

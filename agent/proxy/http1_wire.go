@@ -24,7 +24,9 @@ type wire struct {
 	net.Conn
 	raw   syscall.RawConn
 	h     *http1
-	small *wireBuffer // what buf is made of; nil if it isn't, or nothing is buffered
+	small *wireBuffer  // what buf is made of; or
+	large *http1Buffer // this; both nil if it is neither, or nothing is buffered
+	bulk  bool         // read much at once
 	buf   []byte
 	r, w  int // buf[r:w] is unused
 
@@ -56,13 +58,28 @@ func (w *wire) skip(n int) {
 }
 
 func (w *wire) release() {
+	w.drop()
+	w.buf, w.r, w.w = nil, 0, 0
+}
+
+// drop gives the memory of buf back.
+func (w *wire) drop() {
 	if w.small != nil {
 		w.h.small.Put(w.small)
+		w.small = nil
 	}
-	w.small, w.buf, w.r, w.w = nil, nil, 0, 0
+	if w.large != nil {
+		w.h.large.Put(w.large)
+		w.large = nil
+	}
 }
 
 func (w *wire) take() {
+	if w.bulk {
+		w.large = w.h.large.Get().(*http1Buffer)
+		w.buf = w.large[:]
+		return
+	}
 	w.small = w.h.small.Get().(*wireBuffer)
 	w.buf = w.small[:]
 }
@@ -124,10 +141,8 @@ func (w *wire) fill(most int) error {
 			}
 			more := make([]byte, 2*len(w.buf))
 			copy(more, w.buf)
-			if w.small != nil {
-				w.h.small.Put(w.small)
-			}
-			w.small, w.buf = nil, more
+			w.drop()
+			w.buf = more
 		}
 	}
 	n, err := w.Conn.Read(w.buf[w.w:])
