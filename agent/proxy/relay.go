@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h2"
@@ -65,6 +66,7 @@ const (
 type relay struct {
 	w    *worker
 	loop *loop.Loop
+	dial func(addr netip.AddrPort, timeout time.Duration, h loop.Handler) (*loop.Conn, error) // loop.Dial, but in fuzz targets
 
 	pools   map[*table.Service]*pool
 	clients map[*clientConn]struct{}
@@ -92,7 +94,7 @@ type pool struct {
 }
 
 func newRelay(w *worker) *relay {
-	return &relay{w: w, loop: w.loop, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{}, silence: hangSilence}
+	return &relay{w: w, loop: w.loop, dial: w.loop.Dial, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{}, silence: hangSilence}
 }
 
 // serve takes a client connection; clientDone follows when it is over.

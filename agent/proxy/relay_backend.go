@@ -126,7 +126,7 @@ func (be *backend) grow(usable bool) {
 	conn := &backendConn{relay: be.pool.relay, be: be, busy: now}
 	conn.hang.silence = conn.relay.silence
 	conn.timer.F = conn.tick
-	lc, err := be.pool.relay.loop.Dial(be.addr, 0, conn) // the timer below ends it
+	lc, err := be.pool.relay.dial(be.addr, 0, conn) // the timer below ends it
 	if err != nil {
 		if errors.Is(err, loop.ErrEnded) {
 			return

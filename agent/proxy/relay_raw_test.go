@@ -177,3 +177,30 @@ func readFull(c net.Conn, b []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// hpackWriter writes header lists to a framer.
+type hpackWriter struct {
+	enc *hpack.Encoder
+	buf []byte
+}
+
+func (h *hpackWriter) Write(p []byte) (int, error) { h.buf = append(h.buf, p...); return len(p), nil }
+
+func (h *hpackWriter) write(fr *http2.Framer, id uint32, end bool, nv ...string) {
+	if h.enc == nil {
+		h.enc = hpack.NewEncoder(h)
+	}
+	h.buf = h.buf[:0]
+	for i := 0; i < len(nv); i += 2 {
+		h.enc.WriteField(hpack.HeaderField{Name: nv[i], Value: nv[i+1]})
+	}
+	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: h.buf, EndStream: end, EndHeaders: true})
+}
+
+func (h *hpackWriter) headers(fr *http2.Framer, client bool, id uint32, end bool, more ...string) {
+	if client {
+		h.write(fr, id, end, append([]string{":method", "POST", ":scheme", "http", ":path", "/a/b", ":authority", "a"}, more...)...)
+	} else {
+		h.write(fr, id, end, append([]string{":status", "200"}, more...)...)
+	}
+}

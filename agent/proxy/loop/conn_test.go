@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -343,7 +344,7 @@ func TestStaleEventIsIgnored(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		l.turn([]unix.EpollEvent{stale})
+		l.turn(time.Now(), []unix.EpollEvent{stale})
 		if fresh.gone {
 			t.Error("a stale event reached a new connection")
 		}

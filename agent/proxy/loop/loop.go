@@ -128,7 +128,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.end()
 			return err
 		}
-		l.turn(events[:n])
+		l.turn(time.Now(), events[:n])
 	}
 	l.end() // not deferred: after a panic of a handler nothing else runs
 	return nil
@@ -182,9 +182,21 @@ func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 	}
 }
 
+// Turn is one wake-up for what is ready at once, at a time that the caller gives: for fuzz targets and tests that are the loop's goroutine themselves,
+// instead of Run.
+func (l *Loop) Turn(now time.Time) error {
+	var events [eventsPerWake]unix.EpollEvent
+	n, e := epollPoll(l.ep, events[:])
+	if e != 0 && e != unix.EINTR {
+		return os.NewSyscallError("epoll_wait", e)
+	}
+	l.turn(now, events[:n])
+	return nil
+}
+
 // turn is one wake-up.
-func (l *Loop) turn(events []unix.EpollEvent) {
-	l.now = time.Now()
+func (l *Loop) turn(now time.Time, events []unix.EpollEvent) {
+	l.now = now
 	l.stats.Wakeups++
 	for i := range events {
 		e := &events[i]
