@@ -177,6 +177,7 @@ func TestHTTP1Continue(t *testing.T) {
 					t.Errorf("not closed: %v", err)
 				}
 			}
+			await(t, "the connection to be idle", func() bool { return r.state(addr).Outstanding() == 0 })
 			r.get(browser(t), "/")
 			want := "1 GET "
 			if !c.continues {

@@ -459,6 +459,7 @@ func TestHTTP1MaliciousBackend(t *testing.T) {
 			if resp.StatusCode == 204 && (resp.Header["Content-Length"] != nil || resp.TransferEncoding != nil) {
 				t.Errorf("204 with %v", resp.Header)
 			}
+			await(t, "the connection to be idle or closed", func() bool { return r.state(addr).Outstanding() == 0 })
 			for range 3 {
 				if code, who := r.get(browser(t), "/good"); code != 200 || who != "clean" {
 					t.Errorf("the next caller got %d %q", code, who)
