@@ -28,6 +28,10 @@ type http1Client struct {
 	idle bool       // guarded by http1Server.mu: between two requests
 	work *http1Work // of the request that runs; nil between two, and in a tunnel
 
+	watch   *time.Timer // begins the watch of exchange.watchSoon
+	watched *exchange   // set while watch is armed
+	seen    chan error  // the watch's end
+
 	readUntil, writeUntil time.Time // when the deadlines were set; guarded by exchange.mu while there is one
 }
 

@@ -58,6 +58,7 @@ type exchange struct {
 	tried []*health.State
 	first [4]*health.State // of tried
 	now   *attempt         // the one that runs, or gave the response
+	one   attempt          // the first
 	timer *time.Timer      // of timeout.request
 
 	body   wireBody // what of the request is still to come
@@ -121,8 +122,8 @@ func (x *exchange) run() bool {
 		x.s.rt.budget.earn(p.percent)
 	}
 	why, next, before := becauseConnect, (*table.Backend)(nil), ""
-	for {
-		now := time.Now()
+	now := x.began
+	for ; ; now = time.Now() {
 		v := x.s.rt.svc.View()
 		b := next
 		if b == nil {
@@ -140,7 +141,11 @@ func (x *exchange) run() bool {
 			}
 		})
 		x.tried = append(x.tried, b.State)
-		a := &attempt{x: x, b: b, view: v, picked: now}
+		a := &x.one
+		if again {
+			a = new(attempt)
+		}
+		*a = attempt{x: x, b: b, view: v, picked: now}
 		x.now = a
 		err := a.try()
 		unreached := errors.As(err, new(*connectError))
@@ -425,18 +430,24 @@ func (x *exchange) watchClient() {
 
 // watchSoon begins the watch after a while, for a request without a body to upload.
 func (x *exchange) watchSoon() {
-	up := make(chan error, 1)
-	x.up = up
-	x.watch = time.AfterFunc(watchAfter, func() {
-		x.watchClient()
-		up <- nil
-	})
+	c := x.c
+	c.watched = x
+	if c.watch == nil {
+		c.seen = make(chan error, 1)
+		c.watch = time.AfterFunc(watchAfter, func() {
+			c.watched.watchClient()
+			c.seen <- nil
+		})
+	} else {
+		c.watch.Reset(watchAfter)
+	}
+	x.up, x.watch = c.seen, c.watch
 }
 
 // stopUpload ends upload or watch, and reports whether the whole request has been read and sent. Afterwards nobody else uses the client's connection.
 func (x *exchange) stopUpload() bool {
 	if x.up == nil || x.watch != nil && x.watch.Stop() {
-		x.up = nil
+		x.up, x.watch, x.c.watched = nil, nil, nil
 		return x.ended.Load()
 	}
 	x.mu.Lock()
@@ -447,7 +458,7 @@ func (x *exchange) stopUpload() bool {
 	}
 	x.mu.Unlock()
 	err := <-x.up
-	x.up, x.watch = nil, nil
+	x.up, x.watch, x.c.watched = nil, nil, nil
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.stopping = false
