@@ -103,7 +103,7 @@ type judgement struct {
 	Against string   `json:"against,omitempty"` // empty: Value is the subject's own figure
 	Value   float64  `json:"value"`
 	Goal    *float64 `json:"goal,omitempty"`
-	Met     *bool    `json:"met,omitempty"`
+	Met     *bool    `json:"met,omitempty"` // absent beside a goal: there is no ratio to nothing
 	more    bool
 }
 
@@ -121,8 +121,8 @@ func (r *results) judge() {
 				r.rule(f, judgement{Shape: shape, Load: load, Figure: f.figure, Value: own.median})
 				for _, name := range names {
 					other, ok := r.of(shape, load, name, f.figure)
-					if ok && name != subject(shape) && own.median > 0 && other.median > 0 {
-						r.rule(f, judgement{Shape: shape, Load: load, Figure: f.figure, Against: name, Value: own.median / other.median})
+					if ok && name != subject(shape) {
+						r.rule(f, judgement{Shape: shape, Load: load, Figure: f.figure, Against: name, Value: ratioOf(own.median, other.median)})
 					}
 				}
 			}
@@ -130,21 +130,36 @@ func (r *results) judge() {
 	}
 }
 
+// ratioOf is NaN if the other is nothing, or less: on a busy machine a proxy may seem to answer before no proxy does.
+func ratioOf(own, other float64) float64 {
+	if other <= 0 {
+		return math.NaN()
+	}
+	return max(own, 0) / other
+}
+
 // rule keeps a judgement that has a goal, or is a ratio that is shown.
 func (r *results) rule(f figureText, j judgement) {
 	bound, ok := goalFor(j.Shape, j.Load, j.Figure, j.Against)
+	unclear := math.IsNaN(j.Value)
+	if unclear {
+		j.Value = 0 // which JSON knows
+	}
 	if ok {
+		j.Goal, j.more = &bound, f.more
+	}
+	if ok && !unclear {
 		met := j.Value <= bound
 		if f.more {
 			met = j.Value >= bound
 		}
-		j.Goal, j.Met, j.more = &bound, &met, f.more
+		j.Met = &met
 	}
 	shown := f.ratio
 	if j.Shape == "noisy" { // there the noise's own cost is in the CPU time
 		shown = f.figure == medianLatency || f.figure == tailLatency
 	}
-	if (ok || shown && j.Against != "") && !math.IsNaN(j.Value) {
+	if ok || shown && j.Against != "" && !unclear {
 		r.Judgements = append(r.Judgements, j)
 	}
 }
@@ -168,12 +183,16 @@ func (j judgement) String() string {
 	if j.Goal == nil {
 		return text
 	}
-	word, sign := "MISSED", "<="
-	if *j.Met {
-		word = "met"
-	}
+	sign := "<="
 	if j.more {
 		sign = ">="
+	}
+	if j.Met == nil {
+		return fmt.Sprintf("unclear %s%.*f", sign, digits, *j.Goal)
+	}
+	word := "MISSED"
+	if *j.Met {
+		word = "met"
 	}
 	return fmt.Sprintf("%s %s %s%.*f", text, word, sign, digits, *j.Goal)
 }

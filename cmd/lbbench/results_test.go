@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -29,7 +30,7 @@ func TestTableShowsMediansRatiosAndGoals(t *testing.T) {
 	}
 	for _, want := range []string{
 		"20.0 (10.0-30.0)", "10.0 (5.0-15.0)  25.0",
-		"0.50 met <=0.70", "0.40 MISSED <=0.25", "0.99 MISSED >=1.00", "1 of 3 goals met",
+		"0.50 met <=0.70", "0.40 MISSED <=0.25", "0.99 MISSED >=1.00", "1 of 3 goals met, 0 unclear",
 		"missing: h2: nginx", "note: h2: fixed rate", "FAILED: h2 10x1 haproxy: 3, with 30 done",
 	} {
 		if !strings.Contains(out.String(), want) {
@@ -46,6 +47,32 @@ func TestOwnBound(t *testing.T) {
 		r.judge()
 		if len(r.Judgements) != 1 || r.Judgements[0].Met == nil || *r.Judgements[0].Met != met || r.Judgements[0].Against != "" {
 			t.Errorf("%v bytes: %+v, want met %v", value, r.Judgements, met)
+		}
+	}
+}
+
+// A goal that can't be judged is told, not left out; who adds nothing has met it.
+func TestNoRatioToNothing(t *testing.T) {
+	for _, c := range []struct {
+		own, other float64
+		want       string
+	}{
+		{5, 10, "0.50 met <=0.70"}, {-5, 10, "0.00 met <=0.70"}, {5, -10, "unclear <=0.70"}, {5, 0, "unclear <=0.70"}, {-5, -10, "unclear <=0.70"},
+	} {
+		r := &results{}
+		measured(r, "h2", loadFixed, lbagent, addedMedian, c.own)
+		measured(r, "h2", loadFixed, haproxy, addedMedian, c.other)
+		measured(r, "h2", loadFixed, nginx, addedMedian, -1) // without a goal there is nothing to tell
+		r.judge()
+		var out bytes.Buffer
+		if err := r.table(&out); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Judgements) != 1 || r.Judgements[0].String() != c.want || !strings.Contains(out.String(), "1 of 1 goals met") == strings.HasPrefix(c.want, "0") {
+			t.Errorf("%v to %v: %v, want %s\n%s", c.own, c.other, r.Judgements, c.want, out.String())
+		}
+		if _, err := json.Marshal(r); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -81,6 +81,9 @@ func (r *rig) startHTTP(ctx context.Context, s httpShape) ([]cell, error) {
 	return cells, nil
 }
 
+// calibrations are how often the most is looked for; their median counts.
+const calibrations = 3
+
 // fixedRate is half of the most that HAProxy does, the same for all; of who else takes part if HAProxy doesn't.
 func (r *rig) fixedRate(running []runner, most func(runner) (float64, error)) (float64, error) {
 	if r.rate > 0 {
@@ -96,12 +99,17 @@ func (r *rig) fixedRate(running []runner, most func(runner) (float64, error)) (f
 	if from.name == "" {
 		return 0, fmt.Errorf("%w: no contender takes part", errSkip)
 	}
-	found, err := most(from)
-	if err != nil {
-		return 0, fmt.Errorf("find the most that %s does: %w", from.name, err)
+	var found []float64
+	for range calibrations {
+		n, err := most(from)
+		if err != nil {
+			return 0, fmt.Errorf("find the most that %s does: %w", from.name, err)
+		}
+		found = append(found, n)
 	}
-	r.note("fixed rate: %.0f requests/s, half of what %s does", found/2, from.name)
-	return max(found/2, 1), nil
+	half := max(summarize(found).median/2, 1)
+	r.note("fixed rate: %.0f requests/s, half of what %s does", half, from.name)
+	return half, nil
 }
 
 // longestTry bounds how long an answer is waited for.

@@ -25,16 +25,19 @@ func (r *results) table(w io.Writer) error {
 		fmt.Fprintln(w, "missing:", m)
 	}
 	r.failures(w)
-	met, all := 0, 0
+	met, unclear, all := 0, 0, 0
 	for _, j := range r.Judgements {
-		if j.Goal != nil {
-			all++
-			if *j.Met {
-				met++
-			}
+		switch {
+		case j.Goal == nil:
+			continue
+		case j.Met == nil:
+			unclear++
+		case *j.Met:
+			met++
 		}
+		all++
 	}
-	_, err := fmt.Fprintf(w, "%d of %d goals met\n", met, all)
+	_, err := fmt.Fprintf(w, "%d of %d goals met, %d unclear\n", met, all, unclear)
 	return err
 }
 
