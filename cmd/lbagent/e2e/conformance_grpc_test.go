@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,13 +35,24 @@ func (p *peers) scripts(t *testing.T, s *suite, client string, argv []string, mo
 - {name: grpc-go, backends: [%q, %q], listen: [%d], policy: round_robin}
 - {name: others, backends: [%q, %q], listen: [%d], policy: round_robin, protocol: h2}
 `, go1, go2, port, core, js, others))
-	p.cases(t, s, client+" to grpc-go", port, argv, scriptCases())
-	p.cases(t, s, client+" to others", others, argv, append(scriptCases(), more...))
+	at := func(port int) []string {
+		return slices.Concat(argv, []string{p.protoset, fmt.Sprintf("127.0.0.1:%d", port)})
+	}
+	p.cases(t, s, client+" to grpc-go", at(port), scriptCases())
+	p.cases(t, s, client+" to others", at(others), append(scriptCases(), more...))
+}
+
+// nodeSuite is node's own HTTP/2 at both ends.
+func nodeSuite(t *testing.T, p *peers, s *suite) {
+	port := freePort(t)
+	startAgent(t, fmt.Sprintf("- {name: node, backends: [%q, %q], listen: [%d], policy: round_robin}", p.http2Server(t), p.http2Server(t), port))
+	p.cases(t, s, "node to node", []string{p.node, foreign + "http2.js", fmt.Sprintf("127.0.0.1:%d", port)}, []string{"small_padded_frames",
+		"extension_frames", "reset_with_code", "fields", "settings_amid_a_stream", "backend_goes_away", "client_goes_away", "ping"})
 }
 
 // cases runs a script, which writes "ok CASE" or "not ok CASE: why" for each of them in turn.
-func (p *peers) cases(t *testing.T, s *suite, group string, port int, argv, cases []string) {
-	lines, err := p.lines(t, append(append(argv[:len(argv):len(argv)], p.protoset, fmt.Sprintf("127.0.0.1:%d", port)), cases...))
+func (p *peers) cases(t *testing.T, s *suite, group string, argv, cases []string) {
+	lines, err := p.lines(t, slices.Concat(argv, cases))
 	for _, name := range cases {
 		l, ok := <-lines
 		switch {

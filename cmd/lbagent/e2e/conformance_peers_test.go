@@ -127,6 +127,13 @@ func (p *peers) nodeServer(t *testing.T) (addr string) {
 	return p.serve(t, port, p.node, foreign+"server.js", p.protoset, strconv.Itoa(port), "node")
 }
 
+// http2Server starts node's own HTTP/2.
+func (p *peers) http2Server(t *testing.T) (addr string) {
+	t.Helper()
+	port := freePort(t)
+	return p.serve(t, port, p.node, foreign+"http2.js", "serve", strconv.Itoa(port))
+}
+
 // nghttpServer starts nghttpd on the files of dir.
 func (p *peers) nghttpServer(t *testing.T, dir string, args ...string) (addr string) {
 	t.Helper()

@@ -30,6 +30,7 @@ func TestConformance(t *testing.T) {
 		{"python", pythonSuite},
 		{"curl", curlSuite},
 		{"nghttp2", nghttp2Suite},
+		{"node", nodeSuite},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, p, r.suite(s.name)) })
 	}

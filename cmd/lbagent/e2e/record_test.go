@@ -48,7 +48,7 @@ func TestRecordCorpus(t *testing.T) {
 		t.Fatal(err)
 	}
 	servers := map[string]string{
-		"grpc-go": p.goServer(t), "grpc-core": p.coreServer(t), "grpc-js": p.nodeServer(t),
+		"grpc-go": p.goServer(t), "grpc-core": p.coreServer(t), "grpc-js": p.nodeServer(t), "node": p.http2Server(t),
 		"nghttpd": p.nghttpServer(t, files, "--trailer=x-trailer: 1", "--echo-upload"), "nghttpd-padding": p.nghttpServer(t, files, "--padding=50"),
 	}
 	python := func(name string) session {
@@ -86,6 +86,13 @@ func TestRecordCorpus(t *testing.T) {
 		"h2load":          program("h2load", "-n20", "-c1", "-m5"),
 	} {
 		record(t, servers["nghttpd"], s, filepath.Join(dir, name+".bin"), filepath.Join(dir, "server", "nghttpd-"+name+".bin"))
+	}
+	for _, name := range []string{"small_padded_frames", "extension_frames", "reset_with_code", "fields", "settings_amid_a_stream"} {
+		s := func(addr string) error {
+			_, err := attempt(t, patience, p.environment(), p.node, foreign+"http2.js", addr, name)
+			return err
+		}
+		record(t, servers["node"], s, filepath.Join(dir, "node-"+name+".bin"), filepath.Join(dir, "server", "node-"+name+".bin"))
 	}
 	record(t, servers["nghttpd-padding"], program("nghttp", "--multiply=8"), "", filepath.Join(dir, "server", "nghttpd-padded.bin"))
 }
