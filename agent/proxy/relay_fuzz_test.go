@@ -54,7 +54,8 @@ type player struct {
 	next    uint32
 	greedy  bool // gives no credit
 	begun   bool // SETTINGS were acknowledged
-	left    bool // sent GOAWAY, or closed
+	goaway  bool // it sent GOAWAY
+	left    bool // it closed
 	unread  int  // bytes without connection credit
 }
 
@@ -142,7 +143,7 @@ func (p *player) step() {
 		w.ack()
 	}
 	if v.goaway && v.code != http2.ErrCodeNo {
-		p.g.b.t.Fatalf("%s keeps to the rules, and gets GOAWAY %v", p.e.name, v.code)
+		p.g.b.t.Fatalf("%s keeps to the rules, and gets GOAWAY %v: %s", p.e.name, v.code, v.reason)
 	}
 	if p.greedy {
 		return
@@ -411,7 +412,8 @@ func (p *player) moveServer(op byte) {
 			p.left = true
 			p.e.close()
 			p.e.over = true
-		case plan.chance(60):
+		case plan.chance(60) && !p.goaway:
+			p.goaway = true
 			w.goaway(p.e.v.last, http2.ErrCodeNo) // all that came is answered
 		case plan.chance(60):
 			w.settings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(plan.next() % 5)})

@@ -43,6 +43,7 @@ type validator struct {
 	goaway   bool
 	lastGood uint32
 	code     http2.ErrCode // of the latest GOAWAY
+	reason   string
 
 	frames, bytes int
 
@@ -251,7 +252,7 @@ func (v *validator) goAway(h http2.FrameHeader, p []byte) error {
 	if last>>31 != 0 || v.goaway && last > v.lastGood {
 		return fmt.Errorf("last stream %d after %d", last, v.lastGood) // RFC 9113 6.8
 	}
-	v.goaway, v.lastGood, v.code = true, last, http2.ErrCode(binary.BigEndian.Uint32(p[4:]))
+	v.goaway, v.lastGood, v.code, v.reason = true, last, http2.ErrCode(binary.BigEndian.Uint32(p[4:])), string(p[8:])
 	return nil
 }
 
