@@ -1,6 +1,8 @@
 package h2
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -27,6 +29,11 @@ func FuzzFeed(f *testing.F) {
 		p.write.WriteRSTStream(1, http2.ErrCodeCancel)
 		p.write.WriteGoAway(1, http2.ErrCodeNo, nil)
 		f.Add(server, p.in.Bytes(), uint16(7))
+	}
+	for server, folder := range map[bool]string{true: "testdata/corpus", false: "testdata/corpus/server"} {
+		for _, b := range recorded(f, folder) {
+			f.Add(server, b, uint16(4000))
+		}
 	}
 	f.Fuzz(func(t *testing.T, server bool, data []byte, cut uint16) {
 		p := newPeer(t, testConfig(server))
@@ -63,4 +70,20 @@ func FuzzFeed(f *testing.F) {
 		}
 		p.frames() // fails on what is no frame
 	})
+}
+
+// recorded are the first bytes of connections of real programs.
+func recorded(f *testing.F, folder string) (all [][]byte) {
+	files, err := filepath.Glob(filepath.Join(folder, "*.bin"))
+	if err != nil || len(files) == 0 {
+		f.Fatalf("nothing recorded in %s: %v", folder, err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
 }

@@ -184,3 +184,58 @@ func BenchmarkHeaders(b *testing.B) {
 	}
 	_ = out
 }
+
+// FuzzHPACKEncode: whatever lists are sent, and whatever table sizes the peer sets between them, x/net's decoder and ours read the same.
+func FuzzHPACKEncode(f *testing.F) {
+	f.Add([]byte("\x04name\x05value\x04name\x05value\x00\x00\x04name\x05value"))
+	f.Add([]byte("\xff\x10\x01a\x01b\x01a\x01b\xff\xff\x01a\x01b\x00\x00\x01a\x01b"))
+	f.Add([]byte("\x07:method\x03GET\x07:method\x03PUT\x82\x0acookie-xyz\x00\xff\x00\x82\x02xx\x02yy"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		enc, theirs, ours := newEncoder(), hpack.NewDecoder(tableSize, nil), decoder{max: tableSize, maxString: 1 << 20}
+		var fields []Field
+		next := func() (b byte) {
+			if len(data) > 0 {
+				b, data = data[0], data[1:]
+			}
+			return b
+		}
+		text := func(n byte) string {
+			k := min(int(n), len(data))
+			s := string(data[:k])
+			data = data[k:]
+			if n >= 0x70 { // longer than a fuzzer likes to write
+				s = strings.Repeat(s, 20)
+			}
+			return s
+		}
+		for len(data) > 0 {
+			switch n := next(); {
+			case n == 0: // the list ends
+			case n == 0xff:
+				size := uint32(next()) << 5
+				enc.resize(size)
+				theirs.SetAllowedMaxDynamicTableSize(max(size, uint32(enc.lowest)))
+				continue
+			default:
+				fields = append(fields, Field{Name: text(n & 0x7f), Value: text(next() & 0x7f), Sensitive: n&0x80 != 0})
+				continue
+			}
+			block := enc.begin(nil)
+			for i := range fields {
+				block = enc.encode(block, &fields[i])
+			}
+			want, err := theirs.DecodeFull(block)
+			if err != nil || !same(fields, want) {
+				t.Fatalf("%x: they read %v, %v\nwant %v", block, want, err, fields)
+			}
+			got, _, excess, err := ours.decode(nil, block, 1<<30, 1<<30)
+			if err != nil || excess || !same(got, want) {
+				t.Fatalf("%x: we read %v, %v\nwant %v", block, got, err, want)
+			}
+			if enc.size > enc.max || enc.size < 0 || enc.max > tableSize || ours.size != enc.size {
+				t.Fatalf("tables of %d and %d bytes, at most %d", enc.size, ours.size, enc.max)
+			}
+			fields = fields[:0]
+		}
+	})
+}
