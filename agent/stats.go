@@ -8,7 +8,7 @@ import (
 // proxyStats is what went through the proxy, in the words of metrics.
 func (a *Agent) proxyStats() admin.Proxy {
 	stats := a.proxy.Stats()
-	out := admin.Proxy{LatencyBounds: proxy.LatencyBounds(), Clients: stats.Clients, Refused: stats.Refused, Missing: stats.Missing}
+	out := admin.Proxy{LatencyBounds: proxy.LatencyBounds(), Clients: stats.Clients, Refused: stats.Refused, Buffered: stats.Buffered, Missing: stats.Missing}
 	for _, s := range stats.Services {
 		calls := admin.Calls{
 			Service: s.Service, Active: s.Active, NoBackend: s.NoBackend, Retried: s.Retried, Denied: s.Denied, In: s.In, Out: s.Out, Protections: s.Protections,

@@ -250,7 +250,7 @@ func TestMetrics(t *testing.T) {
 		Probes: 11, ProbeFailures: 12, ProbesSpared: 13, ProbesPutOff: 14, ProbesRunning: 15, ProbesWaiting: 16, Ejections: 17, EjectionsHeldBack: 18,
 	}
 	f.proxy = Proxy{
-		LatencyBounds: []time.Duration{time.Millisecond, 2 * time.Millisecond}, Clients: 3, Refused: 9,
+		LatencyBounds: []time.Duration{time.Millisecond, 2 * time.Millisecond}, Clients: 3, Refused: 9, Buffered: 4096,
 		Services: []Calls{{
 			Service: "user", Codes: []Code{{"grpc", "ok", 5}, {"http1", "5xx", 1}}, Active: map[string]int{"h2": 2},
 			Latencies: []Latency{{Protocol: "h2", Buckets: []uint64{3, 2, 1}, Sum: 1500 * time.Millisecond}},

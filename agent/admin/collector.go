@@ -120,6 +120,7 @@ func (c *collector) proxy(m metrics) {
 	d, p := &c.descs, c.cfg.Proxy()
 	m.gauge(d.clients, float64(p.Clients))
 	m.counter(d.refused, float64(p.Refused))
+	m.gauge(d.buffered, float64(p.Buffered))
 	if p.Missing > 0 {
 		return
 	}

@@ -4,13 +4,13 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // descs is every metric that this package makes.
 type descs struct {
-	build, configOK, ready                                                                                    *prometheus.Desc
-	backends, usable, panic, picks, listReady, listAge, badRecords                                            *prometheus.Desc
-	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                    *prometheus.Desc
-	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld *prometheus.Desc
-	verdicts, events                                                                                          *prometheus.Desc
-	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, protections          *prometheus.Desc
-	backendConns, backendOpened, backendClosed, backendFailed                                                 *prometheus.Desc
+	build, configOK, ready                                                                                     *prometheus.Desc
+	backends, usable, panic, picks, listReady, listAge, badRecords                                             *prometheus.Desc
+	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                     *prometheus.Desc
+	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
+	verdicts, events                                                                                           *prometheus.Desc
+	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections *prometheus.Desc
+	backendConns, backendOpened, backendClosed, backendFailed                                                  *prometheus.Desc
 }
 
 func newCollector(cfg Config) *collector {
@@ -64,5 +64,6 @@ func newCollector(cfg Config) *collector {
 		connections: d("proxy_service_connections", "Open connections from clients, by what they speak.", "service", "protocol"),
 		clients:     d("proxy_connections", "Open connections from clients, those that have not said anything yet included."),
 		refused:     d("proxy_refused_connections_total", "Connections from clients over the limit."),
+		buffered:    d("proxy_buffered_bytes", "Bytes parked for peers that take them slowly, HTTP/2; bounded by limits.buffered."),
 	}}
 }

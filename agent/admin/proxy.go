@@ -8,6 +8,7 @@ type Proxy struct {
 	LatencyBounds []time.Duration // upper bounds of every Latency's buckets but the last, rising
 	Clients       int             // client connections now
 	Refused       uint64          // client connections over the limit
+	Buffered      int64           // bytes parked for peers that don't take them
 	// Missing is the number of loops that did not answer in time. Their counts are not in Services, which are left out of the scrape then: a counter that
 	// falls looks like a restart.
 	Missing int

@@ -19,6 +19,7 @@ type Stats struct {
 	Loops    []LoopStats
 	Clients  int    // client connections now
 	Refused  uint64 // client connections over the limit
+	Buffered int64  // bytes parked for peers that don't take them, HTTP/2 (limits.buffered)
 	Missing  int    // loops that did not answer in time; their counters are missing
 }
 
@@ -41,7 +42,7 @@ type ServiceStats struct {
 	Retried   map[string]uint64 // attempts after the first, by the reason: connect, refused_stream, goaway, connection_lost, policy
 	Denied    uint64            // policy retries that the budget had no room for (4.2)
 	In, Out   uint64            // tcp: bytes from clients, and to them
-	// Protections counts what was not put up with, by kind: resets, frames, headers, malformed, streams, slow.
+	// Protections counts what was not put up with, by kind: resets, frames, headers, malformed, streams, slow, connections, buffered.
 	Protections map[string]uint64
 	Backends    BackendConns
 }
@@ -78,7 +79,7 @@ type snapshot struct {
 
 // Stats collects the counters of all loops. It waits at most a second; a loop that has ended gives its last ones.
 func (p *Proxy) Stats() Stats {
-	out := Stats{Clients: int(p.clients.Load()), Refused: p.refused.Load()}
+	out := Stats{Clients: int(p.clients.Load()), Refused: p.refused.Load(), Buffered: max(0, p.parked.Load())}
 	if !p.running.Load() {
 		return out
 	}

@@ -163,6 +163,7 @@ func (w *worker) accepted(rt *route, fd int) {
 		if now := w.loop.Now().Unix(); p.warned.Swap(now/10) != now/10 { // once in 10 s
 			p.log.Warn("too many client connections: refusing more", "limit", most, "service", rt.name)
 		}
+		w.protect(rt, protectConnections, nil, "client connection refused: the process has too many", most)
 		return
 	}
 	if o := rt.options(); !o.auto {

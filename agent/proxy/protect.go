@@ -14,17 +14,19 @@ import (
 type protection uint8
 
 const (
-	protectResets    protection = iota // streams opened and reset faster than calls are served (CVE-2023-44487, CVE-2025-8671)
-	protectFrames                      // floods of frames that carry nothing (CVE-2019-9511 to -9518, CVE-2024-27316)
-	protectHeaders                     // header lists over a limit, or too many of them kept
-	protectMalformed                   // messages and frames that the protocol forbids
-	protectStreams                     // more streams than were offered
-	protectSlow                        // half a frame, no SETTINGS, nothing read: for too long
+	protectResets      protection = iota // streams opened and reset faster than calls are served (CVE-2023-44487, CVE-2025-8671)
+	protectFrames                        // floods of frames that carry nothing (CVE-2019-9511 to -9518, CVE-2024-27316)
+	protectHeaders                       // header lists over a limit, or too many of them kept
+	protectMalformed                     // messages and frames that the protocol forbids
+	protectStreams                       // more streams than were offered
+	protectSlow                          // half a frame, no SETTINGS, nothing read: for too long
+	protectConnections                   // client connections over limits.connections
+	protectBuffered                      // streams and connections that had most parked, over limits.buffered
 	protections
 )
 
 func (k protection) String() string {
-	return [...]string{"resets", "frames", "headers", "malformed", "streams", "slow"}[k]
+	return [...]string{"resets", "frames", "headers", "malformed", "streams", "slow", "connections", "buffered"}[k]
 }
 
 // protectionOf is the kind of an error that ended an HTTP/2 connection.
@@ -80,7 +82,10 @@ func (w *worker) protect(rt *route, kind protection, p peer, detail string, limi
 	if !tell || w.proxy.events == nil {
 		return
 	}
-	client, backend := p.peer()
+	var client, backend string
+	if p != nil { // else it's nobody who could be named
+		client, backend = p.peer()
+	}
 	if client != "" {
 		detail = "client " + client + ": " + detail
 	}

@@ -45,6 +45,7 @@ type Proxy struct {
 	workers []*worker // the first one accepts
 	limits  atomic.Pointer[Limits]
 	clients atomic.Int64
+	parked  atomic.Int64  // bytes, of all loops
 	refused atomic.Uint64 // client connections over Limits.Connections
 	warned  atomic.Int64  // second of the last warning about them
 	running atomic.Bool

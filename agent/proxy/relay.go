@@ -79,6 +79,8 @@ type relay struct {
 	inUse   int // chunks that are somewhere in a call
 	kept    int // bytes of them that hold request DATA
 
+	parked, reported int64 // bytes of chunks and of output; those that the process knows of
+
 	scratch  []h2.Field
 	streams  []*h2.Stream
 	draining bool

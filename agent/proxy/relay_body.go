@@ -19,11 +19,13 @@ func (r *relay) newChunk() *chunk {
 		k.next, k.n = nil, 0
 	}
 	r.inUse++
+	r.park(chunkSize)
 	return k
 }
 
 func (r *relay) freeChunk(k *chunk) {
 	r.inUse--
+	r.park(-chunkSize)
 	if r.nChunks < freeChunks {
 		k.next = r.chunks
 		r.chunks = k

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -76,6 +77,10 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	c.idempotent = idempotent(head.Method)
 	c.req.keep, c.req.end = true, end
 	c.req.counted = &r.kept
+	if head.TooLarge {
+		c.tooLarge()
+		return
+	}
 	if d, ok := parseTimeout(head.GRPCTimeout); ok && c.grpc {
 		c.deadline = c.start.Add(d)
 	}
@@ -86,6 +91,15 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 		c.client.rt.budget.earn(p.percent)
 	}
 	c.dispatch()
+}
+
+// tooLarge answers a request whose header list is over a limit (RFC 6585 5).
+func (c *call) tooLarge() {
+	l := c.client.limits
+	c.relay.w.protect(c.client.rt, protectHeaders, c.client, "request refused: header list too large in bytes or fields", l.HeaderBytes)
+	c.answer(431, codeExhausted, fmt.Sprintf("lbagent: %s: the request's header list is above limits.header_bytes (%d) or limits.header_fields (%d)",
+		c.client.rt.name, l.HeaderBytes, l.HeaderFields))
+	c.settle()
 }
 
 // dispatch picks a backend and sends the call there; without one, it's answered (4.1, 4.5).
@@ -322,6 +336,9 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 	why := "reset the call: " + code.String()
 	if local {
 		why = "sent a malformed response"
+		if code == h2.EnhanceYourCalm {
+			why = "sent a header list above limits.header_bytes or limits.header_fields"
+		}
 	}
 	result, cause := health.Failure, why+" before response headers"
 	first, sample := c.firstByte, c.expected

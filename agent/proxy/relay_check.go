@@ -5,6 +5,7 @@ import "fmt"
 // check compares what the relay keeps twice, for tests and fuzzers: it returns the first contradiction.
 func (r *relay) check() error {
 	queued, conns, streams := 0, 0, 0
+	parked := int64(r.inUse * chunkSize)
 	for _, p := range r.pools {
 		for state, be := range p.backends {
 			n, dialing := 0, 0
@@ -26,7 +27,7 @@ func (r *relay) check() error {
 				if conn.gone || conn.be != be {
 					return fmt.Errorf("%s: has a connection that is gone", be.name())
 				}
-				if conn.h2 == nil {
+				if parked += int64(conn.noted); conn.h2 == nil {
 					continue
 				}
 				if err := conn.h2.Check(); err != nil {
@@ -47,6 +48,7 @@ func (r *relay) check() error {
 	slots := 0
 	for c := range r.clients {
 		slots += c.h2.Slots()
+		parked += int64(c.noted)
 		if err := c.h2.Check(); err != nil {
 			return fmt.Errorf("client: %w", err)
 		}
@@ -57,6 +59,8 @@ func (r *relay) check() error {
 		}
 	}
 	switch {
+	case parked != r.parked || r.parked-r.reported >= parkStep || r.reported-r.parked >= parkStep:
+		return fmt.Errorf("%d bytes are parked, %d are counted, %d told", parked, r.parked, r.reported)
 	case slots > r.calls:
 		return fmt.Errorf("%d slots taken by %d calls", slots, r.calls)
 	case queued+streams > r.calls:

@@ -19,6 +19,7 @@ type clientConn struct {
 	limits *Limits
 
 	credits credits
+	noted   int // of output, in relay.parked
 	timer   loop.Timer
 	busy    time.Time // when a call last began or ended
 	paused  bool
@@ -58,6 +59,9 @@ func (c *clientConn) begin(lc *loop.Conn) {
 // flush has what was appended written at the end of this wake-up, and holds DATA and reading back while the client doesn't keep up.
 func (c *clientConn) flush() {
 	c.lc.Flush()
+	if (len(c.lc.Out) > outputAt || c.noted > 0) && !c.gone {
+		c.relay.output(&c.noted, c.lc.Unwritten())
+	}
 	if len(c.lc.Out) > fullAt {
 		if n := c.lc.Unwritten(); n > fullAt {
 			c.h2.SetFull(true)
@@ -81,6 +85,7 @@ func (c *clientConn) Written(total uint64) {
 		}
 	}
 	left := c.lc.Unwritten()
+	c.relay.output(&c.noted, left)
 	if c.ending == finSent { // it reads on: the last answers are to reach it whole
 		c.relay.loop.Arm(&c.timer, goawayPatience)
 	}
@@ -136,6 +141,7 @@ func (c *clientConn) over() {
 		s.Owner.(*call).cancelled(h2.Cancel)
 	}
 	c.credits = credits{}
+	r.output(&c.noted, 0)
 	delete(r.clients, c)
 	c.pool.clients--
 	r.dropPool(c.pool)
@@ -236,7 +242,7 @@ func (c *clientConn) Refused(f h2.Fault) {
 	w := c.relay.w
 	switch f {
 	case h2.FaultHeaders:
-		w.protect(c.rt, protectHeaders, c, "request refused: header list too large in bytes", c.limits.HeaderBytes)
+		w.protect(c.rt, protectHeaders, c, "request refused: too many header lists kept in bytes", c.limits.StreamsPerConnection*heldPerStream)
 	case h2.FaultStreams:
 		w.protect(c.rt, protectStreams, c, "request refused: too many streams", c.limits.StreamsPerConnection)
 	default:

@@ -19,6 +19,7 @@ type backendConn struct {
 	h2    *h2.Conn // nil until the socket is connected
 
 	credits  credits
+	noted    int // of output, in relay.parked
 	timer    loop.Timer
 	busy     time.Time // when a call last ended
 	frames   uint64    // HEADERS and DATA that came
@@ -81,6 +82,9 @@ func (c *backendConn) Settings() {
 // flush has what was appended written at the end of this wake-up, and holds DATA back while the backend doesn't keep up.
 func (c *backendConn) flush() {
 	c.lc.Flush()
+	if (len(c.lc.Out) > outputAt || c.noted > 0) && !c.gone {
+		c.relay.output(&c.noted, c.lc.Unwritten())
+	}
 	if len(c.lc.Out) > fullAt && c.lc.Unwritten() > fullAt {
 		c.h2.SetFull(true)
 	}
@@ -101,6 +105,7 @@ func (c *backendConn) Written(total uint64) {
 		return
 	}
 	left := c.lc.Unwritten()
+	c.relay.output(&c.noted, left)
 	if left <= roomAt {
 		c.h2.Flushed()
 		c.h2.SetFull(false)
@@ -165,6 +170,7 @@ func (c *backendConn) lost(cause string, why closeCause) {
 	}
 	waited := c.unanswered() // before anything of it is ended
 	c.gone, c.retired = true, true
+	c.relay.output(&c.noted, 0)
 	cause += c.goaway
 	c.relay.loop.Disarm(&c.timer)
 	if !c.up {
@@ -212,6 +218,7 @@ func (c *backendConn) end(why closeCause) {
 		return
 	}
 	c.gone, c.retired = true, true
+	c.relay.output(&c.noted, 0)
 	c.relay.loop.Disarm(&c.timer)
 	if c.h2 != nil {
 		c.h2.Goaway()
@@ -406,7 +413,10 @@ func (c *backendConn) Trailers(s *h2.Stream, fields []h2.Field, head *h2.Head) {
 
 // Reset: h2.Handler.
 func (c *backendConn) Reset(s *h2.Stream, code h2.Code, local bool) {
-	if local {
+	switch {
+	case local && code == h2.EnhanceYourCalm:
+		c.relay.w.protect(c.be.rt, protectHeaders, c, "response reset: header list too large in bytes or fields", c.relay.limits().HeaderBytes)
+	case local:
 		c.relay.w.protect(c.be.rt, protectMalformed, c, "malformed response reset: "+code.String(), 0)
 	}
 	s.Owner.(*call).resetByBackend(code, local)

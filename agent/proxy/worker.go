@@ -21,8 +21,9 @@ type worker struct {
 	sessions map[*table.Service]map[*session]struct{} // TCP
 	draining bool                                     // no new connection
 
-	load  atomic.Int64  // client connections; the accepting worker compares them
-	ended chan struct{} // closed when the loop has returned: its fields may be read then
+	load     atomic.Int64  // client connections; the accepting worker compares them
+	shedding atomic.Bool   // asked to look at limits.buffered
+	ended    chan struct{} // closed when the loop has returned: its fields may be read then
 
 	mu sync.Mutex
 

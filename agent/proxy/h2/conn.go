@@ -28,6 +28,7 @@ type Head struct {
 	GRPCStatus              string
 	GRPCMessage             string
 	HasLength               bool // content-length was said
+	TooLarge                bool // requests: the list is over a limit and isn't given; the others are set as far as they came within it
 }
 
 // Handler takes the events of a Conn. A handler may call any method of this or another Conn. A stream of which both directions have ended, or

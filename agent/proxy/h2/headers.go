@@ -98,7 +98,7 @@ func (c *Conn) onRequest(id uint32, end bool) error {
 	case c.slots >= c.cfg.MaxStreams:
 		return c.refuse(id, RefusedStream, FaultStreams) // RFC 9113 5.1.2
 	case c.excess:
-		return c.refuse(id, EnhanceYourCalm, FaultHeaders)
+		return c.tooLarge(id, end)
 	case c.held > 0 && c.held+c.size > c.cfg.HeldBytes:
 		return c.refuse(id, RefusedStream, FaultHeaders)
 	}
@@ -111,6 +111,21 @@ func (c *Conn) onRequest(id uint32, end bool) error {
 	c.openStream(s, id)
 	s.answered, s.recvEnd, s.length = true, end, length
 	c.h.Headers(s, c.fields, &c.head, end)
+	return nil
+}
+
+// tooLarge hands on a request whose header list is over a limit, to be answered: a person can read that, unlike a reset. It costs the peer as much as one that
+// is reset, and the answer isn't worth a served call.
+func (c *Conn) tooLarge(id uint32, end bool) error {
+	if err := c.spend(worthCall+costReset, FaultHeaders); err != nil {
+		return err
+	}
+	c.checkRequest() // as far as it goes, for the way to answer
+	c.head.Size, c.head.TooLarge = 0, true
+	s := c.h.Open()
+	c.openStream(s, id)
+	s.answered, s.recvEnd, s.length = true, end, -1
+	c.h.Headers(s, nil, &c.head, end)
 	return nil
 }
 

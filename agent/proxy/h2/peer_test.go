@@ -74,6 +74,9 @@ func (p *peer) Headers(s *Stream, fields []Field, head *Head, end bool) {
 	for _, f := range fields {
 		fmt.Fprintf(&b, " %s=%s", f.Name, f.Value)
 	}
+	if head.TooLarge {
+		fmt.Fprintf(&b, " too large, %s", head.Method)
+	}
 	p.event("headers %d%s end=%v", s.ID(), b.String(), end)
 	if p.onHead != nil {
 		p.onHead(s, end)
