@@ -269,6 +269,16 @@ func (b *bed) end() {
 		b.advance(restPatience/10 + time.Millisecond)
 	}
 	if n := b.relay.calls; n != 0 {
+		for _, p := range b.relay.pools {
+			for _, be := range p.backends {
+				for _, conn := range be.conns {
+					for s := conn.anyStream(); s != nil; s = nil {
+						c := s.Owner.(*call)
+						b.t.Logf("%s stream %d: req %+v, resp %+v, timer %v, client %v", be.name(), s.ID(), c.req, c.resp, c.timer.Armed(), c.cs.Open())
+					}
+				}
+			}
+		}
 		b.t.Fatalf("%d calls are left", n)
 	}
 	for _, be := range b.svc.View().Backends {

@@ -154,6 +154,8 @@ func (c *call) requestData(b []byte, end bool) {
 	if straight {
 		c.creditRequest()
 		c.conn.flush()
+	}
+	if straight || end { // the end of a request that was answered already closes the client's stream
 		c.settle()
 	}
 }

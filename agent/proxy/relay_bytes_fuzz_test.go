@@ -214,6 +214,9 @@ func FuzzClientBytes(f *testing.F) {
 		p := &plan{decisions[:min(len(decisions), 1000)]}
 		data = data[:min(len(data), 1<<16)]
 		b := all.get(t, 2)
+		o := *b.rt.options()
+		o.idle = 0 // the good client is silent for as long as the other one takes
+		b.rt.opts.Store(&o)
 		var servers []*server
 		b.accept = func(e *peerEnd) { servers = append(servers, serve(e, p)) }
 		good := b.client("good client")

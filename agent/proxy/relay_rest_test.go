@@ -54,3 +54,35 @@ func restOf(k *relay) bool {
 	}
 	return false
 }
+
+// Likewise if the request ends after the answer, behind DATA that waits for the backend's window already.
+func TestRestEndsAfterTheAnswer(t *testing.T) {
+	var all beds
+	b := all.get(t, 1)
+	var backend *peerEnd
+	b.accept = func(e *peerEnd) {
+		backend = e
+		e.w.settings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+		e.w.ack()
+	}
+	c := b.client("client")
+	c.w.settings()
+	c.w.ack()
+	c.w.headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/", ":authority", "a")
+	b.steps(5)
+	c.w.data(1, false, make([]byte, 100))
+	b.steps(3)
+	backend.w.headers(1, true, ":status", "200")
+	b.steps(3)
+	c.w.data(1, true, make([]byte, 100))
+	b.steps(3)
+	if s := c.v.streams[1]; !s.over() || b.relay.calls != 1 {
+		t.Fatalf("the client's stream: %+v; %d calls", s, b.relay.calls)
+	}
+	b.advance(restPatience + time.Millisecond)
+	b.steps(2)
+	if !backend.v.streams[1].reset || b.relay.calls != 0 {
+		t.Errorf("the backend's stream: %+v; %d calls", backend.v.streams[1], b.relay.calls)
+	}
+	all.end(b)
+}

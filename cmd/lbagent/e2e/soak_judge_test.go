@@ -69,20 +69,20 @@ func (j *judge) suspects(c *soakCall) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// allowed reports why the rules allow that c failed, "" if they don't.
-func (j *judge) allowed(c *soakCall) string {
+// allowed is the incident because of which the rules allow that c failed; nil if there is none.
+func (j *judge) allowed(c *soakCall) *incident {
 	text := c.err.Error()
 	switch {
 	case strings.Contains(text, "CORRUPT"):
-		return "" // nothing allows this
+		return nil // nothing allows this
 	case strings.Contains(text, "SHORT") && c.service != "tcp":
-		return "" // nor a part that passes for the whole; a TCP connection's end is no more than that
+		return nil // nor a part that passes for the whole; a TCP connection's end is no more than that
 	}
 	if st, ok := status.FromError(c.err); ok && c.service == "grpc" {
 		switch st.Code() {
 		case codes.Unavailable, codes.Internal, codes.Canceled, codes.DeadlineExceeded:
 		default:
-			return ""
+			return nil
 		}
 	}
 	suspects := j.suspects(c)
@@ -90,10 +90,10 @@ func (j *judge) allowed(c *soakCall) string {
 		// A call that a hung process never read isn't in its notes; nor is a TCP connection that the kernel had taken for a process that ended.
 		unnoted := len(suspects) == 0 && (i.what == hung || i.what != removed && c.service == "tcp")
 		if i.service == c.service && (slices.Contains(suspects, i.backend) || unnoted) && j.excuses(&i, c) {
-			return i.String()
+			return &i
 		}
 	}
-	return ""
+	return nil
 }
 
 // excuses reports whether i explains the failure of c, which was or may have been on its backend.
@@ -175,8 +175,8 @@ func TestSoakJudge(t *testing.T) {
 		{"TCP cut short by the kill", soakCall{id: 5, service: "tcp", err: complete(&checker{}, 7)}, 900, 1020, true},
 	} {
 		tt.c.begun, tt.c.got = at(tt.from), at(tt.to)
-		if why := j.allowed(&tt.c); (why != "") != tt.permitted {
-			t.Errorf("%s: allowed because of %q, want %v", tt.name, why, tt.permitted)
+		if why := j.allowed(&tt.c); (why != nil) != tt.permitted {
+			t.Errorf("%s: allowed because of %v, want %v", tt.name, why, tt.permitted)
 		}
 	}
 }

@@ -66,10 +66,10 @@ func judgeCalls(t *testing.T, c *chaos, l *load, took time.Duration) {
 	for _, text := range complaints {
 		t.Error(text)
 	}
-	allowed, broken := 0, map[string][]string{}
+	allowed, broken := map[string]int{}, map[string][]string{}
 	for _, f := range l.failed {
-		if j.allowed(&f) != "" {
-			allowed++
+		if i := j.allowed(&f); i != nil {
+			allowed[f.service+" "+i.what.String()]++
 		} else {
 			broken[f.shape] = append(broken[f.shape], j.story(&f))
 		}
@@ -85,7 +85,7 @@ func judgeCalls(t *testing.T, c *chaos, l *load, took time.Duration) {
 	for _, i := range c.incidents {
 		what[i.what]++
 	}
-	t.Logf("%d calls in %v:\n%s\nmishaps %v, %d reloads; %d failures, %d of them allowed",
+	t.Logf("%d calls in %v:\n%s\nmishaps %v, %d reloads; %d calls failed, allowed because a backend was %v",
 		total, took.Round(time.Second), strings.Join(lines, "\n"), what, c.reloads, len(l.failed), allowed)
 }
 
