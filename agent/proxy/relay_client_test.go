@@ -135,26 +135,6 @@ func TestIdle(t *testing.T) {
 	r.quiet()
 }
 
-// authority (4.6).
-func TestAuthority(t *testing.T) {
-	for _, mode := range []string{"keep", "host", "svc.example"} {
-		r := newRig(t, func(s *Service) { s.Authority = mode })
-		b := newRawBackend(t)
-		r.backends(b.addr)
-		want := map[string]string{"keep": "a", "host": b.addr, "svc.example": "svc.example"}[mode]
-		client := newRawClient(t, r.addr)
-		client.get(1, "/")
-		c := b.accept()
-		if f := c.request(); f.fields[":authority"] != want {
-			t.Errorf("%s: %v", mode, f.fields)
-		}
-		client.headers(3, true, ":method", "GET", ":scheme", "http", ":path", "/", "host", "a")
-		if f := c.request(); f.fields["host"] != want || f.fields[":authority"] != "" {
-			t.Errorf("%s: %v", mode, f.fields)
-		}
-	}
-}
-
 func TestParseTimeout(t *testing.T) {
 	for v, want := range map[string]time.Duration{
 		"1H": time.Hour, "2M": 2 * time.Minute, "3S": 3 * time.Second, "4m": 4 * time.Millisecond, "5u": 5 * time.Microsecond, "6n": 6,
