@@ -53,13 +53,10 @@ func spec(s config.Service) table.Spec {
 	}
 }
 
-// served are the services that the proxy listens for.
+// served are the services of the proxy: those without a listener as well, as a client of one that a reload took away still has its connection.
 func served(c *config.Config) []proxy.Service {
 	var out []proxy.Service
 	for _, s := range c.Services {
-		if len(s.Listen) == 0 {
-			continue
-		}
 		p := proxy.Service{
 			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority,
 			Connect: s.Timeout.Connect, Request: s.Timeout.Request, Idle: s.Timeout.Idle, Drain: s.Drain,

@@ -11,7 +11,7 @@ import (
 	"github.com/lbagent/lbagent/agent/event"
 )
 
-// Service is one configured service with its listeners; all values are concrete.
+// Service is one configured service with its listeners, if it has any; all values are concrete.
 type Service struct {
 	Name      string
 	Protocol  string // auto, h2, http1, tcp (4.9)
@@ -59,6 +59,7 @@ func (p *Proxy) Prepare(services []Service) (*Change, error) {
 	if p.pending != nil {
 		return nil, errors.New("prepare listeners: another change is being made")
 	}
+	p.awaitClosed()
 	c := &Change{p: p, bound: map[Addr]*binding{}}
 	var errs []error
 	names, addrs := map[string]bool{}, map[Addr]string{}
@@ -80,10 +81,14 @@ func (p *Proxy) Prepare(services []Service) (*Change, error) {
 				continue
 			}
 			addrs[a] = s.Name
-			if p.bindings[a] != nil {
+		}
+	}
+	for _, s := range c.want {
+		for _, a := range s.Listen {
+			if p.bindings[a] != nil || c.bound[a] != nil {
 				continue
 			}
-			b, err := bind(a)
+			b, err := bind(a, p.inTheWay(a, addrs))
 			switch {
 			case err == nil:
 				c.bound[a] = b
@@ -121,8 +126,27 @@ func (s *Service) check() error {
 	return nil
 }
 
+// inTheWay are the listening sockets that would refuse a its address, and that this change closes: 127.0.0.1:80 is in the way of 0.0.0.0:80, and the
+// other way round. wanted are the addresses that stay.
+func (p *Proxy) inTheWay(a Addr, wanted map[Addr]string) []*binding {
+	var all []*binding
+	for other, b := range p.bindings {
+		if _, stays := wanted[other]; !stays && a.overlaps(other) {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// overlaps reports whether one of two addresses is the other's port on every address of this host.
+func (a Addr) overlaps(b Addr) bool {
+	x, y := a.TCP.Addr(), b.TCP.Addr()
+	return a.TCP.IsValid() && b.TCP.IsValid() && a.TCP.Port() == b.TCP.Port() && x.Is4() == y.Is4() && (x.IsUnspecified() || y.IsUnspecified())
+}
+
 // Commit serves the change and closes the listeners that are no longer wanted. What did not change isn't touched: the same sockets stay, options hold
-// for new calls. The table has to follow the services by now.
+// for new calls, on connections that are there already as well, whether their listener stays or not. Those of a service that is gone from the
+// configuration keep its last options for the time that they have (4.7). The table has to follow the services by now.
 func (c *Change) Commit() {
 	p := c.p
 	p.mu.Lock()
@@ -153,6 +177,11 @@ func (c *Change) Commit() {
 	for a, b := range c.bound {
 		if wanted[a] == nil {
 			b.close()
+			continue
+		}
+		if err := b.listen(); err != nil {
+			b.close()
+			p.log.Error("not listening", "listen", a.String(), "cause", err)
 			continue
 		}
 		p.bindings[a] = b

@@ -3,13 +3,16 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -392,4 +395,132 @@ func applyList(t *testing.T, to *table.Table, name string, addrs ...string) {
 		l.Backends = append(l.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
 	to.Apply(time.Now(), l)
+}
+
+// held keeps the accepting loop from looking at anything until release is called.
+func (r *two) held() (release func()) {
+	r.Helper()
+	looks, block := make(chan struct{}), make(chan struct{})
+	if !r.p.workers[0].loop.Post(func() { close(looks); <-block }) {
+		r.Fatal("the loop has ended")
+	}
+	<-looks
+	return sync.OnceFunc(func() { close(block) })
+}
+
+// One reload takes an address away, the next one wants it again: it waits for the loop to have closed it.
+func TestAddressRemovedAndWantedAgain(t *testing.T) {
+	r := newTwo(t)
+	one, path := free(t), Addr{Unix: t.TempDir() + "/a.sock"}
+	for range 5 {
+		r.apply(svc("a", one, path))
+		release := r.held()
+		r.apply() // the loop hears of it later
+		time.AfterFunc(20*time.Millisecond, release)
+		r.apply(svc("b", one, path))
+		if r.says(one) != "b" || r.says(path) != "b" {
+			t.Fatal("not served again")
+		}
+	}
+}
+
+// freeEverywhere is a port that nobody uses on any address, and that no outgoing connection is given.
+func freeEverywhere(t *testing.T) uint16 {
+	t.Helper()
+	for range 1000 {
+		port := 20_000 + rand.N(uint16(12_000))
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)) // both families
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// One address of the host becomes all of them in one reload, and back: what runs until then is served until then, also if nothing comes of it (6.1).
+func TestAddressWidensAndNarrows(t *testing.T) {
+	for name, wide := range map[string]netip.Addr{"127.0.0.1": netip.IPv4Unspecified(), "::1": netip.IPv6Unspecified()} {
+		r := newTwo(t)
+		port := freeEverywhere(t)
+		narrow := Addr{TCP: netip.AddrPortFrom(netip.MustParseAddr(name), port)}
+		all := Addr{TCP: netip.AddrPortFrom(wide, port)}
+		r.apply(svc("a", narrow))
+		serves := func(want string) {
+			t.Helper()
+			if got := r.says(narrow); got != want {
+				t.Errorf("%s: %q serves, want %q", name, got, want)
+			}
+		}
+		for _, step := range []struct {
+			before, after string
+			listen        Addr
+		}{{"a", "b", all}, {"b", "a", narrow}} {
+			c, err := r.p.Prepare([]Service{svc(step.after, step.listen)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			serves(step.before)
+			c.Abort()
+			serves(step.before)
+			if c, err = r.p.Prepare([]Service{svc(step.after, step.listen)}); err != nil {
+				t.Fatal(err)
+			}
+			serves(step.before)
+			c.Commit()
+			await(t, "the swap", func() bool { return r.says(narrow) == step.after })
+			if v, err := unix.GetsockoptInt(r.p.bindings[step.listen].fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil || v != 0 {
+				t.Errorf("SO_REUSEPORT is left at %d, %v", v, err)
+			}
+		}
+		// Both at once is what the kernel doesn't give.
+		if c, err := r.p.Prepare([]Service{svc("a", narrow), svc("b", all)}); !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("%s and %s together: %v", narrow, all, err)
+			c.Abort()
+		}
+		serves("a")
+	}
+}
+
+// Who has connected before the listener went is served.
+func TestWaitingClientIsServedWhenItsListenerGoes(t *testing.T) {
+	r := newTwo(t)
+	one := free(t)
+	r.apply(svc("a", one))
+	release := r.held()
+	defer release()
+	c, err := net.Dial("tcp", one.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	// The loop doesn't hear of the client before it hears of the removal.
+	r.apply(svc("a"))
+	release()
+	read(t, c, "a")
+	await(t, "refusal", func() bool { return r.says(one) == "" })
+}
+
+// A service whose listener went is still the same one to the clients that it has: options of a later reload hold for them.
+func TestOptionsReachClientsWithoutListener(t *testing.T) {
+	r := newTwo(t)
+	one := free(t)
+	r.apply(svc("a", one))
+	c, err := net.Dial("tcp", one.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	read(t, c, "a")
+	before := r.p.routes["a"]
+	r.apply(svc("a"))
+	changed := svc("a")
+	changed.Drain = 10 * time.Millisecond
+	r.apply(changed)
+	if rt := r.p.routes["a"]; rt != before || rt.options().drain != 10*time.Millisecond {
+		t.Errorf("another route, or drain %v", rt.options().drain)
+	}
 }

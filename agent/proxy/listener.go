@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"golang.org/x/sys/unix"
@@ -22,10 +23,13 @@ type binding struct {
 	inode unix.Stat_t           // of a unix socket's path, to remove no other's
 	route atomic.Pointer[route] // whom it serves; nil until committed
 	stop  func()                // the first loop's
+
+	inTheWay []*binding // not listening yet: these are there until Commit
 }
 
 // bind makes a listening socket: plain TCP, as MPTCP, Go's default, is slower on loopback, and without SO_REUSEPORT (HTTP2.md 2).
-func bind(a Addr) (*binding, error) {
+// Sockets that are in the way, and will be closed, stay for as long as the change may be undone: until Commit the new one is bound, but doesn't listen.
+func bind(a Addr, inTheWay []*binding) (*binding, error) {
 	if a.Unix != "" {
 		return bindUnix(a)
 	}
@@ -42,15 +46,39 @@ func bind(a Addr) (*binding, error) {
 	if family == unix.AF_INET6 {
 		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
-	if err := unix.Bind(fd, sa); err != nil {
+	b := &binding{addr: a, fd: fd, inTheWay: inTheWay}
+	if len(inTheWay) > 0 {
+		b.beside(func() { err = unix.Bind(fd, sa) })
+	} else if err = unix.Bind(fd, sa); err == nil {
+		err = unix.Listen(fd, backlog)
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	if err := unix.Listen(fd, backlog); err != nil {
-		unix.Close(fd)
-		return nil, err
+	return b, nil
+}
+
+// beside does what the kernel refuses while others listen on an overlapping address: SO_REUSEPORT, on all of them, allows it to sockets of one user.
+// Since the addresses differ, no connection is spread over two sockets. No other program can use the moment, unless it runs as this user.
+func (b *binding) beside(do func()) {
+	share := func(on int) {
+		for _, other := range append(b.inTheWay, b) {
+			unix.SetsockoptInt(other.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, on)
+		}
 	}
-	return &binding{addr: a, fd: fd}, nil
+	share(1)
+	do()
+	share(0)
+}
+
+// listen begins to listen if bind did not.
+func (b *binding) listen() (err error) {
+	if len(b.inTheWay) > 0 {
+		b.beside(func() { err = unix.Listen(b.fd, backlog) })
+		b.inTheWay = nil
+	}
+	return err
 }
 
 // bindUnix listens on a path that everybody may connect to. The mode is set before anybody can: until listen(2), connects are refused.
@@ -145,12 +173,29 @@ func (p *Proxy) serve(b *binding) {
 	})
 }
 
-// withdraw stops accepting on b and closes it.
+// withdraw stops accepting on b and closes it. Those that wait already are served: a loop handles what is ready before what is posted.
 func (p *Proxy) withdraw(b *binding) {
-	end := func() { b.unlisten(); b.close() }
+	closed := make(chan struct{})
+	end := func() { b.unlisten(); b.close(); close(closed) }
 	if !p.workers[0].loop.Post(end) {
-		end() // the loop has ended: nobody accepts
+		b.close() // the loop has ended: nobody accepts
+		return
 	}
+	p.closing = append(p.closing, closed)
+}
+
+// awaitClosed waits until the loop has closed what was withdrawn: its addresses may be wanted again. A loop takes microseconds to look.
+func (p *Proxy) awaitClosed() {
+	enough := time.NewTimer(collectPatience)
+	defer enough.Stop()
+	for _, closed := range p.closing {
+		select {
+		case <-closed:
+		case <-enough.C:
+			return // an address that isn't free is an error that says so
+		}
+	}
+	p.closing = nil
 }
 
 // accepted takes a new client connection; on the first loop.

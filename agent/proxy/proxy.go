@@ -55,7 +55,8 @@ type Proxy struct {
 
 	routes   map[string]*route
 	bindings map[Addr]*binding
-	pending  *Change // prepared, neither committed nor aborted
+	pending  *Change           // prepared, neither committed nor aborted
+	closing  []<-chan struct{} // of withdrawn listeners
 	stopped  bool
 }
 

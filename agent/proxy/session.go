@@ -38,24 +38,36 @@ type end struct {
 	conn *loop.Conn
 }
 
-// serveTCP relays a client connection to a backend.
-func (w *worker) serveTCP(rt *route, fd int, received []byte) {
+func (w *worker) newSession(rt *route) *session {
 	s := &session{w: w, rt: rt, opts: rt.options(), began: w.loop.Now()}
 	for side := range s.ends {
 		s.ends[side] = end{s: s, side: tcp.Side(side)}
 	}
+	return s
+}
+
+// serveTCP relays a client connection to a backend.
+func (w *worker) serveTCP(rt *route, fd int, received []byte) {
+	s := w.newSession(rt)
 	c, err := w.loop.Add(fd, &s.ends[tcp.Client], received)
 	if err != nil {
 		unix.Close(fd)
 		w.clientDone(rt, protoTCP)
 		return
 	}
+	s.begin(c)
+}
+
+// begin looks for a backend. What the client sends meanwhile stays in the kernel; a client that goes by a reset is noticed all the same. One that only
+// ended its direction (FIN) may wait for what a backend has to say.
+func (s *session) begin(c *loop.Conn) {
 	s.ends[tcp.Client].conn = c
-	c.Pause() // what the client sends meanwhile stays in the kernel
-	all := w.sessions[rt.svc]
+	c.Pause()
+	w, svc := s.w, s.rt.svc
+	all := w.sessions[svc]
 	if all == nil {
 		all = map[*session]struct{}{}
-		w.sessions[rt.svc] = all
+		w.sessions[svc] = all
 	}
 	all[s] = struct{}{}
 	s.connect()
@@ -219,7 +231,11 @@ func (s *session) end(reset bool) {
 			c.Close()
 		}
 	}
-	s.finish(health.Success, "")
+	if s.first > 0 {
+		s.finish(health.Success, "")
+	} else {
+		s.finish(health.Neutral, "") // an end without a byte is right for one protocol and wrong for the next
+	}
 	w.statsOf(s.rt).tcp(!s.failed, in, out, w.loop.Now().Sub(s.began))
 	if all := w.sessions[s.rt.svc]; all != nil {
 		delete(all, s)

@@ -89,7 +89,7 @@ func (s *sniffer) silent() {
 // EOF of one that said nothing is a port check. What it said, if anything, goes on, and the FIN is seen again by whoever reads.
 func (s *sniffer) EOF() {
 	if s.began {
-		s.hand(protoTCP)
+		s.detach(protoTCP)
 		return
 	}
 	s.conn.Close()
@@ -98,8 +98,24 @@ func (s *sniffer) EOF() {
 
 // hand gives the connection away.
 func (s *sniffer) hand(k protocol) {
+	if k != protoTCP || s.w.proxy.least() != s.w {
+		s.detach(k)
+		return
+	}
+	// It stays on this loop, and need not leave epoll to come back.
+	s.count(k)
+	s.w.load.Add(1)
+	s.w.adopt(s.rt, s.conn)
+}
+
+func (s *sniffer) count(k protocol) {
 	s.w.loop.Disarm(&s.timer)
 	s.w.statsOf(s.rt).sniffed[k]++
+}
+
+// detach gives it to whichever loop has the fewest, or to net/http.
+func (s *sniffer) detach(k protocol) {
+	s.count(k)
 	fd, received := s.conn.Detach()
 	s.w.proxy.assign(s.rt, k, fd, received)
 }

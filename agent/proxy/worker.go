@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/agent/proxy/tcp"
 	"github.com/lbagent/lbagent/agent/table"
 	"golang.org/x/sys/unix"
 )
@@ -79,18 +80,24 @@ func (w *worker) statsOf(rt *route) *serviceStats {
 	return s
 }
 
-// assign gives a client connection to the worker with the fewest; on the accepting loop.
-func (p *Proxy) assign(rt *route, k protocol, fd int, received []byte) {
-	if k == protoHTTP1 {
-		p.h1.serve(rt, fd, received)
-		return
-	}
+// least is the worker with the fewest client connections.
+func (p *Proxy) least() *worker {
 	least := p.workers[0]
 	for _, w := range p.workers[1:] {
 		if w.load.Load() < least.load.Load() {
 			least = w
 		}
 	}
+	return least
+}
+
+// assign gives a client connection to the worker with the fewest; on the accepting loop.
+func (p *Proxy) assign(rt *route, k protocol, fd int, received []byte) {
+	if k == protoHTTP1 {
+		p.h1.serve(rt, fd, received)
+		return
+	}
+	least := p.least()
 	least.load.Add(1)
 	if least == p.workers[0] {
 		least.take(rt, k, fd, received)
@@ -113,6 +120,19 @@ func (w *worker) take(rt *route, k protocol, fd int, received []byte) {
 	default:
 		w.serveTCP(rt, fd, received)
 	}
+}
+
+// adopt relays a connection, which is on this loop already, as bytes.
+func (w *worker) adopt(rt *route, c *loop.Conn) {
+	w.statsOf(rt).active[protoTCP]++
+	if w.draining {
+		c.Close()
+		w.clientDone(rt, protoTCP)
+		return
+	}
+	s := w.newSession(rt)
+	c.Handle(&s.ends[tcp.Client])
+	s.begin(c)
 }
 
 // clientDone notes the end of a client connection that take has handed out.

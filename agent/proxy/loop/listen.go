@@ -11,6 +11,8 @@ const (
 	// acceptRest is how long a listener rests when the process has no descriptor left: the connection stays in the backlog, and epoll would report it
 	// again at once.
 	acceptRest = 100 * time.Millisecond
+	// acceptWarn is how often that is told.
+	acceptWarn = 10 * time.Second
 )
 
 // listener is a listening socket in epoll.
@@ -19,6 +21,7 @@ type listener struct {
 	fd       int
 	accepted func(fd int)
 	rest     Timer
+	warned   time.Time
 	stopped  bool
 }
 
@@ -61,7 +64,10 @@ func (s *listener) ready(uint32) {
 		case unix.EAGAIN:
 			return
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-			s.loop.log.Warn("accepting nothing for a moment", "cause", e)
+			if now := s.loop.now; now.Sub(s.warned) > acceptWarn {
+				s.warned = now
+				s.loop.log.Warn("no descriptor or memory for a new connection: accepting none for a moment", "cause", e)
+			}
 			s.loop.rearm(s.fd, 0)
 			s.loop.Arm(&s.rest, acceptRest)
 			return

@@ -243,6 +243,36 @@ func TestThousandConnectsLeaveNothing(t *testing.T) {
 	})
 }
 
+// What a listener has, each accepted connection has: no delay, and keepalive, since nothing else ends a connection whose client vanished (4.8).
+func TestAcceptedInherit(t *testing.T) {
+	l := startLoop(t)
+	fd, addr := listenSocket(t)
+	accepted := make(chan int, 1)
+	do(t, l, func() {
+		if _, err := l.Listen(fd, func(fd int) { accepted <- fd }); err != nil {
+			t.Error(err)
+		}
+	})
+	c, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got := receive(t, accepted)
+	defer unix.Close(got)
+	for name, o := range map[string]struct{ level, opt, want int }{
+		"no delay":  {unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		"keepalive": {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		"idle":      {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
+		"interval":  {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 10},
+		"count":     {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 6},
+	} {
+		if v, err := unix.GetsockoptInt(got, o.level, o.opt); err != nil || v != o.want {
+			t.Errorf("%s: %d, %v; want %d", name, v, err, o.want)
+		}
+	}
+}
+
 // closer closes its connection when the peer ends.
 type closer struct {
 	*recorder
@@ -261,6 +291,13 @@ func TestListenerRestsWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(client)
+
+	// One that is served already goes on meanwhile.
+	r := &recorder{}
+	var own *Conn
+	r.consume = func(b []byte) int { own.Out = append(own.Out, b...); own.Flush(); return len(b) }
+	served, there := tcpPair(t, l, r)
+	do(t, l, func() { own = served })
 
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -284,11 +321,16 @@ func TestListenerRestsWithoutDescriptors(t *testing.T) {
 		do(t, l, func() { n = l.Stats().Timers })
 		return n == 1
 	})
+	there.Write([]byte("still there?"))
+	_, echoErr := io.ReadFull(there, make([]byte, len("still there?")))
 	var after Stats
 	do(t, l, func() { after = l.Stats() })
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if echoErr != nil {
+		t.Errorf("a connection that was there before: %v", echoErr)
 	}
 	if spun := after.Blocked - wakeups.Blocked; spun > 500 {
 		t.Errorf("%d wake-ups without descriptors", spun)
