@@ -80,11 +80,11 @@ type relay struct {
 	kept    int // bytes of them that hold request DATA
 
 	parked, reported int64 // bytes of chunks and of output; those that the process knows of
-
-	scratch  []h2.Field
-	streams  []*h2.Stream
-	draining bool
-	silence  time.Duration // hangSilence
+	slowness         slowness
+	scratch          []h2.Field
+	streams          []*h2.Stream
+	draining         bool
+	silence          time.Duration // hangSilence
 }
 
 // pool is what one loop has to do with one service.
@@ -96,7 +96,10 @@ type pool struct {
 }
 
 func newRelay(w *worker) *relay {
-	return &relay{w: w, loop: w.loop, dial: w.loop.Dial, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{}, silence: hangSilence}
+	return &relay{
+		w: w, loop: w.loop, dial: w.loop.Dial, pools: map[*table.Service]*pool{}, clients: map[*clientConn]struct{}{},
+		silence: hangSilence, slowness: defaultSlowness(),
+	}
 }
 
 // serve takes a client connection; clientDone follows when it is over.

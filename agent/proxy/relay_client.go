@@ -21,7 +21,10 @@ type clientConn struct {
 	credits credits
 	noted   int // of output, in relay.parked
 	timer   loop.Timer
+	due     time.Time // when it fires
+	began   time.Time // when it was accepted
 	busy    time.Time // when a call last began or ended
+	slow    holdUp
 	paused  bool
 	ending  ending
 	gone    bool
@@ -43,13 +46,14 @@ func (c *clientConn) begin(lc *loop.Conn) {
 	c.h2 = h2.New(h2.Config{
 		Server: true, MaxStreams: c.limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
 		HeaderBytes: c.limits.HeaderBytes, HeaderFields: c.limits.HeaderFields,
+		Wary:      c.stats.wary(c.relay.loop.Now()),
 		HeldBytes: c.limits.StreamsPerConnection * heldPerStream,
 	}, &lc.Out, c)
 	c.timer.F = c.tick
-	c.busy = c.relay.loop.Now()
-	if idle := c.rt.options().idle; idle > 0 {
-		c.relay.loop.Arm(&c.timer, idle)
-	}
+	c.began = c.relay.loop.Now()
+	c.busy = c.began
+	c.slow.hello = true
+	c.rest(c.began)
 	if c.relay.draining || c.rt.svc.View().Gone {
 		c.shutdown()
 	}
@@ -65,6 +69,9 @@ func (c *clientConn) flush() {
 	if len(c.lc.Out) > fullAt {
 		if n := c.lc.Unwritten(); n > fullAt {
 			c.h2.SetFull(true)
+			if c.slow.stuck.IsZero() {
+				c.wrote(n)
+			}
 			if n > pauseAt && !c.paused {
 				c.paused = true
 				c.lc.Pause()
@@ -86,12 +93,16 @@ func (c *clientConn) Written(total uint64) {
 	}
 	left := c.lc.Unwritten()
 	c.relay.output(&c.noted, left)
+	c.wrote(left)
 	if c.ending == finSent { // it reads on: the last answers are to reach it whole
 		c.relay.loop.Arm(&c.timer, goawayPatience)
 	}
 	if left <= pauseAt/2 && c.paused {
 		c.paused = false
 		c.lc.Resume()
+		if !c.slow.half.IsZero() {
+			c.slow.half = c.relay.loop.Now()
+		}
 	}
 	if left <= roomAt {
 		c.h2.Flushed()
@@ -108,6 +119,7 @@ func (c *clientConn) Readable(b []byte) int {
 		return len(b)
 	}
 	if !c.gone {
+		c.received(n, len(b)-n)
 		c.flush()
 	}
 	return n
@@ -148,28 +160,37 @@ func (c *clientConn) over() {
 	r.w.clientDone(c.rt, protoH2)
 }
 
-// tick is the connection's one timer: idle time (4.8), or the patience of a graceful end.
+// tick is the connection's one timer: what the client holds up, idle time (4.8), or the patience of a graceful end.
 func (c *clientConn) tick() {
 	now := c.relay.loop.Now()
 	switch c.ending {
-	case notEnding:
-		idle := c.rt.options().idle
-		if idle <= 0 {
-			return
-		}
-		if left := idle - now.Sub(c.busy); c.h2.Slots() > 0 {
-			c.relay.loop.Arm(&c.timer, idle)
-		} else if left > 0 {
-			c.relay.loop.Arm(&c.timer, left)
-		} else {
-			c.shutdown()
+	case notEnding, lastCalls:
+		if !c.tooSlow(now) {
+			c.rest(now)
 		}
 	case goingAway:
 		c.h2.Drain()
 		c.lc.Flush()
-	case lastCalls:
 	case finSent:
 		c.close()
+	}
+}
+
+// rest has tick look at the connection again: soon, while the client holds something up, or when it may have been idle for long enough.
+func (c *clientConn) rest(now time.Time) {
+	idle := c.rt.options().idle
+	left := idle - now.Sub(c.busy)
+	if c.h2.Slots() > 0 {
+		left = idle
+	}
+	idles := idle > 0 && c.ending == notEnding
+	switch {
+	case idles && left <= 0:
+		c.shutdown()
+	case c.slow.any() && (!idles || left > c.relay.slowness.check):
+		c.watch()
+	case idles:
+		c.alarm(left)
 	}
 }
 
@@ -188,6 +209,8 @@ func (c *clientConn) shutdown() {
 func (c *clientConn) Drained() {
 	c.ending = lastCalls
 	c.relay.loop.Disarm(&c.timer)
+	c.slow.watched = false
+	c.watch()
 	c.finish()
 }
 

@@ -63,6 +63,7 @@ func (c *backendConn) Connected() {
 	limits := c.relay.limits()
 	c.h2 = h2.New(h2.Config{
 		StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,
+		Wary: c.be.stats().wary(c.relay.loop.Now()),
 	}, &c.lc.Out, c)
 	c.lc.Flush()
 }

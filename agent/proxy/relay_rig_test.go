@@ -39,6 +39,7 @@ type rig struct {
 	svc   *table.Service
 
 	events *event.Log
+	user   Service // as configured
 }
 
 func newRig(t testing.TB, change func(s *Service)) *rig {
@@ -89,6 +90,7 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 	if change != nil {
 		change(&s)
 	}
+	r.user = s
 	c, err := p.Prepare([]Service{s})
 	if err != nil {
 		t.Fatal(err)

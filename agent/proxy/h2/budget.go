@@ -13,6 +13,9 @@ const (
 	// budgetFull is what a connection begins with, and can save up: 10 ms of CPU time. It's 2,000 early resets (nghttp2 and Envoy allow 1,000 and 500)
 	// or 25,000 PINGs. More lets a burst cost more, less could meet a client that cancels all it has at once, several times over.
 	budgetFull = 100_000
+	// budgetWary is what it begins with while others like it had to be ended: 20 early resets, so that to connect anew is no way out, and more than a sane
+	// peer needs until its first call is served.
+	budgetWary = 1_000
 	// budgetPerSecond is 0.2 % of a core: 400 early resets (nghttp2: 33) or 5,000 PINGs a second, for ever.
 	budgetPerSecond = 20_000
 

@@ -31,7 +31,7 @@ var floods = []struct {
 	{"unknown frame", func(p *peer, i int) { p.write.WriteRawFrame(0xbe, 0, 1, nil) }, FaultFrames, 10_000},
 	{"WINDOW_UPDATE of 1", func(p *peer, i int) { p.write.WriteWindowUpdate(1, 1) }, FaultFrames, 2_500},
 	{"WINDOW_UPDATE of the connection", func(p *peer, i int) { p.write.WriteWindowUpdate(0, 1) }, FaultFrames, 2_500},
-	{"WINDOW_UPDATE of a closed stream", func(p *peer, i int) { p.write.WriteWindowUpdate(3, 1) }, FaultFrames, 2_500},
+	{"WINDOW_UPDATE of a closed stream", func(p *peer, i int) { p.write.WriteWindowUpdate(3, 1) }, FaultFrames, 10_000},
 	{"RST_STREAM of a closed stream", func(p *peer, i int) { p.write.WriteRSTStream(3, 0) }, FaultFrames, 10_000},
 	{"empty DATA", func(p *peer, i int) { p.write.WriteData(1, false, nil) }, FaultFrames, 2_500},
 	{"DATA that is padding", func(p *peer, i int) { p.write.WriteDataPadded(1, false, nil, make([]byte, 255)) }, FaultFrames, 2_500},

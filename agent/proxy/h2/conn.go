@@ -15,7 +15,8 @@ type Config struct {
 	ConnWindow   int // of the whole connection; its credit is given back when bytes are read, so it bounds only what is under way
 	HeaderBytes  int // decoded header list, and encoded block
 	HeaderFields int
-	HeldBytes    int // server: header lists that the owner holds (Drop), together; one may always be
+	Wary         bool // the peer begins with a small budget (budget.go)
+	HeldBytes    int  // server: header lists that the owner holds (Drop), together; one may always be
 }
 
 // Head is what an event's header list says to a relay; fields that are absent are "" or 0.
@@ -121,6 +122,9 @@ func New(cfg Config, out *[]byte, h Handler) *Conn {
 		cfg: cfg, h: h, out: out,
 		sendWindow: defaultWindow, recvWindow: defaultWindow, initialWindow: defaultWindow,
 		maxStreams: maxStreamID, maxHeader: math.MaxInt, budget: budgetFull,
+	}
+	if cfg.Wary {
+		c.budget = budgetWary
 	}
 	c.enc = newEncoder()
 	c.dec = decoder{max: tableSize, maxString: cfg.HeaderBytes}
@@ -272,8 +276,8 @@ func (c *Conn) Release() { c.slots-- }
 // Drop says that the owner no longer holds n bytes of header lists, Head.Size of a request.
 func (c *Conn) Drop(n int) { c.held -= n }
 
-// MidBlock reports whether a header block has begun and not ended.
-func (c *Conn) MidBlock() bool { return c.blockID != 0 }
+// MidBlock is the number of the stream whose header block has begun and not ended, 0 if there is none.
+func (c *Conn) MidBlock() uint32 { return c.blockID }
 
 // HeaderLimit is the peer's SETTINGS_MAX_HEADER_LIST_SIZE.
 func (c *Conn) HeaderLimit() int { return c.maxHeader }

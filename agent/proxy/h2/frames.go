@@ -201,9 +201,6 @@ func (c *Conn) onWindowUpdate(id uint32, p []byte) error {
 		return connError(FrameSizeError, "WINDOW_UPDATE of wrong size")
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxWindow)
-	if err := c.spend(costAct, FaultFrames); err != nil {
-		return err
-	}
 	if id == 0 {
 		return c.openWindow(n)
 	}
@@ -212,7 +209,7 @@ func (c *Conn) onWindowUpdate(id uint32, p []byte) error {
 	case s == nil && c.idle(id):
 		return connError(ProtocolError, "WINDOW_UPDATE on an idle stream")
 	case s == nil:
-		return nil
+		return c.spend(costLook, FaultFrames)
 	case n == 0:
 		return c.streamError(s, ProtocolError)
 	case s.sendWindow+n > maxWindow:
@@ -220,7 +217,7 @@ func (c *Conn) onWindowUpdate(id uint32, p []byte) error {
 	}
 	s.sendWindow += n
 	c.wake(s)
-	return nil
+	return c.spend(costAct, FaultFrames)
 }
 
 func (c *Conn) openWindow(n int64) error {
@@ -231,7 +228,7 @@ func (c *Conn) openWindow(n int64) error {
 		return connError(FlowControlError, "connection window above 2^31-1")
 	}
 	c.wakeBlocked()
-	return nil
+	return c.spend(costAct, FaultFrames)
 }
 
 // onSettings: RFC 9113 6.5.
