@@ -237,6 +237,8 @@ func (s *soakServer) serveHTTP(ended context.Context, l net.Listener) {
 		ctx, cancel := context.WithTimeout(context.Background(), soakGrace)
 		defer cancel()
 		_ = srv.Shutdown(ctx)
+		// net/http forgets connections that it accepted in this moment: their calls are to be answered too.
+		<-time.After(300 * time.Millisecond)
 	}()
 	_ = srv.Serve(l)
 	<-done

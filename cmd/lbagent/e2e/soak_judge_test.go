@@ -108,7 +108,7 @@ func (j *judge) excuses(i *incident, c *soakCall) bool {
 		// HTTP/2 says goodbye, so that nothing need fail. Without one a request may meet the end: it's sent again only if that is safe (4.1). A TCP
 		// connection that the kernel had taken and the process had not is reset.
 		plain := c.service == "tcp" || strings.HasPrefix(c.shape, "http1") && !c.idempotent
-		return plain && during(i.from, i.from.Add(seen)) || during(i.from.Add(soakGrace), i.to)
+		return plain && during(i.from, i.to.Add(seen)) || during(i.from.Add(soakGrace), i.to)
 	case removed: // 4.7
 		return c.begun.Before(i.from.Add(2*seen)) && during(i.from.Add(soakDrain), i.from.Add(soakDrain+found)) && i.to.After(i.from.Add(soakDrain))
 	}
