@@ -335,6 +335,28 @@ func TestHTTP1Unambiguous(t *testing.T) {
 	}
 }
 
+// A client that is refused while it sends can read why: it gets an end, not a reset that destroys the answer.
+func TestHTTP1RefusalCanBeRead(t *testing.T) {
+	addr := scripted(t, func(c *net.TCPConn, in *bufio.Reader, _ int) {
+		if _, err := http.ReadRequest(in); err == nil {
+			io.WriteString(c, "HTTP/1.1 413 Too much\r\nContent-Length: 0\r\n\r\n")
+		}
+		in.Read(make([]byte, 1<<20))
+	})
+	r := newRig(t, asHTTP1)
+	r.backends(addr)
+	for head, status := range map[string]int{"GET / HTTP/1.1\r\n\r\n": 400, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n": 413} {
+		c := r.client()
+		var sent sync.WaitGroup
+		sent.Go(func() { c.Write(append([]byte(head), make([]byte, 500<<10)...)) })
+		b, err := io.ReadAll(c)
+		sent.Wait()
+		if err != nil || !strings.HasPrefix(string(b), fmt.Sprintf("HTTP/1.1 %d ", status)) {
+			t.Errorf("%q, %v; want %d and an end", b, err, status)
+		}
+	}
+}
+
 // After a refusal nothing that was pipelined behind it is served, and what came before it was.
 func TestHTTP1PipelineEndsAtAnError(t *testing.T) {
 	rec := newRecorder(t)
@@ -389,6 +411,8 @@ func TestHTTP1MaliciousBackend(t *testing.T) {
 		"more than the length":      {"GET", bad("Content-Length: 2") + "ok" + more, "ok"},
 		"more behind chunks":        {"GET", bad("Transfer-Encoding: chunked") + "2\r\nok\r\n0\r\n\r\n" + more, "ok"},
 		"204 with a body":           {"GET", "HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n" + more, ""},
+		"204 that owes a body":      {"GET", "HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n", ""},
+		"204 that owes chunks":      {"GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", ""},
 		"204 with chunks":           {"GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n2a\r\n" + more + "\r\n0\r\n\r\n", ""},
 		"304 with a body":           {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 42\r\n\r\n" + more, ""},
 		"HEAD with a body":          {"HEAD", bad("Content-Length: 42") + more, ""},
