@@ -653,11 +653,17 @@ func TestHTTP1BeginsAfterRemoval(t *testing.T) {
 	r := newRig(t, func(s *Service) { s.Protocol = "http1"; s.Drain = 20 * time.Millisecond })
 	r.backends(addr)
 	r.get(browser(t), "/")
+	s := r.proxy.h1.all()[0]
+	pools := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.pools)
+	}
+	await(t, "an idle connection", func() bool { return pools() == 1 })
 	old := r.svc.View()
 	b := old.Pick(time.Now(), nil)
 	r.backends()
-	s := r.proxy.h1.all()[0]
-	s.viewChanged()
+	await(t, "the removal to be seen", func() bool { return pools() == 0 })
 	a := &attempt{x: &exchange{s: s}, b: b, view: old}
 	b.State.Begin()
 	if s.begin(a) != nil {
