@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,28 @@ func TestGRPCServerTakesOurPings(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	r.quiet()
+}
+
+// A connection that has no more PINGs for minutes becomes idle with its last stream all the same.
+func TestRestingConnectionBecomesIdle(t *testing.T) {
+	r := newRig(t, nil)
+	r.onLoop(func(k *relay) { k.silence = 5 * time.Millisecond })
+	b := newGRPC(t)
+	r.backends(b.addr)
+	ctx, cancel := context.WithCancel(timeout(t))
+	s, err := r.dial().FullDuplexCall(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Send(&testpb.StreamingOutputCallRequest{})
+	r.rests()
+	cancel() // nothing comes from the backend
+	r.quiet()
+	r.onBackendConn(func(c *backendConn) {
+		if c.resting || c.watched || !c.timer.Armed() {
+			t.Error("the idle time has not begun")
+		}
+	})
 }
 
 // What comes of one PING too many: grpc-go closes the connection at once. It's our fault: no failure, and from then on PINGs are half as frequent (2.11).

@@ -104,7 +104,7 @@ func TestClientStreamLimit(t *testing.T) {
 // Idle connections of both kinds close (4.8); the client's by GOAWAY.
 func TestIdle(t *testing.T) {
 	r := newRig(t, func(s *Service) { s.Idle = 50 * time.Millisecond })
-	r.realSilence()
+	r.realSilence() // whether a connection is idle is looked at when that is over
 	b := newRawBackend(t)
 	r.backends(b.addr)
 	client := newRawClient(t, r.addr)

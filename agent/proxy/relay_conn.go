@@ -343,6 +343,8 @@ func (c *backendConn) freed() {
 			c.end(closedGoaway)
 		case c.retired:
 			c.end(closedReplaced)
+		case c.resting: // the idle time doesn't wait for the next look
+			c.rest()
 		}
 	}
 	if c.be.waiting.n > 0 {
