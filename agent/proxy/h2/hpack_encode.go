@@ -10,8 +10,8 @@ type encoder struct {
 	ring        []encoded // entries by number & (len-1)
 	first, next uint64    // numbers of the entries that live: [first, next)
 	size, max   int
-	heads       [64]uint64    // by hash: the number + 1 of the newest entry
-	seen        [32][4]uint32 // hashes of fields that came once, the latest first
+	heads       [64]uint8     // by hash: of the newest entry's number + 1 the low byte, see newest
+	seen        [32][4]uint16 // of the hashes of fields that came once 16 bits, the latest first
 
 	update bool // the peer changed the table's size: tell it in the next block
 	lowest int  // the smallest size since the last block
@@ -116,7 +116,7 @@ func (e *encoder) hash(code uint8, f *Field) uint32 {
 
 // find is the number of the entry that is this field, + 1; 0 if there is none.
 func (e *encoder) find(hash uint32, f *Field) uint64 {
-	for n := e.heads[hash>>1&63]; n > e.first; {
+	for n := e.newest(hash); n > e.first; {
 		k := &e.ring[(n-1)&uint64(len(e.ring)-1)]
 		if k.hash == hash && k.value == f.Value && k.name == f.Name {
 			return n
@@ -126,11 +126,21 @@ func (e *encoder) find(hash uint32, f *Field) uint64 {
 	return 0
 }
 
+// newest is the number + 1 of the newest entry with this head, 0 if none lives. A byte of it is enough to tell, as at most 128 entries live (4096 / 32,
+// RFC 7541 4.1). Where none with this head lives, it may be an entry with another: nothing there will match.
+func (e *encoder) newest(hash uint32) uint64 {
+	age := uint64(uint8(e.next) - e.heads[hash>>1&63])
+	if age >= e.next-e.first {
+		return 0
+	}
+	return e.next - age
+}
+
 // worthwhile reports whether the field should enter the table.
 func (e *encoder) worthwhile(hash uint32, f *Field) bool {
-	row := &e.seen[hash>>7&31]
-	if row[0] != hash && row[1] != hash && row[2] != hash && row[3] != hash {
-		row[3], row[2], row[1], row[0] = row[2], row[1], row[0], hash
+	row, mark := &e.seen[hash>>7&31], uint16(hash>>16)
+	if row[0] != mark && row[1] != mark && row[2] != mark && row[3] != mark {
+		row[3], row[2], row[1], row[0] = row[2], row[1], row[0], mark
 		return false
 	}
 	return entrySize(f.Name, f.Value) <= e.max/4
@@ -141,10 +151,9 @@ func (e *encoder) add(hash uint32, f *Field) {
 	if int(e.next-e.first) == len(e.ring) {
 		e.grow()
 	}
-	head := &e.heads[hash>>1&63]
-	e.ring[e.next&uint64(len(e.ring)-1)] = encoded{f.Name, f.Value, hash, *head}
+	e.ring[e.next&uint64(len(e.ring)-1)] = encoded{f.Name, f.Value, hash, e.newest(hash)}
 	e.next++
-	*head = e.next
+	e.heads[hash>>1&63] = uint8(e.next)
 	e.evict()
 }
 
