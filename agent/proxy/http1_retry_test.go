@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ func TestHTTP1PolicyRetries(t *testing.T) {
 		{"a gRPC word", "GET", "unavailable", nil, false, status(503), "503 sorry", 1},
 		{"HEAD", "HEAD", "503", nil, false, status(503), "200 ", 1},
 		{"POST", "POST", "503 reset", strings.NewReader(small), false, status(503), "503 sorry", 1},
+		{"POST without a body", "POST", "503 reset", nil, false, status(503), "503 sorry", 1},
 		{"PUT", "PUT", "503", strings.NewReader(small), false, status(503), "200 PUT 50000", 1},
 		{"PUT in chunks", "PUT", "503", pieces{strings.NewReader(small)}, false, status(503), "200 PUT 50000", 1},
 		{"PUT answered early", "PUT", "503", pieces{strings.NewReader(small)}, false, early, "200 PUT 50000", 1},
@@ -72,7 +74,8 @@ func TestHTTP1PolicyRetries(t *testing.T) {
 			if k.expect {
 				req.Header.Set("Expect", "100-continue")
 			}
-			resp, err := browser(t).Do(req)
+			client := browser(t)
+			resp, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,6 +83,21 @@ func TestHTTP1PolicyRetries(t *testing.T) {
 			body, err := io.ReadAll(resp.Body)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if k.name == "PUT in chunks" { // what was sent twice was read once: the connection is where the next request begins
+				var used httptrace.GotConnInfo
+				trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { used = i }}
+				next, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "HEAD", "http://"+r.addr+"/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := client.Do(next)
+				if err != nil || !used.Reused {
+					t.Errorf("the next request: reused %v, %v", used.Reused, err)
+				} else {
+					resp.Body.Close()
+				}
+				return
 			}
 			want := strings.ReplaceAll(k.want, "ADDR", first)
 			if got := fmt.Sprintf("%d %s", resp.StatusCode, body); got != want && (k.name != "dies of a POST" || !strings.HasPrefix(got, want)) {
