@@ -9,6 +9,9 @@ import (
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 )
 
+// answerHead is more than the header list of an answer has, without its text.
+const answerHead = 300
+
 // answer gives the client a response of our own: gRPC trailers-only, or HTTP with text (4.5).
 func (c *call) answer(status, code int, text string) {
 	if !c.cs.Sending() {
@@ -17,6 +20,11 @@ func (c *call) answer(status, code int, text string) {
 	c.count(status, code)
 	c.answered, c.touched = true, true
 	r, client := c.relay, c.client
+	if client.h2.HeaderLimit() < answerHead+len(text) {
+		c.resp.end = true
+		c.resetClient(h2.InternalError)
+		return
+	}
 	if c.grpc {
 		r.scratch = append(r.scratch[:0],
 			h2.Field{Name: ":status", Value: "200"},

@@ -305,7 +305,7 @@ func TestAttackNeverReads(t *testing.T) {
 					parked += p.got - p.sent
 				}
 			}
-			return parked >= 50*streamWindow*9/10
+			return parked >= 25*streamWindow // those that came first may have been taken whole
 		})
 		calls := b.calls.Load()
 		await(t, "calls of another client", func() bool { return b.calls.Load() >= calls+20 })

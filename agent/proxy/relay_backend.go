@@ -54,6 +54,9 @@ func (be *backend) take(c *call, usable bool) (why string) {
 		be.keep(usable) // the pick saw a newer view than viewChanged
 	}
 	if conn := be.ready(); conn != nil {
+		if conn.h2.HeaderLimit() < c.held {
+			return tooLargeHeaders
+		}
 		c.send(conn)
 		return ""
 	}
@@ -78,7 +81,11 @@ func (be *backend) take(c *call, usable bool) (why string) {
 	return ""
 }
 
-const tooManyWait = "has too many calls that wait for a stream"
+const (
+	tooManyWait = "has too many calls that wait for a stream"
+	// tooLargeHeaders: some backends end the connection, with all that is on it, for a list above what they announced.
+	tooLargeHeaders = "does not take a header list as large as the call's (SETTINGS_MAX_HEADER_LIST_SIZE)"
+)
 
 // ready is a connection with a free stream slot: the first one, so that few are used. One whose backend owes the answer to a PING gets no more until it
 // speaks: what waits can still go elsewhere, what was sent can't.
@@ -160,6 +167,10 @@ func (be *backend) pump() {
 		conn := be.ready()
 		if conn == nil {
 			break
+		}
+		if conn.h2.HeaderLimit() < c.held {
+			c.moveOn(tooLargeHeaders)
+			continue
 		}
 		c.unwait()
 		c.send(conn)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -267,12 +268,17 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 		return
 	}
 	c.touched = true
+	tooLarge := head.Size > c.client.h2.HeaderLimit()
 	if head.Status < 200 {
 		// No window bounds these: a client that doesn't read gets no more of them.
-		if c.cs.Sending() && c.client.lc.Unwritten() <= fullAt {
+		if !tooLarge && c.cs.Sending() && c.client.lc.Unwritten() <= fullAt {
 			c.client.h2.WriteHeaders(&c.cs, fields, false)
 			c.client.flush()
 		}
+		return
+	}
+	if tooLarge {
+		c.tooLargeForClient()
 		return
 	}
 	now := c.relay.loop.Now()
@@ -300,6 +306,15 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 	}
 }
 
+// tooLargeForClient ends a call whose response has a larger header list than the client takes: many would end the connection for it.
+func (c *call) tooLargeForClient() {
+	name := c.be.name()
+	c.abandon(h2.Cancel)
+	c.endAttempt(health.Neutral, 0, false, "")
+	c.abort(502, codeExhausted, "lbagent: "+name+" answered with a larger header list than the client takes (SETTINGS_MAX_HEADER_LIST_SIZE)")
+	c.settle()
+}
+
 // drop lets go of the request's header list.
 func (c *call) drop() {
 	c.client.h2.Drop(c.held)
@@ -310,6 +325,14 @@ func (c *call) drop() {
 // responseTrailers ends the response.
 func (c *call) responseTrailers(fields []h2.Field, head *h2.Head) {
 	c.noteStatus(head)
+	if head.Size > c.client.h2.HeaderLimit() {
+		r := c.relay
+		fields = append(r.scratch[:0], h2.Field{Name: "grpc-status", Value: strconv.Itoa(codeExhausted)})
+		if !c.grpc {
+			fields = fields[:0]
+		}
+		r.scratch = fields
+	}
 	p := &c.resp
 	p.end = true
 	if p.sent == p.got && c.cs.Sending() { // the usual case, without a copy

@@ -182,7 +182,7 @@ func (c *backendConn) lost(cause string, why closeCause) {
 		why = closedGoaway
 	}
 	c.be.closed(c, why)
-	if why == closedHang || waited && why != closedStop && !c.ourFault {
+	if why == closedHang || why == closedProtocol || waited && why != closedStop && !c.ourFault {
 		c.be.state.ConnectionLost(c.relay.loop.Now(), cause)
 	}
 	written := c.lc.Queued() // what the kernel did not take is gone

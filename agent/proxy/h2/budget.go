@@ -26,6 +26,8 @@ const (
 	// costPerByte is how many bytes of a header block that was decoded for nothing cost a unit.
 	costPerByte = 16
 
+	// closedBytes is how many bytes of DATA for a stream that isn't open cost a unit: what was under way when it ended is a window at most.
+	closedBytes = 1024
 	// costPerStream is how many open streams that have to be looked at cost a unit.
 	costPerStream = 8
 

@@ -37,6 +37,7 @@ var floods = []struct {
 	{"DATA that is padding", func(p *peer, i int) { p.write.WriteDataPadded(1, false, nil, make([]byte, 255)) }, FaultFrames, 2_500},
 	{"DATA of one byte", func(p *peer, i int) { p.write.WriteData(1, false, []byte("x")) }, FaultFrames, 2_500},
 	{"DATA for a closed stream", func(p *peer, i int) { p.write.WriteData(3, false, nil) }, FaultFrames, 10_000},
+	{"much DATA for a closed stream", func(p *peer, i int) { p.write.WriteData(3, false, make([]byte, 16384)) }, FaultFrames, 589},
 	{"GOAWAY", func(p *peer, i int) { p.write.WriteGoAway(0, 0, nil) }, FaultFrames, 2_500},
 	{"CONTINUATION without anything", func(p *peer, i int) {
 		if i == 0 {

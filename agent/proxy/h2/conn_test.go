@@ -511,3 +511,24 @@ func TestClasses(t *testing.T) {
 		}
 	}
 }
+
+// After the last stream number there is none: a client asks for another connection, a server takes none below it again (RFC 9113 5.1.1).
+func TestStreamNumbersEnd(t *testing.T) {
+	p := greeted(t, testConfig(false))
+	p.conn.lastID = maxStreamID - 4
+	if p.conn.Free() == 0 || p.conn.Spent() {
+		t.Fatal("ended too early")
+	}
+	s := &Stream{}
+	p.conn.OpenStream(s, false)
+	if s.ID() != maxStreamID-2 || p.conn.Free() != 0 || !p.conn.Spent() {
+		t.Errorf("stream %d, then %d free, spent %v", s.ID(), p.conn.Free(), p.conn.Spent())
+	}
+	p = greeted(t, testConfig(true))
+	p.headers(maxStreamID, true, get...)
+	p.headers(maxStreamID-2, true, get...)
+	if err := p.feed(); err == nil {
+		t.Error("a stream began below the last one")
+	}
+	want(t, "events", p.log, "headers 2147483647 :method=GET :scheme=http :path=/ :authority=a end=true")
+}

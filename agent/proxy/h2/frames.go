@@ -22,6 +22,9 @@ func (c *Conn) onData(flags byte, id uint32, p []byte) error {
 	}
 	s := c.streams.get(id)
 	if s == nil {
+		if err := c.spend(int(size)/closedBytes, FaultFrames); err != nil {
+			return err
+		}
 		return c.onClosed(frameData, id)
 	}
 	if s.recvEnd {
