@@ -38,8 +38,8 @@ const (
 
 	// backendStreams bounds the streams of one connection whose backend sets no limit.
 	backendStreams = 10000
-	// waitForSlot and waitForConn bound the calls that wait for a stream slot of a backend (4.4), and for its first connection: these were all there
-	// at once, and will be gone at once.
+	// waitForSlot and waitForConn bound the calls that wait for a stream slot of a backend (4.4), and those that wait while one more connection to it is
+	// being made: a burst finds no slots, and will have all of a new connection's in a moment.
 	waitForSlot = 100
 	waitForConn = 1000
 	// maxTries bounds the backends that one call goes to (4.1 says all of them; this many take long enough).

@@ -61,11 +61,11 @@ func (be *backend) take(c *call, usable bool) (why string) {
 		return ""
 	}
 	be.grow(usable)
-	limit := waitForSlot
-	switch be.inUse() { // those that are going away take no more calls
-	case 0:
+	if be.inUse() == 0 { // those that are going away take no more calls
 		return "is not connected to again so soon after it failed" // 4.10
-	case be.dialing:
+	}
+	limit := waitForSlot
+	if be.dialing > 0 {
 		limit = waitForConn
 	}
 	if be.waiting.n < limit {

@@ -64,3 +64,42 @@ func TestManyCallsAfterGoaway(t *testing.T) {
 	}
 	r.quiet()
 }
+
+// A burst waits for the connections that it is the reason for, though more calls wait than may for a slot alone (4.4).
+func TestBurstWaitsForGrowth(t *testing.T) {
+	const slots, calls = 50, 250
+	r := newRig(t, nil)
+	b := newRawBackend(t)
+	r.backends(b.addr)
+	client := newRawClient(t, r.addr)
+	client.get(1, "/")
+	c := b.accept(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: slots})
+	c.headers(c.request().id, true, ":status", "200")
+	client.answerOf(1)
+	for i := 1; i <= calls; i++ {
+		client.get(uint32(2*i+1), "/")
+	}
+	type held struct {
+		c  *rawConn
+		id uint32
+	}
+	var all []held
+	for len(all) < calls {
+		if len(all) > 0 {
+			c = b.accept(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: slots})
+		}
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		for range slots {
+			all = append(all, held{c, c.request().id})
+		}
+	}
+	for _, h := range all {
+		h.c.headers(h.id, true, ":status", "200")
+	}
+	for range calls {
+		if f := client.request(); f.fields[":status"] != "200" {
+			t.Fatalf("the client got %v", f.fields)
+		}
+	}
+	r.quiet()
+}
