@@ -23,15 +23,15 @@ func (c *Conn) Check() error {
 		}
 	}
 	queued := 0
-	for i := c.blockedHead; i < len(c.blocked); i++ {
-		if s := c.blocked[i]; s != nil {
-			queued++
-			if !s.queued || s.conn != c {
-				return fmt.Errorf("stream %d is in the queue, but not waiting here", s.id)
-			}
+	for s := c.blocked.first; s != nil; s = s.after {
+		queued++
+		if !s.queued || s.conn != c || s.after == nil && c.blocked.last != s {
+			return fmt.Errorf("stream %d is in the queue, but not waiting here", s.id)
 		}
 	}
 	switch {
+	case queued != c.blocked.n:
+		return fmt.Errorf("%d streams in the queue, %d counted", queued, c.blocked.n)
 	case n != c.streams.n:
 		return fmt.Errorf("%d streams listed, %d in the table", n, c.streams.n)
 	case n > c.slots:

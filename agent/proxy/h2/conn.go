@@ -89,8 +89,7 @@ type Conn struct {
 	maxStreams                   int   // the peer's SETTINGS_MAX_CONCURRENT_STREAMS
 	maxHeader                    int   // the peer's SETTINGS_MAX_HEADER_LIST_SIZE
 	full                         bool  // SetFull
-	blocked                      []*Stream
-	blockedHead                  int
+	blocked                      queue // streams that wait for the connection's window, or for SetFull
 
 	preface  int  // bytes of the client's preface still to come
 	settings bool // the peer's SETTINGS came

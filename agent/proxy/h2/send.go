@@ -79,12 +79,7 @@ func (c *Conn) closeStream(s *Stream) {
 		s.next.prev = s.prev
 	}
 	if s.queued {
-		for i := c.blockedHead; i < len(c.blocked); i++ {
-			if c.blocked[i] == s {
-				c.blocked[i] = nil
-			}
-		}
-		s.queued = false
+		c.blocked.remove(s)
 	}
 	s.conn, s.next, s.prev, s.waiting = nil, nil, nil, false
 	if !c.cfg.Server {
@@ -193,8 +188,7 @@ func (c *Conn) allowed(s *Stream, n int64) int64 {
 // queue lets s wait for the connection, behind the streams that wait already.
 func (c *Conn) queue(s *Stream) {
 	if !s.queued {
-		s.queued = true
-		c.blocked = append(c.blocked, s)
+		c.blocked.push(s)
 	}
 }
 
@@ -212,21 +206,10 @@ func (c *Conn) wake(s *Stream) {
 
 // wakeBlocked gives each stream that waits for the connection one turn, in the order in which they came, while there is room.
 func (c *Conn) wakeBlocked() {
-	for turns := len(c.blocked) - c.blockedHead; turns > 0 && !c.full && c.sendWindow > 0 && !c.dead; turns-- {
-		s := c.blocked[c.blockedHead]
-		c.blocked[c.blockedHead] = nil
-		c.blockedHead++
-		if s == nil {
-			continue
-		}
-		s.queued = false
+	for turns := c.blocked.n; turns > 0 && c.blocked.n > 0 && !c.full && c.sendWindow > 0 && !c.dead; turns-- {
+		s := c.blocked.first
+		c.blocked.remove(s)
 		c.wake(s)
-	}
-	if c.blockedHead == len(c.blocked) {
-		c.blocked, c.blockedHead = c.blocked[:0], 0
-	} else if c.blockedHead > 64 && c.blockedHead > len(c.blocked)/2 {
-		n := copy(c.blocked, c.blocked[c.blockedHead:])
-		c.blocked, c.blockedHead = c.blocked[:n], 0
 	}
 }
 

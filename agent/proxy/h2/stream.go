@@ -25,6 +25,41 @@ type Stream struct {
 	noBody   bool // client: the answer to HEAD, whose content-length says nothing
 	waiting  bool // WriteData took less than it was given
 	queued   bool // in conn.blocked
+
+	after, before *Stream // there
+}
+
+// queue is a list of streams in the order in which they came. It links them, so that one that is reset leaves at once: a peer that opens and resets streams
+// while its window is closed must not make it grow, nor have it searched.
+type queue struct {
+	first, last *Stream
+	n           int
+}
+
+func (q *queue) push(s *Stream) {
+	s.queued, s.before, s.after = true, q.last, nil
+	if q.last != nil {
+		q.last.after = s
+	} else {
+		q.first = s
+	}
+	q.last = s
+	q.n++
+}
+
+func (q *queue) remove(s *Stream) {
+	if s.before != nil {
+		s.before.after = s.after
+	} else {
+		q.first = s.after
+	}
+	if s.after != nil {
+		s.after.before = s.before
+	} else {
+		q.last = s.before
+	}
+	s.queued, s.before, s.after = false, nil, nil
+	q.n--
 }
 
 // ID is the stream's number on its connection.
