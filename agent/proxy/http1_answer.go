@@ -99,7 +99,7 @@ func (x *exchange) copyAnswer(a *attempt, body *wireBody, out []byte, chunked bo
 		}
 		if out, last, err = body.appendBody(out, chunked); err != nil {
 			if len(out) > 0 {
-				x.send(out)
+				_ = x.send(out) // the answer ends with the other error
 			}
 			return false, true, err
 		}

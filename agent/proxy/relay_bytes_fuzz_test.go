@@ -23,12 +23,11 @@ type server struct {
 }
 
 type serving struct {
-	how     byte
-	request []byte // DATA not echoed yet
-	ended   bool   // the request
-	left    int    // of the answer
-	begun   bool
-	over    bool
+	how   byte
+	ended bool // the request
+	left  int  // of the answer
+	begun bool
+	over  bool
 }
 
 // serve makes e a server that keeps to the rules.

@@ -65,7 +65,6 @@ type gameCall struct {
 	sent     int  // bytes of the request
 	ended    bool // the request
 	trailers bool // by trailers
-	got      int  // bytes of the answer
 	from     *gameStream
 	attempts map[string]*gameStream
 }

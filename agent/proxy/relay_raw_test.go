@@ -196,11 +196,3 @@ func (h *hpackWriter) write(fr *http2.Framer, id uint32, end bool, nv ...string)
 	}
 	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: h.buf, EndStream: end, EndHeaders: true})
 }
-
-func (h *hpackWriter) headers(fr *http2.Framer, client bool, id uint32, end bool, more ...string) {
-	if client {
-		h.write(fr, id, end, append([]string{":method", "POST", ":scheme", "http", ":path", "/a/b", ":authority", "a"}, more...)...)
-	} else {
-		h.write(fr, id, end, append([]string{":status", "200"}, more...)...)
-	}
-}

@@ -176,8 +176,8 @@ func TestGoaway(t *testing.T) {
 		}
 		s.quiet()
 		if _, err := c.read(); err == nil { // its GOAWAY, then FIN
-			if _, err = c.read(); err == nil {
-				_, err = c.read()
+			if _, err := c.read(); err == nil {
+				c.read()
 			}
 		}
 		if n, last := s.failures(); n != 0 {

@@ -59,18 +59,17 @@ type saidSettings struct{ initial, maxStreams, tableSize, lowest int64 }
 
 // seenStream is a stream as this side sees it.
 type seenStream struct {
-	window   int64 // for the relay's DATA
-	theirs   int64 // for ours
-	ended    bool  // by the relay
-	reset    bool  // by the relay
-	weEnded  bool
-	weReset  bool
-	final    bool // the final header list came
-	noBody   bool
-	length   int64 // what content-length leaves; -1: not said
-	tunnel   bool  // CONNECT
-	got      int64
-	trailers bool
+	window  int64 // for the relay's DATA
+	theirs  int64 // for ours
+	ended   bool  // by the relay
+	reset   bool  // by the relay
+	weEnded bool
+	weReset bool
+	final   bool // the final header list came
+	noBody  bool
+	length  int64 // what content-length leaves; -1: not said
+	tunnel  bool  // CONNECT
+	got     int64
 }
 
 func newValidator(requests bool) *validator {

@@ -10,6 +10,9 @@ type Chunks struct {
 	line  int // bytes of the present line
 }
 
+// chunkDigits is the most digits that a size may have: leading zeros beyond 64 bits are read in more than one way.
+const chunkDigits = 16
+
 type chunkState uint8
 
 const (
@@ -89,7 +92,7 @@ func (c *Chunks) inLine(x byte) error {
 			return ErrChunk
 		}
 	case isHex(x):
-		if c.left >= 1<<59 {
+		if c.left >= 1<<59 || c.line > chunkDigits {
 			return ErrChunkSize
 		}
 		c.left = c.left<<4 | int64(hexValue(x))

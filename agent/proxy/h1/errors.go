@@ -3,6 +3,7 @@ package h1
 // Error is why a message is refused.
 type Error uint8
 
+// Every reason; Error says what each is.
 const (
 	ErrBareLF Error = iota + 1
 	ErrFolded

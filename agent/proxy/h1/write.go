@@ -54,6 +54,7 @@ func AppendHost(dst, head []byte, at int, host string) []byte {
 // Framing is how a response's body is sent to the client.
 type Framing uint8
 
+// Every framing.
 const (
 	AsLength   Framing = iota // as Content-Length says; also if there is none, and no body
 	AsChunks                  // chunked

@@ -209,9 +209,9 @@ func FuzzHPACKEncode(f *testing.F) {
 			return s
 		}
 		for len(data) > 0 {
-			switch n := next(); {
-			case n == 0: // the list ends
-			case n == 0xff:
+			switch n := next(); n {
+			case 0: // the list ends
+			case 0xff:
 				size := uint32(next()) << 5
 				enc.resize(size)
 				theirs.SetAllowedMaxDynamicTableSize(max(size, uint32(enc.lowest)))
