@@ -88,6 +88,7 @@ func TestEvilBackends(t *testing.T) {
 		play func(a *attacker)
 	}{
 		{"PING", protectFrames, func(a *attacker) { a.fr.WritePing(false, [8]byte{}) }},
+		{"PING once the call is over", protectFrames, first(func(a *attacker) { a.headers(1, true, ":status", "204") }, func(a *attacker) { a.fr.WritePing(false, [8]byte{}) })},
 		{"SETTINGS", protectFrames, func(a *attacker) { a.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}) }},
 		{"SETTINGS that are absurd", protectMalformed, func(a *attacker) { a.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 31}) }},
 		{"informational responses", protectFrames, func(a *attacker) { a.headers(1, false, ":status", "103") }},
@@ -146,4 +147,25 @@ func TestEvilBackends(t *testing.T) {
 			r.quiet()
 		})
 	}
+}
+
+// A GOAWAY that denies a stream which was answered in part doesn't send the call again: the client would get two responses.
+func TestGoawayDeniesAnAnswer(t *testing.T) {
+	r := newRig(t, nil)
+	b := newRawBackend(t)
+	r.backends(b.addr)
+	client := newRawClient(t, r.addr)
+	client.call(1, true, "/a/b", nil)
+	c := b.accept()
+	c.request()
+	c.headers(1, false, ":status", "200", "content-type", "application/grpc")
+	c.fr.WriteData(1, false, []byte("half"))
+	c.fr.WriteGoAway(0, http2.ErrCodeNo, nil)
+	if got := client.answerOf(1); got != "[200]half[14]" {
+		t.Errorf("the client got %q", got)
+	}
+	if s := r.state(b.addr).Snapshot(time.Now()); s.Failures != 1 {
+		t.Errorf("%d failures", s.Failures)
+	}
+	r.quiet()
 }
