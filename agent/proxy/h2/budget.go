@@ -31,14 +31,13 @@ const (
 	// costPerStream is how many open streams that have to be looked at cost a unit.
 	costPerStream = 8
 
-	worthCall = 4 * costReset // a call that was served: so many resets may come with it
-	worthData = 8             // a DATA frame of some size, or a whole message
-	someData  = 1024          // what is some size
+	worthCall = 4 * costReset  // a call that was served: so many resets may come with it
+	worthData = 8              // a DATA frame of some size, or a whole message
+	someData  = 1024           // what is some size
+	worthLate = 3 * costInform // a stream that we reset at a backend: header list, some DATA and trailers may be on their way to it
 
 	// earlyReset is the age below which a stream without a response counts as reset early.
 	earlyReset = 10 * time.Millisecond
-	// tinyData is less than any gRPC message has, the 5 bytes before it included.
-	tinyData = 5
 )
 
 // tick takes the time.

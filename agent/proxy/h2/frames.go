@@ -40,7 +40,7 @@ func (c *Conn) onData(flags byte, id uint32, p []byte) error {
 	switch {
 	case len(p) >= someData:
 		c.earn(worthData)
-	case len(p) < tinyData && !end: // CVE-2019-9511, -9518
+	case len(p) == 0 && !end: // CVE-2019-9518; a byte is as good as many, or tunnels and gRPC's smallest messages would be a flood
 		if err := c.spend(costAct, FaultFrames); err != nil {
 			return err
 		}

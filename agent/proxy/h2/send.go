@@ -127,6 +127,9 @@ func (c *Conn) Reset(s *Stream, code Code) {
 	c.history.markReset(s.id)
 	c.appendReset(s.id, code)
 	c.closeStream(s)
+	if !c.cfg.Server {
+		c.earn(worthLate)
+	}
 }
 
 // Forget closes s without a frame: the connection is gone, or its peer said that it never saw the stream.
