@@ -133,6 +133,37 @@ func TestTooManyPings(t *testing.T) {
 	}
 }
 
+// A backend that goes on complaining, while calls run on, is heard once per connection: else it could fill the log, and stop our PINGs for hours.
+func TestTooManyPingsAgainAndAgain(t *testing.T) {
+	r := newRig(t, nil)
+	b := newRawBackend(t)
+	r.backends(b.addr)
+	client := newRawClient(t, r.addr)
+	client.call(1, true, "/a/b", nil)
+	c := b.accept()
+	c.request()
+	of := func(f func(be *backend)) {
+		r.onLoop(func(k *relay) {
+			for _, be := range k.pools[r.svc].backends {
+				f(be)
+			}
+		})
+	}
+	of(func(be *backend) { be.conns[0].hang.number = 1 })
+	for range 5 {
+		c.fr.WriteGoAway(1, 0xb, []byte("too_many_pings"))
+	}
+	c.headers(1, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "0")
+	if got := client.answerOf(1); got != "[2000]" {
+		t.Errorf("the client got %q", got)
+	}
+	of(func(be *backend) {
+		if be.pingEvery != 2*pingEvery {
+			t.Errorf("the next PING after %v", be.pingEvery)
+		}
+	})
+}
+
 // A backend that complains of PINGs on a connection that never had one finds no excuse in it.
 func TestTooManyPingsWithoutAny(t *testing.T) {
 	r := newRig(t, nil)

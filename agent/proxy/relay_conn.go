@@ -364,8 +364,10 @@ func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 	c.retired, c.left = true, true
 	switch {
 	case code == h2.EnhanceYourCalm && string(debug) == "too_many_pings" && c.hang.number > 0:
-		c.ourFault = true
-		c.be.calm()
+		if !c.ourFault {
+			c.ourFault = true
+			c.be.calm()
+		}
 	case code != h2.NoError:
 		c.goaway = " after GOAWAY " + code.String()
 		if len(debug) > 0 {

@@ -103,6 +103,14 @@ func (r *relay) holders() []holder {
 				if conn.noted > 0 {
 					all = append(all, holder{bytes: conn.noted, backend: conn})
 				}
+				if conn.h2 == nil {
+					continue
+				}
+				for s := range conn.h2.All() { // whose client has its answer, and no stream any more
+					if k := s.Owner.(*call); !k.cs.Open() && k.req.head != nil {
+						all = append(all, holder{bytes: k.req.parked(), call: k, gen: k.gen})
+					}
+				}
 			}
 		}
 	}
@@ -146,6 +154,10 @@ func (c *call) shed() {
 		c.unwait()
 	}
 	c.abandon(h2.Cancel)
+	if !c.cs.Open() {
+		c.settle()
+		return
+	}
 	result, cause := health.Neutral, ""
 	if c.answered {
 		result, cause = c.outcome()

@@ -121,6 +121,39 @@ func TestBufferedRequest(t *testing.T) {
 	})
 }
 
+// The rest of a request that was answered already is parked for no client's stream any more; it can be shed all the same.
+func TestBufferedRestOfRequest(t *testing.T) {
+	r := newRig(t, nil)
+	b := newRawBackend(t)
+	r.backends(b.addr)
+	client := newRawClient(t, r.addr)
+	client.headers(1, false, ":method", "POST", ":scheme", "http", ":path", "/", ":authority", "a")
+	c := b.accept(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	c.request()
+	for i := range 3 {
+		client.fr.WriteData(1, i == 2, make([]byte, 16_000))
+	}
+	r.awaitParked(48_000)
+	c.headers(1, true, ":status", "200")
+	if got := client.answerOf(1); got != "[200]" {
+		t.Errorf("the client got %q", got)
+	}
+	r.limitBuffered(20_000)
+	r.onLoop(func(k *relay) { k.report() })
+	r.await("the rest to be shed", func(k *relay) bool { return k.parked == 0 && k.calls == 0 })
+	r.onLoop(func(k *relay) {
+		for _, s := range k.w.stats {
+			if s.guards[protectBuffered].count != 1 {
+				t.Errorf("counted %d times", s.guards[protectBuffered].count)
+			}
+		}
+	})
+	if s := r.state(b.addr).Snapshot(time.Now()); s.Failures != 0 {
+		t.Errorf("the backend has %d failures", s.Failures)
+	}
+	r.quiet()
+}
+
 // A connection whose client reads nothing at all holds output that no reset can take back: it's closed.
 func TestBufferedOutput(t *testing.T) {
 	r := newRig(t, nil)
