@@ -115,12 +115,16 @@ func (h *http1) serve(rt *route, fd int, received []byte) {
 		h.servers[rt] = s
 	}
 	h.group.Go(func() { s.serve(fd, received) })
+	if rt.gone { // it was accepted before
+		h.retireLocked(rt)
+	}
 }
 
 // remove retires the server of a route that is no longer configured.
 func (h *http1) remove(rt *route) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	rt.gone = true
 	h.retireLocked(rt)
 	h.publish()
 }

@@ -43,15 +43,20 @@ func (x *exchange) relay(a *attempt) bool {
 	done, fromBackend, err := false, false, error(nil)
 	out := resp.AppendResponse(x.work.out[:0], framing, x.option(again))
 	conn.skip(conn.head)
+	x.told = false // interim responses are no part of it
 	if x.begin() {
 		done, fromBackend, err = x.copyAnswer(a, &body, out, framing == h1.AsChunks)
 	} else {
 		err = x.why()
 	}
-	if err != nil && fromBackend {
+	if err != nil && (fromBackend || !x.told) {
 		a.broke(err)
 	}
 	whole := x.stopUpload()
+	if !done && !x.told { // it was ended just before: there is a better answer
+		a.end(nil)
+		return x.failed(err)
+	}
 	if !done {
 		if framing == h1.UntilClose {
 			x.reset() // or the client would take the end for the end
@@ -62,9 +67,7 @@ func (x *exchange) relay(a *attempt) bool {
 		conn = nil
 	}
 	a.end(conn)
-	if !whole {
-		x.c.linger()
-	}
+	x.c.answered, x.c.unread = true, !whole
 	return again && whole && x.finish()
 }
 
@@ -83,8 +86,9 @@ func (x *exchange) option(again bool) string {
 
 // copyAnswer sends out, and the body behind it, as it comes: nothing waits for more. fromBackend tells whose error it is.
 func (x *exchange) copyAnswer(a *attempt, body *wireBody, out []byte, chunked bool) (done, fromBackend bool, err error) {
+	stuck := false // what is buffered is no more than a part of the framing
 	for last := !chunked && !body.close && !body.chunked && body.left <= 0; ; {
-		if cap(out)-len(out) < 1024 || len(out) > 0 && (last || len(body.w.buffered()) == 0) {
+		if cap(out)-len(out) < 1024 || len(out) > 0 && (last || stuck || len(body.w.buffered()) == 0) {
 			if err := x.send(out); err != nil {
 				x.cancel(errClientGone)
 				return false, false, err
@@ -97,7 +101,11 @@ func (x *exchange) copyAnswer(a *attempt, body *wireBody, out []byte, chunked bo
 		if !chunked && !body.close && !body.chunked && body.left >= spliceAt && len(out) == 0 && len(body.w.buffered()) == 0 {
 			return x.spliceAnswer(a, body)
 		}
-		if out, last, err = body.appendBody(out, chunked); err != nil {
+		before := len(out)
+		body.hasty = before > 0
+		out, last, err = body.appendBody(out, chunked)
+		stuck = len(out) == before
+		if err != nil {
 			if len(out) > 0 {
 				_ = x.send(out) // the answer ends with the other error
 			}

@@ -57,12 +57,9 @@ func (c *http1Backend) vanished() (yes bool) {
 }
 
 // hasLeft reports whether the client has closed, also behind bytes that wait to be read.
-func (c *http1Client) hasLeft() (yes bool) {
-	c.raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		yes = err == nil && (info.State == unix.BPF_TCP_CLOSE_WAIT || info.State == unix.BPF_TCP_CLOSE)
-	})
-	return yes
+func (c *http1Client) hasLeft() bool {
+	state := c.state()
+	return state == unix.BPF_TCP_CLOSE_WAIT || state == unix.BPF_TCP_CLOSE
 }
 
 // try sends the request to the attempt's backend, until the final head of its response has come.

@@ -13,6 +13,7 @@ type wireBody struct {
 	w        *wire
 	limits   *Limits
 	extend   func() error // called before a read that may have to wait; nil = none
+	hasty    bool         // rather give nothing than wait: something else is to be sent before
 	chunked  bool
 	close    bool // it ends with the connection
 	left     int64
@@ -24,7 +25,7 @@ type wireBody struct {
 func (b *wireBody) read(p []byte) (n int, err error) {
 	for n < len(p) {
 		if b.chunked && b.chunks.Left() == 0 {
-			switch done, err := b.frame(n > 0); {
+			switch done, err := b.frame(n > 0 || b.hasty); {
 			case err != nil:
 				return n, err
 			case done:
@@ -44,7 +45,7 @@ func (b *wireBody) read(p []byte) (n int, err error) {
 			to = to[:min(int64(len(to)), left)]
 		}
 		if len(b.w.buffered()) == 0 {
-			if n > 0 {
+			if n > 0 || b.hasty {
 				return n, nil
 			}
 			if err := b.wait(); err != nil {
@@ -62,6 +63,9 @@ func (b *wireBody) read(p []byte) (n int, err error) {
 			b.left -= int64(k)
 		}
 		if err == io.EOF && b.close {
+			if b.w.wasReset() {
+				return n, io.ErrUnexpectedEOF
+			}
 			return n, io.EOF
 		}
 		if err != nil {
@@ -91,7 +95,7 @@ func (b *wireBody) frame(have bool) (done bool, err error) {
 		switch {
 		case b.chunks.Left() > 0:
 			return false, nil
-		case b.chunks.Ended():
+		case b.chunks.Ended() && !(have && b.trailersMissing()):
 			return true, b.readTrailers()
 		case have:
 			return false, nil
@@ -100,6 +104,12 @@ func (b *wireBody) frame(have bool) (done bool, err error) {
 			return false, err
 		}
 	}
+}
+
+// trailersMissing reports whether reading them would have to wait.
+func (b *wireBody) trailersMissing() bool {
+	end, err := h1.End(b.w.buffered(), 0)
+	return end == 0 && err == nil
 }
 
 func (b *wireBody) more() error {

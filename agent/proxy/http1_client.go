@@ -28,6 +28,9 @@ type http1Client struct {
 	idle bool       // guarded by http1Server.mu: between two requests
 	work *http1Work // of the request that runs; nil between two, and in a tunnel
 
+	answered bool // the last request has all of its answer
+	unread   bool // the client may go on to send it
+
 	watch   *time.Timer // begins the watch of exchange.watchSoon
 	watched *exchange   // set while watch is armed
 	seen    chan error  // the watch's end
@@ -37,15 +40,18 @@ type http1Client struct {
 
 // run serves requests, one after the other.
 func (c *http1Client) run() {
-	for {
-		if !c.s.setIdle(c, true) {
-			return
+	for first := true; ; first = false {
+		if !first || len(c.buffered()) == 0 { // a first request that is here is answered, whatever has come to an end meanwhile
+			if !c.s.setIdle(c, true) {
+				return
+			}
+			err := c.wait()
+			c.s.setIdle(c, false)
+			if err != nil || c.s.draining.Load() {
+				return
+			}
 		}
-		err := c.wait()
-		c.s.setIdle(c, false)
-		if err != nil || c.s.draining.Load() {
-			return
-		}
+		c.answered = false
 		c.work = c.h.works.Get().(*http1Work)
 		again := c.serve(c.work)
 		c.freeWork()
@@ -88,9 +94,16 @@ func (c *http1Client) setRead(now time.Time, d time.Duration) {
 
 // setWrite is setRead for writes.
 func (c *http1Client) setWrite(now time.Time, d time.Duration) {
-	if until := now.Add(d); d > 0 && until.After(c.writeUntil) {
-		c.writeUntil = until.Add(d / coarse)
-		c.SetWriteDeadline(c.writeUntil)
+	switch {
+	case d == 0 && c.writeUntil.IsZero():
+	case d == 0: // that of say
+		c.writeUntil = time.Time{}
+		c.SetWriteDeadline(time.Time{})
+	default:
+		if until := now.Add(d); until.After(c.writeUntil) {
+			c.writeUntil = until.Add(d / coarse)
+			c.SetWriteDeadline(c.writeUntil)
+		}
 	}
 }
 
@@ -158,8 +171,8 @@ func (c *http1Client) refuse(err error) bool {
 		return false
 	}
 	c.h.count(c.s.rt, func(st *serviceStats) { st.http(protoHTTP1, status, 0) })
+	c.unread = true
 	c.say(status, fmt.Sprintf("lbagent: %s: %s", c.s.rt.name, reason), true, false)
-	c.linger()
 	return false
 }
 
@@ -176,12 +189,13 @@ func (c *http1Client) say(status int, text string, last, head bool) bool {
 		b = append(append(b, text...), '\n')
 	}
 	_, err := c.Write(b)
-	return err == nil
+	c.answered = err == nil
+	return c.answered
 }
 
-// linger ends the connection so that the client can read its answer.
+// linger ends the connection so that the client can read its last answer, also if it has sent what nobody reads any more.
 func (c *http1Client) linger() {
-	if c.CloseWrite() != nil {
+	if !c.answered || !c.unread && len(c.buffered()) == 0 && !c.waiting() || c.CloseWrite() != nil {
 		return
 	}
 	c.SetReadDeadline(time.Now().Add(lingerTime))

@@ -67,6 +67,7 @@ type exchange struct {
 	ended  atomic.Bool // all of the body has been sent
 	watch  *time.Timer // begins the watch
 	status int
+	told   bool // the client has a part of the answer
 
 	retries int // by the policy
 
@@ -221,13 +222,8 @@ func (x *exchange) fail(status int, text string) bool {
 	x.status = status
 	whole := x.stopUpload()
 	again := x.alive && x.minor > 0 && whole && !x.s.draining.Load()
-	if !x.c.say(status, text, !again, x.isHead) {
-		return false
-	}
-	if !whole {
-		x.c.linger()
-	}
-	return again
+	x.c.unread = !whole
+	return x.c.say(status, text, !again, x.isHead) && again
 }
 
 // end settles the accounts.
@@ -289,8 +285,8 @@ func (x *exchange) detach() bool {
 func (x *exchange) begin() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.begun = true
-	return x.cause == nil
+	x.begun = x.cause == nil
+	return x.begun
 }
 
 // finish notes that the answer has been sent: a cancel that comes later is too late to end the client's connection, one that came earlier has.
@@ -328,7 +324,8 @@ func (x *exchange) send(b []byte) error {
 		x.c.setWrite(time.Now(), x.opts.idle)
 	}
 	x.mu.Unlock()
-	_, err := x.c.Write(b)
+	n, err := x.c.Write(b)
+	x.told = x.told || n > 0
 	return err
 }
 

@@ -60,6 +60,7 @@ func (s *http1Server) serve(fd int, received []byte) {
 	s.clients[c] = struct{}{}
 	s.mu.Unlock()
 	c.run()
+	c.linger()
 	c.Close()
 	c.release()
 	s.mu.Lock()

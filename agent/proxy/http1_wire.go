@@ -182,6 +182,15 @@ func (w *wire) look(fd uintptr) {
 	w.alive = err == unix.EAGAIN
 }
 
+// waiting reports whether bytes wait to be read.
+func (w *wire) waiting() (yes bool) {
+	w.raw.Control(func(fd uintptr) {
+		n, err := peek(fd)
+		yes = err == nil && n > 0
+	})
+	return yes
+}
+
 // ended reports whether the peer has closed, and nothing is left to read.
 func (w *wire) ended() (yes bool) {
 	err := w.raw.Control(func(fd uintptr) {
@@ -190,6 +199,19 @@ func (w *wire) ended() (yes bool) {
 	})
 	return yes || err != nil
 }
+
+// state is the kernel's of the connection; 0 if it has none.
+func (w *wire) state() (state uint8) {
+	w.raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			state = info.State
+		}
+	})
+	return state
+}
+
+// wasReset tells an end that read(2) reported from a reset: the kernel reports that only once, and a write at the same time may have got it.
+func (w *wire) wasReset() bool { return w.state() == unix.BPF_TCP_CLOSE }
 
 // gone waits until the peer has closed, and reports it; false if bytes came, or the read deadline has passed.
 func (w *wire) gone() (closed bool) {

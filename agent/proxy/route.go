@@ -26,6 +26,7 @@ type route struct {
 
 	opts   atomic.Pointer[options]
 	budget retryBudget
+	gone   bool         // guarded by http1.mu: no longer configured
 	denied atomic.Int64 // when an event last told that the budget is used up, in units of tellEvery
 }
 

@@ -78,8 +78,12 @@ func (s *sniffer) Readable(b []byte) int {
 	return 0
 }
 
-// silent ends the wait: the server speaks first, or what began like HTTP is something else.
+// silent ends the wait: the server speaks first, or what began like HTTP is something else. If it is this loop that was late, the client's bytes are there.
 func (s *sniffer) silent() {
+	if !s.began && s.conn.Waiting() {
+		s.w.loop.Arm(&s.timer, sniffTimeout)
+		return
+	}
 	if !s.began {
 		s.w.statsOf(s.rt).silent++
 	}

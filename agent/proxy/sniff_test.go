@@ -120,6 +120,36 @@ func TestSniffing(t *testing.T) {
 	}
 }
 
+// A loop that was late itself doesn't take a client for silent whose request it hasn't read yet (4.9).
+func TestLateIsNotSilent(t *testing.T) {
+	r := newRig(t, asAuto)
+	r.backends(web(t, saying("web")))
+	ours, theirs := tcpPair(t)
+	fd, err := dupOf(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := r.proxy.routes["user"]
+	r.proxy.clients.Add(1)
+	r.onLoop(func(k *relay) {
+		s := &sniffer{w: r.proxy.workers[0], rt: rt}
+		if s.conn, err = s.w.loop.Add(fd, s, nil); err != nil {
+			t.Error(err)
+			return
+		}
+		s.timer.F = s.silent
+		io.WriteString(ours, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		await(t, "the bytes", s.conn.Waiting)
+		s.silent() // what the timer does before the loop reads
+	})
+	if resp := answer(t, bufio.NewReader(ours), "GET"); resp.StatusCode != 200 || bodyOf(t, resp) != "web" {
+		t.Errorf("%v", resp)
+	}
+	if s := r.stats(); s.Sniffed["http1"] != 1 || s.Sniffed["tcp"] != 0 || s.Silent != 0 {
+		t.Errorf("sniffed %v, silent %d", s.Sniffed, s.Silent)
+	}
+}
+
 // A server that speaks first is reached after 200 ms of silence, and explain says how to spare them.
 func TestSilenceIsTCP(t *testing.T) {
 	r := newRig(t, asAuto)

@@ -123,6 +123,16 @@ func (c *Conn) Resume() {
 	}
 }
 
+// Waiting reports whether the kernel has bytes that no wake-up has read yet.
+func (c *Conn) Waiting() bool {
+	var b [1]byte
+	if c.gone {
+		return false
+	}
+	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == nil && n > 0
+}
+
 // CloseWrite sends FIN once Out is written.
 func (c *Conn) CloseWrite() { c.finWanted = true; c.touch() }
 
