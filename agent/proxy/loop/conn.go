@@ -31,17 +31,18 @@ type Conn struct {
 	h    Handler
 	fd   int
 
-	off      int    // Out[:off] is with the kernel
-	sent     uint64 // bytes that the kernel took
-	received uint64 // bytes that came
-	kept     []byte // received, not consumed; a pooled buffer, nil if there is nothing
-	current  []byte // what Readable is looking at now
-	timer    Timer  // of a Dial
-	dialErr  error  // of a Dial that failed at once
-	sink     *Conn  // bytes go there through the kernel (Splice)
-	source   *Conn  // whose sink this is
-	pipe     *pipe  // holds bytes on their way to this connection
-	watched  int    // its place in Loop.watched + 1; 0 = not there
+	off      int        // Out[:off] is with the kernel
+	sent     uint64     // bytes that the kernel took
+	received uint64     // bytes that came
+	kept     []byte     // received, not consumed; a pooled buffer, nil if there is nothing
+	current  []byte     // what Readable is looking at now
+	timer    Timer      // of a Dial
+	dialErr  error      // of a Dial that failed at once
+	sink     *Conn      // bytes go there through the kernel (Splice)
+	source   *Conn      // whose sink this is
+	pipe     *pipe      // holds bytes on their way to this connection
+	watched  int        // its place in Loop.watched + 1; 0 = not there
+	broken   unix.Errno // of a write: nothing more is written, and the connection ends once it is read to its end
 
 	connecting bool
 	more       bool // the kernel may have bytes or an end for us; epoll tells that once
@@ -113,7 +114,12 @@ func (c *Conn) Handle(h Handler) {
 }
 
 // Pause stops reading; Resume starts it again. Neither is a system call. An error of the connection ends it all the same.
-func (c *Conn) Pause() { c.paused = true }
+func (c *Conn) Pause() {
+	c.paused = true
+	if c.broken != 0 {
+		c.touch()
+	}
+}
 
 // Resume starts reading again. Bytes that a Readable left unconsumed, and those that came meanwhile, come in this wake-up.
 func (c *Conn) Resume() {
@@ -252,8 +258,16 @@ func (c *Conn) readSoon() {
 	}
 }
 
-// read takes what is there, at most what fits into the loop's buffer behind what was kept. A FIN that is known to come right behind it is taken as well.
+// read takes what is there; if it can't be written to any more, it ends with the last of it.
 func (c *Conn) read() {
+	c.take()
+	if c.broken != 0 && !c.more {
+		c.fail(c.broken)
+	}
+}
+
+// take takes at most what fits into the loop's buffer behind what was kept. A FIN that is known to come right behind it is taken as well.
+func (c *Conn) take() {
 	for range 2 {
 		if c.sink != nil && c.splice() {
 			break
@@ -290,6 +304,10 @@ func (c *Conn) read() {
 // ended handles the peer's FIN.
 func (c *Conn) ended() {
 	c.eof, c.more = true, false
+	if c.broken != 0 {
+		c.fail(c.broken)
+		return
+	}
 	c.h.EOF()
 }
 

@@ -412,3 +412,31 @@ func TestLoopEndClosesConnections(t *testing.T) {
 	})
 	until(t, "no descriptor left", func() bool { return openFDs(t) == before })
 }
+
+// A peer that answers at length and closes, as a server does that ends, answers what is sent to it afterwards with RST. What it said before is read to its end
+// all the same, however much that is: a failed write says nothing about it.
+func TestFailedWriteLosesNothingReceived(t *testing.T) {
+	l := startLoop(t)
+	r := &recorder{}
+	var c *Conn
+	r.consume = func(b []byte) int {
+		c.Out = append(c.Out, "more, please"...)
+		c.Flush()
+		return len(b)
+	}
+	here, there := tcpPair(t, l, r)
+	want := make([]byte, 300<<10) // more than two wake-ups read
+	do(t, l, func() {
+		c = here
+		setInt(here.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20)
+		go func() { there.Write(want) }()
+		until(t, "all bytes", func() bool { return here.Unread() == len(want) })
+		there.Close()
+	})
+	until(t, "the end", func() bool { return r.sawEOF() || r.closedBy() != nil })
+	if got := len(r.bytes()); got != len(want) {
+		t.Errorf("got %d bytes of %d before the end: EOF %v, closed by %v", got, len(want), r.sawEOF(), r.closedBy())
+	}
+	do(t, l, here.Close)
+	r.check(t)
+}

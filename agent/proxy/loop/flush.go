@@ -23,6 +23,9 @@ func (c *Conn) settle() {
 	}
 	before := c.sent
 	c.flush()
+	if c.broken != 0 && (!c.more || c.paused || c.eof) {
+		c.fail(c.broken) // nobody reads the rest
+	}
 	if c.gone {
 		return
 	}
@@ -43,13 +46,16 @@ func (c *Conn) told() {
 
 // flush gives Out to the kernel: one call, as a kernel that takes less than it is given has no room left.
 func (c *Conn) flush() {
+	if c.broken != 0 {
+		return
+	}
 	if c.pipe != nil && !c.full {
 		c.drainPipe()
 	}
 	if c.pipe == nil && !c.full && c.off < len(c.Out) {
 		n, e := send(c.fd, c.Out[c.off:])
 		if e != 0 && e != unix.EAGAIN {
-			c.fail(e)
+			c.cut(e)
 			return
 		}
 		c.off += n
@@ -65,6 +71,9 @@ func (c *Conn) flush() {
 		unix.Shutdown(c.fd, unix.SHUT_WR)
 	}
 }
+
+// cut notes that writing failed. The peer's RST doesn't take back what it said before: that lies in the socket, and may be the answers that it closed after.
+func (c *Conn) cut(e unix.Errno) { c.broken, c.hup, c.more = e, true, true }
 
 // compact drops what was written: all of it, or at least half of the buffer, so that each byte is moved at most once on average.
 func (c *Conn) compact() {

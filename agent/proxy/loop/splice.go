@@ -123,7 +123,7 @@ func (c *Conn) drainPipe() {
 			return
 		}
 		if e != 0 {
-			c.fail(e)
+			c.cut(e)
 			return
 		}
 		c.pipe.n -= n
