@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // joint relays what one connection receives to another, as the proxy's TCP sessions do.
@@ -181,4 +183,64 @@ func TestSpliceWithoutPipes(t *testing.T) {
 			t.Errorf("%d of %d bytes were copied", a.copied, size)
 		}
 	})
+}
+
+// The first pipes are large, and those that are used again become so when others are gone. All of them together stay within a loop's part of what a user may have.
+func TestPipeSizes(t *testing.T) {
+	var p pipes
+	defer func() {
+		p.close()
+		if p.open != 0 || p.large != 0 {
+			t.Errorf("%d pipes open, %d large, after all are closed", p.open, p.large)
+		}
+	}()
+	sizeOf := func(b *pipe) int {
+		n, err := unix.FcntlInt(uintptr(b.r), unix.F_GETPIPE_SZ, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var all []*pipe
+	held := 0
+	for b := p.get(); b != nil; b = p.get() {
+		all = append(all, b)
+		held += sizeOf(b)
+		if large := len(all) <= maxLarge; b.large != large || large && sizeOf(b) != spliceSize {
+			t.Fatalf("pipe %d of %d bytes, large %v", len(all), sizeOf(b), b.large)
+		}
+	}
+	if len(all) != maxPipes || held > 16<<20 {
+		t.Errorf("%d pipes of %d bytes", len(all), held)
+	}
+	for i := range all { // the large ones last: there is no room left for them
+		p.put(all[len(all)-1-i])
+	}
+	if b := p.get(); !b.large || sizeOf(b) != spliceSize {
+		t.Errorf("a pipe that is used again has %d bytes", sizeOf(b))
+	} else {
+		p.put(b)
+	}
+}
+
+// A kernel that makes no pipe larger is asked once per new pipe.
+func TestPipeStaysSmall(t *testing.T) {
+	var p pipes
+	defer p.close()
+	b := p.make()
+	p.used++
+	p.enlarge(b, -1)
+	if b.large || p.large != 0 || !p.refused {
+		t.Fatalf("%+v, %+v", b, p)
+	}
+	p.put(b)
+	if b = p.get(); b.large {
+		t.Error("asked again for the same pipe")
+	}
+	if c := p.get(); !c.large {
+		t.Error("a new pipe stays small")
+	} else {
+		p.put(c)
+	}
+	p.put(b)
 }
