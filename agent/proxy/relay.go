@@ -39,7 +39,7 @@ const (
 	// backendStreams bounds the streams of one connection whose backend sets no limit.
 	backendStreams = 10000
 	// waitForSlot and waitForConn bound the calls that wait for a stream slot of a backend (4.4), and those that wait while one more connection to it is
-	// being made: a burst finds no slots, and will have all of a new connection's in a moment.
+	// being made, or the answer to a PING is owed: a burst finds no slots, and will have all of a connection's in a moment, or go elsewhere.
 	waitForSlot = 100
 	waitForConn = 1000
 	// maxTries bounds the backends that one call goes to (4.1 says all of them; this many take long enough).

@@ -65,7 +65,7 @@ func (be *backend) take(c *call, usable bool) (why string) {
 		return "is not connected to again so soon after it failed" // 4.10
 	}
 	limit := waitForSlot
-	if be.dialing > 0 {
+	if be.dialing > 0 || be.suspect() {
 		limit = waitForConn
 	}
 	if be.waiting.n < limit {

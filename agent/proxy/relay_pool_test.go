@@ -172,6 +172,41 @@ func TestCallsWaitForPong(t *testing.T) {
 	}
 }
 
+// A pause of the whole host leaves every backend owing a PONG: the calls of that second wait, more than may for a slot alone (2.11, 4.4).
+func TestManyCallsWaitForPong(t *testing.T) {
+	const calls = 2 * waitForSlot
+	s := newScript(t, nil)
+	s.client.call(1, true, "/first", nil)
+	c := s.b.accept()
+	c.request()
+	s.onBackendConn(func(conn *backendConn) {
+		conn.hang.silence = 0
+		conn.tick()
+		conn.hang.silence = time.Hour
+	})
+	ping := c.until(func(f frame) bool { p, ok := f.Frame.(*http2.PingFrame); return ok && !p.IsAck() }).Frame.(*http2.PingFrame)
+	for i := 1; i <= calls; i++ {
+		s.client.call(uint32(2*i+1), true, "/more", nil)
+	}
+	s.await("all calls wait", func(k *relay) bool {
+		for _, be := range k.pools[s.svc].backends {
+			return be.waiting.n == calls
+		}
+		return false
+	})
+	c.fr.WritePing(true, ping.Data)
+	c.headers(1, true, ":status", "200", "grpc-status", "0")
+	for range calls {
+		c.headers(c.request().id, true, ":status", "200", "grpc-status", "0")
+	}
+	for range calls + 1 {
+		if f := s.client.request(); f.fields["grpc-status"] != "0" {
+			t.Fatalf("the client got %v", f.fields)
+		}
+	}
+	s.quiet()
+}
+
 // Connections beside the first one go soon after they are no longer needed, whatever timeout.idle says; the first one stays.
 func TestSpareConnectionsClose(t *testing.T) {
 	s := newScript(t, func(o *Service) { o.Idle = 0 })
