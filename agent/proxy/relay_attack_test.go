@@ -176,7 +176,6 @@ func TestAttackFloods(t *testing.T) {
 		{"unknown frames", protectFrames, func(a *attacker) { a.fr.WriteRawFrame(0xbe, 0xff, 7, nil) }},
 		{"WINDOW_UPDATE of 1, CVE-2019-9511", protectFrames, func(a *attacker) { a.fr.WriteWindowUpdate(stream(a), 1) }},
 		{"empty DATA, CVE-2019-9518", protectFrames, func(a *attacker) { a.fr.WriteData(stream(a), false, nil) }},
-		{"DATA of one byte, CVE-2019-9511", protectFrames, func(a *attacker) { a.fr.WriteData(stream(a), false, []byte("x")) }},
 		{"DATA of padding", protectFrames, func(a *attacker) { a.fr.WriteDataPadded(stream(a), false, nil, make([]byte, 255)) }},
 		{"RST_STREAM again and again, CVE-2019-9514", protectFrames, func(a *attacker) { a.fr.WriteRSTStream(stream(a), http2.ErrCodeCancel) }},
 		{"CONTINUATION without end, CVE-2024-27316", protectHeaders, func(a *attacker) {
