@@ -306,8 +306,8 @@ func TestAttackNeverReads(t *testing.T) {
 			}
 			return parked >= 25*streamWindow // those that came first may have been taken whole
 		})
-		calls := b.calls.Load()
-		await(t, "calls of another client", func() bool { return b.calls.Load() >= calls+20 })
+		calls := w.calls.Load()
+		await(t, "calls of another client", func() bool { return w.calls.Load() >= calls+20 })
 		if parked > 50*streamWindow {
 			t.Errorf("%s: %d bytes parked", name, parked)
 		}

@@ -27,8 +27,11 @@ const noiseVerb = "noise"
 
 // made is what a maker of noise did.
 type made struct {
-	Changes, Picks, Failed int
-	Seconds                float64
+	Changes, Picks int
+	Late           int    // picks that were not asked for: those before them, of most of a second, had no answer yet
+	Failed         int    // of changes and picks
+	Cause          string // of the first that failed
+	Seconds        float64
 }
 
 // noise is a running maker of noise.
@@ -123,6 +126,16 @@ type noiser struct {
 
 	revision int64  // of the last change; its goroutine's
 	service  string // of the last change
+
+	failed atomic.Int64
+	cause  atomic.Pointer[string] // of the first that failed
+}
+
+// fails counts a change or a pick that failed.
+func (n *noiser) fails(err error) {
+	n.failed.Add(1)
+	text := err.Error()
+	n.cause.CompareAndSwap(nil, &text)
 }
 
 // finish is a context for a call that is to be finished though the noise ends meanwhile, but not forever.
@@ -165,11 +178,11 @@ func (n *noiser) write(ctx context.Context, op clientv3.Op) error {
 // make makes noise until ctx ends and then sees whether the agent has followed.
 func (n *noiser) make(ctx context.Context) (made, error) {
 	var m made
-	var picks, failed atomic.Int64
+	var picks atomic.Int64
 	begin := time.Now()
 	var workers sync.WaitGroup
 	workers.Go(func() {
-		m.Changes = n.changes(ctx, &failed)
+		m.Changes = n.changes(ctx)
 	})
 	due := make(chan time.Duration, 1<<12)
 	for range 32 {
@@ -178,7 +191,7 @@ func (n *noiser) make(ctx context.Context) (made, error) {
 				// The end is not the failure of the picks on their way.
 				ctx, cancel := finish(ctx)
 				if err := pick(ctx, n.lookup, 1); err != nil {
-					failed.Add(1)
+					n.fails(err)
 				} else {
 					picks.Add(1)
 				}
@@ -190,14 +203,17 @@ func (n *noiser) make(ctx context.Context) (made, error) {
 		select {
 		case due <- at:
 		default:
-			failed.Add(1) // the agent is a second behind
+			m.Late++
 		}
 		return nil
 	})
 	close(due)
 	workers.Wait()
 	m.Seconds = time.Since(begin).Seconds()
-	m.Picks, m.Failed = int(picks.Load()), int(failed.Load())
+	m.Picks, m.Failed = int(picks.Load()), int(n.failed.Load())
+	if cause := n.cause.Load(); cause != nil {
+		m.Cause = *cause
+	}
 	if !errors.Is(err, context.Canceled) {
 		return m, err
 	}
@@ -205,7 +221,7 @@ func (n *noiser) make(ctx context.Context) (made, error) {
 }
 
 // changes makes changes until ctx ends and returns how many.
-func (n *noiser) changes(ctx context.Context, failed *atomic.Int64) int {
+func (n *noiser) changes(ctx context.Context) int {
 	tick := time.NewTicker(time.Second / noiseChanges)
 	defer tick.Stop()
 	for done := 1; ; {
@@ -215,7 +231,7 @@ func (n *noiser) changes(ctx context.Context, failed *atomic.Int64) int {
 		case <-tick.C:
 			ctx, cancel := finish(ctx)
 			if err := n.change(ctx, done); err != nil {
-				failed.Add(1)
+				n.fails(err)
 			}
 			cancel()
 			done++

@@ -25,6 +25,7 @@ const (
 	picksPerAgent   figure = "picks_per_agent_cpu_second"
 	changesPerSec   figure = "list_changes_per_second"
 	picksPerSec     figure = "picks_per_second"
+	latePerSec      figure = "late_picks_per_second"
 	onePickMedian   figure = "call_p50_us"
 	onePickTail     figure = "call_p99_us"
 	withoutDecimals        = "%.0f"
@@ -61,6 +62,7 @@ func figures() []figureText {
 		{throughput, "MiB per second", withoutDecimals, true, false},
 		{changesPerSec, "list changes per second", withoutDecimals, true, false},
 		{picksPerSec, "picks per second", withoutDecimals, true, false},
+		{latePerSec, "picks per second that were not asked for, as those before had no answer yet", withoutDecimals, false, false},
 	}
 }
 

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
@@ -84,14 +87,29 @@ func (r *rig) beside(ctx context.Context, one noisyAgent, at *noisyAgent, endpoi
 	}
 	seen, err := runOpenLoop(ctx, newH2Wire, one.addr, noisyConn, rate, d, one.process)
 	m := one.atFixedRate(seen)
+	if seen.failed > 0 {
+		r.note("%d relayed requests failed; the agent's last events: %s", seen.failed, one.events(ctx, r.options.lbagent))
+	}
 	if n != nil {
 		made, err2 := n.end()
 		err = errors.Join(err, err2)
-		m.Failed += made.Failed
+		if m.Failed += made.Failed; made.Failed > 0 {
+			r.note("%d changes or picks failed, the first: %s", made.Failed, made.Cause)
+		}
 		m.Figures[changesPerSec] = float64(made.Changes) / made.Seconds
 		m.Figures[picksPerSec] = float64(made.Picks) / made.Seconds
+		m.Figures[latePerSec] = float64(made.Late) / made.Seconds
 	}
 	return m, err
+}
+
+// events is what the agent has to say of what happened lately.
+func (a noisyAgent) events(ctx context.Context, binary string) string {
+	out, err := exec.CommandContext(ctx, binary, "events", "--socket", a.socket, "--admin-socket", filepath.Join(filepath.Dir(a.socket), "admin.sock")).CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("not known: %v: %s", err, out)
+	}
+	return strings.TrimSpace(string(out[max(0, len(out)-2000):]))
 }
 
 // etcdVerb starts this program as an etcd: etcdVerb DIR LISTEN.
