@@ -17,6 +17,7 @@ import (
 	"github.com/lbagent/lbagent/agent/admin"
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/proxy"
@@ -49,6 +50,7 @@ type Agent struct {
 	events    *event.Log
 	monitor   *health.Monitor
 	table     *table.Table
+	etcd      *etcd.Links
 	discovery *discovery.Discovery
 	proxy     *proxy.Proxy
 	api       *localapi.Server
@@ -136,6 +138,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"admin", a.admin.Run},
 		stage{"on demand", a.ondemand.run},
 		stage{"discovery", a.discovery.Run},
+		stage{"etcd", a.etcd.Run},
 		stage{"health", a.monitor.Run},
 		stage{"table", a.table.Run},
 	)

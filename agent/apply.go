@@ -6,6 +6,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
@@ -17,12 +18,12 @@ func follow(s config.Service) discovery.Follow {
 	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Format: s.Format, Static: s.Backends}
 }
 
-// etcdOf is e as discovery takes it; nil stays nil.
-func etcdOf(e *config.Etcd) *discovery.Etcd {
+// etcdOf is e as package etcd takes it; nil stays nil.
+func etcdOf(e *config.Etcd) *etcd.Config {
 	if e == nil {
 		return nil
 	}
-	return &discovery.Etcd{
+	return &etcd.Config{
 		Endpoints: e.Endpoints, Username: e.Username, PasswordFile: e.PasswordFile,
 		CAFile: e.TLS.CAFile, CertFile: e.TLS.CertFile, KeyFile: e.TLS.KeyFile, ServerName: e.TLS.ServerName,
 	}
@@ -114,7 +115,7 @@ func differs(old, next *config.Config) ([]string, error) {
 // put makes the table and discovery follow all that next says; old is what they follow now (empty at start). What next no longer names stays until prune: its
 // listeners are closed in between.
 func (a *Agent) put(old, next *config.Config) {
-	a.discovery.SetEtcd(etcdOf(next.Etcd))
+	a.etcd.Set(etcdOf(next.Etcd))
 	change := config.Compare(old, next)
 	for _, s := range next.Services {
 		// What did not change isn't touched (6.1).

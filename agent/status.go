@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/etcd"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -12,7 +13,7 @@ import (
 // status is what the agent knows of itself; localapi adds the services.
 func (a *Agent) status() *lbagentv1.StatusResponse {
 	now, in := a.now(), a.applied.Load()
-	d := a.discovery.Status()
+	e := a.etcd.Status()
 	out := &lbagentv1.StatusResponse{
 		Version:     a.options.Version,
 		Started:     timestamppb.New(a.started),
@@ -23,29 +24,29 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Node:        in.config.Node.Name,
 		Pid:         int32(os.Getpid()),
 		Etcd: &lbagentv1.EtcdStatus{
-			Configured: d.Configured, Connected: d.Connected, Endpoints: d.Endpoints, LastError: d.LastError,
+			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
-		Warnings: warnings(now, d),
+		Warnings: warnings(now, e, a.discovery.Status()),
 	}
 	if in.err != nil {
 		out.ConfigError = in.err.Error()
 	}
-	if !d.LastContact.IsZero() {
-		out.Etcd.LastContact = timestamppb.New(d.LastContact)
+	if !e.LastContact.IsZero() {
+		out.Etcd.LastContact = timestamppb.New(e.LastContact)
 	}
 	return out
 }
 
 // warnings are the sentences that a person should read first.
-func warnings(now time.Time, d discovery.Status) []string {
+func warnings(now time.Time, e etcd.Status, d discovery.Status) []string {
 	var out []string
-	if d.Configured && !d.Connected {
+	if e.Configured && !e.Connected {
 		s := "etcd is not reachable; lists, probes and picks go on with what was known last"
-		if !d.LastContact.IsZero() {
-			s += " (last contact " + now.Sub(d.LastContact).Round(time.Second).String() + " ago)"
+		if !e.LastContact.IsZero() {
+			s += " (last contact " + now.Sub(e.LastContact).Round(time.Second).String() + " ago)"
 		}
-		if d.LastError != "" {
-			s += ": " + d.LastError
+		if e.LastError != "" {
+			s += ": " + e.LastError
 		}
 		out = append(out, s)
 	}

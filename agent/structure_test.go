@@ -35,6 +35,7 @@ func levels() map[string]int {
 
 		"agent/picker":           1,
 		"agent/discovery/format": 1,
+		"agent/etcd":             1,
 		"localapi/client":        1,
 
 		"agent/discovery": 2,
@@ -114,7 +115,7 @@ func owners() []struct {
 		{"github.com/coreos/go-systemd/", []string{"agent/handoff"}, "one package speaks to the service manager"},
 		{"github.com/grpc-ecosystem/grpc-gateway/", []string{"localapi", "localapi/lbagent/v1"}, "the JSON face is localapi's"},
 		{"go.etcd.io/etcd/server/", demo, "the agent follows an etcd, it never is one"},
-		{"go.etcd.io/", append([]string{"agent/discovery", "agent/discovery/format", "agent/registrar"}, demo...), "etcd is spoken to in two stages only"},
+		{"go.etcd.io/", append([]string{"agent/etcd", "agent/discovery", "agent/registrar"}, demo...), "one package makes the connection; few stages speak over it"},
 		{"golang.org/x/net/http2/hpack", []string{"agent/proxy/h2", "health", "localapi"}, "header compression belongs to those who read frames"},
 		{"golang.org/x/net/", demo, "of x/net the agent uses hpack only: the relay is our own"},
 		{"testing", []string{"agent/testneed", "agent/discovery/etcdtest"}, "test code is not linked into programs"},

@@ -9,6 +9,7 @@ import (
 	"github.com/lbagent/lbagent/agent/admin"
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -39,11 +40,12 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	if a.proxy, err = proxy.New(proxy.Config{Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits))}); err != nil {
 		return err
 	}
+	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: etcdOf(c.Etcd)})
 	if a.discovery, err = discovery.New(discovery.Config{
 		Log:       a.log.Named("discovery"),
 		Events:    a.events,
 		SpoolDir:  spoolDir(c),
-		Etcd:      etcdOf(c.Etcd),
+		Etcd:      a.etcd,
 		OnList:    a.table.Apply,
 		OnConfirm: a.table.Confirm,
 	}); err != nil {
@@ -84,6 +86,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Events:        a.events,
 		Ready:         func() (bool, []string) { return a.ready.Load(), a.missing() },
 		ConfigOK:      func() bool { return a.applied.Load().err == nil },
+		Etcd:          a.etcd.Status,
 		Discovery:     a.discovery.Status,
 		Health:        a.monitor.Stats,
 		Proxy:         a.proxyStats,

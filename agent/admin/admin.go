@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -45,7 +46,8 @@ type Config struct {
 	Ready func() (ok bool, missing []string)
 	// ConfigOK is false while the file at hand is invalid and an older configuration is in force (6.5).
 	ConfigOK func() bool
-	// Discovery is what is known of etcd and the spool. Nil = none of its metrics.
+	// Etcd is what is known of etcd, Discovery of the spool and the lists. Nil = none of their metrics.
+	Etcd      func() etcd.Status
 	Discovery func() discovery.Status
 	// Health counts probes and ejections. Nil = none of its metrics.
 	Health func() health.Stats

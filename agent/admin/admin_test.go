@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/discovery"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
@@ -36,7 +37,8 @@ type fixture struct {
 	ok    bool
 	miss  []string
 	good  bool
-	etcd  discovery.Status
+	etcd  etcd.Status
+	lists discovery.Status
 	proxy Proxy
 	found health.Stats
 }
@@ -65,7 +67,8 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 		Table: tab, Events: events,
 		Ready:     func() (bool, []string) { return f.ok, f.miss },
 		ConfigOK:  func() bool { return f.good },
-		Discovery: func() discovery.Status { return f.etcd },
+		Etcd:      func() etcd.Status { return f.etcd },
+		Discovery: func() discovery.Status { return f.lists },
 		Proxy:     func() Proxy { return f.proxy },
 		Health:    func() health.Stats { return f.found },
 		Now:       func() time.Time { return start().Add(3 * time.Second) },
@@ -245,7 +248,8 @@ func (f *fixture) scrape(t *testing.T) string {
 
 func TestMetrics(t *testing.T) {
 	f := serve(t, nil)
-	f.etcd = discovery.Status{Configured: true, Connected: true, LastContact: start(), Reads: 4, Reconnects: 1}
+	f.etcd = etcd.Status{Configured: true, Connected: true, LastContact: start(), Reconnects: 1}
+	f.lists.Reads = 4
 	f.found = health.Stats{
 		Probes: 11, ProbeFailures: 12, ProbesSpared: 13, ProbesPutOff: 14, ProbesRunning: 15, ProbesWaiting: 16, Ejections: 17, EjectionsHeldBack: 18,
 	}
@@ -265,7 +269,7 @@ func TestMetrics(t *testing.T) {
 func TestMetricsOfLittle(t *testing.T) {
 	f := serve(t, nil)
 	f.good, f.ok = false, false
-	f.etcd = discovery.Status{SpoolError: "disk full"}
+	f.lists.SpoolError = "disk full"
 	f.proxy = Proxy{Missing: 1, Services: []Calls{{Service: "user", Codes: []Code{{"grpc", "ok", 5}}}}}
 	got := f.scrape(t)
 	for _, want := range []string{"\nlbagent_config_ok 0\n", "\nlbagent_ready 0\n", "\nlbagent_discovery_spool_ok 0\n", "\nlbagent_discovery_etcd_configured 0\n"} {

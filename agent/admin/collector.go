@@ -56,6 +56,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, s := range c.cfg.Table.Services() {
 		c.service(m, s)
 	}
+	if c.cfg.Etcd != nil {
+		c.etcd(m)
+	}
 	if c.cfg.Discovery != nil {
 		c.discovery(m)
 	}
@@ -91,9 +94,13 @@ func (c *collector) service(m metrics, s *table.Service) {
 
 func (c *collector) discovery(m metrics) {
 	d, s := &c.descs, c.cfg.Discovery()
-	m.gauge(d.etcdConfigured, boolean(s.Configured))
 	m.gauge(d.spoolOK, boolean(s.SpoolError == ""))
 	m.counter(d.reads, float64(s.Reads))
+}
+
+func (c *collector) etcd(m metrics) {
+	d, s := &c.descs, c.cfg.Etcd()
+	m.gauge(d.etcdConfigured, boolean(s.Configured))
 	m.counter(d.reconnects, float64(s.Reconnects))
 	if !s.Configured {
 		return // an etcd that isn't there is neither connected nor lost

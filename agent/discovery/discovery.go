@@ -1,7 +1,6 @@
 // Package discovery keeps etcd's service lists: it reads, watches and confirms them, and keeps the last good ones in the spool (SEMANTICS 1).
 //
-// One goroutine per service owns that service's list (follower). All share one client (link); a goroutine of its own replaces it when it must be (links).
-// Another writes the spool.
+// One goroutine per service owns that service's list (follower). All share one client of etcd, package etcd's link. A goroutine of its own writes the spool.
 package discovery
 
 import (
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/service"
 )
@@ -29,23 +29,12 @@ type Follow struct {
 	Static []service.Backend
 }
 
-// Etcd is how to reach it; nil = none.
-type Etcd struct {
-	Endpoints    []string
-	Username     string
-	PasswordFile string // read again for each new client (1.4)
-	CAFile       string // this and the next two are read again for each connection
-	CertFile     string
-	KeyFile      string
-	ServerName   string
-}
-
 // Config wires a Discovery.
 type Config struct {
 	Log      hclog.Logger
 	Events   *event.Log
-	SpoolDir string // "" = no spool
-	Etcd     *Etcd
+	SpoolDir string      // "" = no spool
+	Etcd     *etcd.Links // nil = only static lists
 	// OnList is called with each new list, one call at a time per service. It may be called while Set or Remove runs, also for a service that Remove has just
 	// been called for.
 	OnList func(now time.Time, l *service.List)
@@ -56,12 +45,10 @@ type Config struct {
 
 // Discovery follows services. Safe for concurrent use.
 type Discovery struct {
-	cfg     Config
-	log     hclog.Logger
-	contact *contact
-	links   *links
-	spool   *spool
-	reads   atomic.Uint64
+	cfg   Config
+	log   hclog.Logger
+	spool *spool
+	reads atomic.Uint64
 
 	mu sync.Mutex
 
@@ -83,12 +70,12 @@ func New(cfg Config) (*Discovery, error) {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
-	c := &contact{log: cfg.Log, events: cfg.Events}
+	if cfg.Etcd == nil {
+		cfg.Etcd = etcd.New(etcd.Options{})
+	}
 	return &Discovery{
 		cfg:     cfg,
 		log:     cfg.Log,
-		contact: c,
-		links:   newLinks(cfg.Etcd, c),
 		spool:   newSpool(cfg.SpoolDir, cfg.Log),
 		follows: make(map[string]*follower),
 		ending:  make(map[string]<-chan struct{}),
@@ -132,7 +119,9 @@ func (d *Discovery) reportSpool(now time.Time, seeded []*follower) {
 		return
 	}
 	d.log.Info("lists read from the spool", "count", n)
-	d.contact.event(now, spoolSentence(n))
+	if d.cfg.Events != nil {
+		d.cfg.Events.Add(event.Event{Time: now, Kind: event.Source, Detail: spoolSentence(n)})
+	}
 }
 
 // Run keeps lists until ctx ends; the last dirty lists are spooled before it returns.
@@ -150,7 +139,6 @@ func (d *Discovery) Run(ctx context.Context) error {
 	d.mu.Unlock()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { d.links.run(ctx) })
 	wg.Go(func() { d.spool.run(ctx, followed) })
 	wg.Go(func() { d.confirmStatic(ctx) })
 	<-ctx.Done()
@@ -174,7 +162,7 @@ func (d *Discovery) startLocked(f *follower) {
 
 // confirmStatic confirms the lists that need no etcd.
 func (d *Discovery) confirmStatic(ctx context.Context) {
-	t := time.NewTicker(progressEvery)
+	t := time.NewTicker(etcd.ProgressEvery)
 	defer t.Stop()
 	for {
 		select {
@@ -193,18 +181,6 @@ func (d *Discovery) confirmStatic(ctx context.Context) {
 		for _, name := range names {
 			d.cfg.OnConfirm(name, time.Now())
 		}
-	}
-}
-
-// SetEtcd changes how etcd is reached; lists stay (6.1). Nothing happens if nothing changed.
-func (d *Discovery) SetEtcd(e *Etcd) {
-	if e != nil {
-		c := *e
-		c.Endpoints = slices.Clone(e.Endpoints)
-		e = &c
-	}
-	if d.links.set(e) {
-		d.log.Info("etcd's configuration changed; lists stay")
 	}
 }
 
@@ -264,24 +240,13 @@ func (d *Discovery) endLocked(name string) {
 	}()
 }
 
-// Status is what discovery knows of etcd and the spool.
+// Status is what discovery knows of the spool, and what it did.
 type Status struct {
-	Configured  bool
-	Connected   bool
-	Endpoints   []string
-	LastError   string // why etcd is lost; while it is connected, what failed in the last minute (one endpoint of several)
-	LastContact time.Time
-	SpoolError  string // empty if the spool is well
-	Reads       uint64 // whole reads of a prefix
-	Reconnects  uint64 // times that etcd was lost and came back
+	SpoolError string // empty if the spool is well
+	Reads      uint64 // whole reads of a prefix
 }
 
 // Status returns it.
 func (d *Discovery) Status() Status {
-	s := Status{Reads: d.reads.Load(), SpoolError: d.spool.trouble()}
-	if e, _ := d.links.configured(); e != nil {
-		s.Configured, s.Endpoints = true, slices.Clone(e.Endpoints)
-		d.contact.fill(&s)
-	}
-	return s
+	return Status{Reads: d.reads.Load(), SpoolError: d.spool.trouble()}
 }

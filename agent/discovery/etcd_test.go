@@ -10,6 +10,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 	"github.com/lbagent/lbagent/agent/discovery/format"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -21,7 +22,7 @@ func TestFollow(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 5))
 	put(t, c, "services/user2/a", record("10.0.0.9:80", 5)) // a neighbour whose name begins the same
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 
 	l := d.waitAddrs(t, "user", "10.0.0.1:80")
 	if l.Source != service.FromEtcd || l.Epoch == 0 || l.Revision < 2 || l.Backends[0].Weight != 5 || l.Backends[0].Key != "services/user/a" {
@@ -59,7 +60,7 @@ func TestSameAddressTwice(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	put(t, c, "services/user/b", record("10.0.0.1:80", 2))
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	weight := func(want uint32) func() bool {
 		return func() bool {
 			l := d.last("user")
@@ -80,7 +81,7 @@ func TestRestartedBackend(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	before := d.waitAddrs(t, "user", "10.0.0.1:80").Backends[0].Created
 	del(t, c, "services/user/a")
 	rev := put(t, c, "services/user/a", record("10.0.0.1:80", 1))
@@ -98,7 +99,7 @@ func TestWrittenAgain(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	for range 10 {
 		put(t, c, "services/user/a", record("10.0.0.1:80", 1))
@@ -118,7 +119,7 @@ func TestLeaseExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1), clientv3.WithLease(lease.ID))
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	d.waitAddrs(t, "user")
 }
@@ -128,7 +129,7 @@ func TestPages(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	all := fill(t, c, "services/user/", 2*pageSize+7)
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	put(t, c, "services/user/0", record("10.99.0.1:80", 1))
 	del(t, c, "services/user/10.0.0.0:80")
 	eventually(t, 20*time.Second, "all backends", func() bool {
@@ -142,7 +143,7 @@ func TestBurst(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	proxy := etcdtest.StartProxy(t, s.Addr())
-	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{proxy.Addr()}}}, naming("user"))
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{proxy.Addr()}}}, naming("user"))
 	d.waitAddrs(t, "user")
 	proxy.Pause()
 	const n = 1000
@@ -162,7 +163,7 @@ func TestBurst(t *testing.T) {
 func TestLatency(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	d.waitAddrs(t, "user")
 	best := time.Hour
 	for i := range 20 {
@@ -188,7 +189,7 @@ func TestLarge(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	fill(t, c, "services/user/", n)
 	begin := time.Now()
-	d := start(t, Config{Etcd: etcdAt(s), SpoolDir: t.TempDir()}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s), SpoolDir: t.TempDir()}, naming("user"))
 	eventually(t, 60*time.Second, "all backends", func() bool { l := d.last("user"); return l != nil && len(l.Backends) == n })
 	t.Logf("read %d keys in %v", n, time.Since(begin))
 	begin = time.Now()
@@ -196,7 +197,7 @@ func TestLarge(t *testing.T) {
 	eventually(t, 20*time.Second, "the change", func() bool { return len(d.last("user").Backends) == n+1 })
 	t.Logf("one change in %v", time.Since(begin))
 	d.stop()
-	again := start(t, Config{SpoolDir: d.cfg.SpoolDir}, naming("user"))
+	again := start(t, setup{SpoolDir: d.cfg.SpoolDir}, naming("user"))
 	if l := again.last("user"); l == nil || len(l.Backends) != n+1 {
 		t.Error("the spool has not all")
 	}
@@ -208,16 +209,16 @@ func TestProgressOnQuietEtcd(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	rev := put(t, c, "services/user/a", record("10.0.0.1:80", 1))
-	cl, err := dialEtcd(t.Context(), *etcdAt(s), func(error) {})
+	cl, err := etcd.Dial(t.Context(), *etcdAt(s), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.close()
+	defer cl.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var watches []clientv3.WatchChan
 	for _, prefix := range []string{"services/a/", "services/b/", "services/c/"} {
-		w := cl.watch(ctx, prefix, rev)
+		w := cl.Watch(ctx, prefix, rev)
 		if r := <-w; !r.Created {
 			t.Fatalf("first response %+v", r)
 		}
@@ -233,7 +234,7 @@ func TestProgressOnQuietEtcd(t *testing.T) {
 			}
 			i++
 		case <-tick.C:
-			if err := cl.progress(ctx); err != nil {
+			if err := cl.Progress(ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -250,7 +251,7 @@ func TestPageTooLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer small.Close()
-	l := &link{client: &etcdClient{small}, reads: make(chan struct{}, 1)}
+	l := etcd.NewLink(t.Context(), etcd.Wrap(small))
 	dec, err := format.New("grpc-naming")
 	if err != nil {
 		t.Fatal(err)
@@ -265,12 +266,12 @@ func TestPageTooLarge(t *testing.T) {
 func TestNewestAgreesWithRead(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
-	cl, err := dialEtcd(t.Context(), *etcdAt(s), func(error) {})
+	cl, err := etcd.Dial(t.Context(), *etcdAt(s), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.close()
-	l := &link{client: cl, reads: make(chan struct{}, 1)}
+	defer cl.Close()
+	l := etcd.NewLink(t.Context(), cl)
 	dec, err := format.New("grpc-naming")
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +290,7 @@ func TestNewestAgreesWithRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := cl.newest(t.Context(), "services/user/")
+		r, err := cl.Newest(t.Context(), "services/user/")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -310,10 +311,10 @@ func TestEtcdStandsStill(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	proxy := etcdtest.StartProxy(t, s.Addr())
-	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{proxy.Addr()}}}, naming("user"))
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{proxy.Addr()}}}, naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	proxy.Pause()
-	eventually(t, keepaliveTime+keepaliveTimeout+10*time.Second, "the loss is seen", func() bool { return !d.Status().Connected })
+	eventually(t, etcd.KeepaliveTime+etcd.KeepaliveTimeout+10*time.Second, "the loss is seen", func() bool { return !d.Status().Connected })
 	put(t, c, "services/user/b", record("10.0.0.2:80", 1))
 	proxy.Resume()
 	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
@@ -324,7 +325,7 @@ func TestEtcdStandsStill(t *testing.T) {
 func TestNoGoroutineIsLeft(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	d.waitAddrs(t, "user")
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
@@ -378,7 +379,7 @@ func TestManyServices(t *testing.T) {
 		put(t, c, "services/"+name+"/a", record("10.0.0.1:80", 1))
 		follows = append(follows, naming(name))
 	}
-	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{"http://" + proxy.Addr()}}}, follows...)
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{"http://" + proxy.Addr()}}}, follows...)
 	for _, f := range follows {
 		d.waitAddrs(t, f.Name, "10.0.0.1:80")
 	}
@@ -399,7 +400,7 @@ func TestSetAndRemove(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	put(t, c, "other/user/a", "10.0.0.2:80")
-	d := start(t, Config{Etcd: etcdAt(s)})
+	d := start(t, setup{Etcd: etcdAt(s)})
 	d.Set(naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	reads := d.Status().Reads
@@ -435,14 +436,14 @@ func TestSetEtcd(t *testing.T) {
 	two := etcdtest.Start(t, etcdtest.Config{Token: "two"})
 	put(t, etcdtest.NewClient(t, one), "services/user/a", record("10.0.0.1:80", 1))
 	put(t, etcdtest.NewClient(t, two), "services/user/a", record("10.0.0.2:80", 1))
-	d := start(t, Config{Etcd: etcdAt(one)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(one)}, naming("user"))
 	first := d.waitAddrs(t, "user", "10.0.0.1:80")
-	d.SetEtcd(etcdAt(two)) // another cluster, as after a move (1.5): another epoch, the new list whole
+	d.links.Set(etcdAt(two)) // another cluster, as after a move (1.5): another epoch, the new list whole
 	second := d.waitAddrs(t, "user", "10.0.0.2:80")
 	if first.Epoch == second.Epoch {
 		t.Error("two clusters, one epoch")
 	}
-	d.SetEtcd(nil)
+	d.links.Set(nil)
 	eventually(t, 10*time.Second, "no etcd", func() bool { s := d.Status(); return !s.Configured && !s.Connected })
 	if got := addrs(d.last("user")); got != "10.0.0.2:80" {
 		t.Errorf("without etcd the list became %q", got)

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/etcd"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -32,6 +33,8 @@ type fakeEtcd struct {
 	keys     map[string]*mvccpb.KeyValue
 	watches  map[*fakeWatch]struct{}
 	down     chan struct{} // closed when there is a connection again; nil while there is one
+
+	failed func(error) // what the last client tells of endpoints that can't be reached
 
 	// Faults.
 	pageErr   func(rev int64) error // of each page
@@ -134,16 +137,18 @@ func (e *fakeEtcd) connect() {
 	e.set(func() { close(e.down); e.down = nil })
 }
 
-func (e *fakeEtcd) dial(context.Context, Etcd, func(error)) (client, error) {
-	e.set(func() { e.saw.dials++ })
+func (e *fakeEtcd) dial(_ context.Context, _ etcd.Config, failed func(error)) (etcd.Client, error) {
+	e.set(func() { e.saw.dials++; e.failed = failed })
 	return &fakeClient{e}, nil
 }
 
 type fakeClient struct{ e *fakeEtcd }
 
-func (c *fakeClient) close() {}
+func (c *fakeClient) Close() {}
 
-func (c *fakeClient) ready(ctx context.Context) error {
+func (c *fakeClient) Raw() *clientv3.Client { return nil }
+
+func (c *fakeClient) Ready(ctx context.Context) error {
 	c.e.mu.Lock()
 	down := c.e.down
 	c.e.mu.Unlock()
@@ -158,7 +163,7 @@ func (c *fakeClient) ready(ctx context.Context) error {
 	}
 }
 
-func (c *fakeClient) page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
+func (c *fakeClient) Page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
 	e := c.e
 	e.mu.Lock()
 	if rev == 0 {
@@ -211,7 +216,7 @@ func (e *fakeEtcd) sortedLocked(prefix string) []string {
 	return keys
 }
 
-func (c *fakeClient) newest(_ context.Context, prefix string) (*clientv3.GetResponse, error) {
+func (c *fakeClient) Newest(_ context.Context, prefix string) (*clientv3.GetResponse, error) {
 	e := c.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -229,7 +234,7 @@ func (c *fakeClient) newest(_ context.Context, prefix string) (*clientv3.GetResp
 	return out, nil
 }
 
-func (c *fakeClient) watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
+func (c *fakeClient) Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
 	e := c.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -263,7 +268,7 @@ func (c *fakeClient) watch(ctx context.Context, prefix string, rev int64) client
 	return w.ch
 }
 
-func (c *fakeClient) progress(context.Context) error {
+func (c *fakeClient) Progress(context.Context) error {
 	e := c.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -279,10 +284,10 @@ func (c *fakeClient) progress(context.Context) error {
 }
 
 // startFake runs discovery on a fake etcd, in a bubble.
-func startFake(t *testing.T, e *fakeEtcd, cfg Config, follows ...Follow) *running {
+func startFake(t *testing.T, e *fakeEtcd, s setup, follows ...Follow) *running {
 	t.Helper()
-	cfg.Etcd = &Etcd{Endpoints: []string{"fake"}}
-	d := startWith(t, cfg, e.dial, follows...)
+	s.Etcd = &etcd.Config{Endpoints: []string{"fake"}}
+	d := startWith(t, s, e.dial, follows...)
 	synctest.Wait()
 	return d
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -44,7 +45,7 @@ type follower struct {
 	list    *service.List // the last one given to OnList
 	epoch   uint64        // of records
 	rev     int64         // of records
-	back    backoff
+	back    etcd.Backoff
 	fresh   budget
 
 	watching bool   // the watch was made
@@ -70,13 +71,13 @@ func (f *follower) run(ctx context.Context) {
 	}
 	f.decoder = dec
 	for {
-		l, err := f.d.links.get(ctx)
+		l, err := f.d.cfg.Etcd.Get(ctx)
 		if err != nil {
 			return
 		}
-		both, cancel := l.join(ctx)
+		both, cancel := l.Join(ctx)
 		err = f.attempt(both, l)
-		ended := context.Cause(l.ctx)
+		ended := context.Cause(l.Context())
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -84,7 +85,7 @@ func (f *follower) run(ctx context.Context) {
 		if ended == nil {
 			f.report(l, err)
 		}
-		sleep(ctx, f.back.next(), nil)
+		etcd.Sleep(ctx, f.back.Next(), nil)
 	}
 }
 
@@ -105,7 +106,7 @@ func (f *follower) seed(now time.Time) {
 }
 
 // attempt reads the list and watches it until something fails; it never returns nil.
-func (f *follower) attempt(ctx context.Context, l *link) error {
+func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 	s, err := read(ctx, l, f.decoder, f.follow.Prefix)
 	if err != nil {
 		return err
@@ -124,9 +125,9 @@ func (f *follower) attempt(ctx context.Context, l *link) error {
 	switch {
 	case !f.watching: // as good as a read that failed
 	case f.fresh.take(time.Now()):
-		f.back.reset()
+		f.back.Reset()
 	default:
-		f.back.bound = maxBackoff
+		f.back.Most()
 	}
 	return fmt.Errorf("watch %q: %w", f.follow.Prefix, err)
 }
@@ -137,7 +138,7 @@ func (f *follower) install(s snapshot) {
 	if f.list != nil && f.epoch != 0 && (s.epoch != f.epoch || s.revision < f.rev) {
 		f.d.log.Info("etcd was replaced or restored: its revisions start anew", "service", f.follow.Name, "revision", s.revision)
 	}
-	f.d.contact.ok()
+	f.d.cfg.Etcd.OK()
 	if f.list != nil && f.list.Source == service.FromEtcd && s.epoch == f.epoch && s.revision >= f.rev &&
 		compare(f.records, s.records) == nothing {
 		f.rev = s.revision
@@ -150,9 +151,9 @@ func (f *follower) install(s snapshot) {
 }
 
 // watch follows from the revision that was read (1.2) until the watch fails.
-func (f *follower) watch(ctx context.Context, l *link, guard *time.Timer) error {
+func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *time.Timer) error {
 	defer guard.Stop()
-	responses := l.watch(ctx, f.follow.Prefix, f.rev)
+	responses := l.Watch(ctx, f.follow.Prefix, f.rev)
 	quiet := time.NewTimer(silence + rand.N(silenceJoin))
 	defer quiet.Stop()
 	for {
@@ -243,15 +244,15 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 }
 
 // check asks etcd, after a silence or in doubt, whether the list is still so (1.3).
-func (f *follower) check(ctx context.Context, l *link) error {
-	release, err := l.acquire(ctx)
+func (f *follower) check(ctx context.Context, l *etcd.Link) error {
+	release, err := l.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	rctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	r, err := l.newest(rctx, f.follow.Prefix)
+	r, err := l.Newest(rctx, f.follow.Prefix)
 	if err != nil {
 		return err
 	}
@@ -298,7 +299,7 @@ func (f *follower) confirm(now time.Time) {
 
 // answered notes that etcd answers, and that this service's watch is well.
 func (f *follower) answered() {
-	f.d.contact.ok()
+	f.d.cfg.Etcd.OK()
 	if f.trouble != "" {
 		f.d.log.Info("service is followed again", "service", f.follow.Name)
 		f.trouble = ""
@@ -306,23 +307,23 @@ func (f *follower) answered() {
 }
 
 // report says why an attempt ended, to whom it concerns: the link if a new client is needed, a person if it is about this service only.
-func (f *follower) report(l *link, err error) {
+func (f *follower) report(l *etcd.Link, err error) {
 	f.d.log.Debug("reading the list again", "service", f.follow.Name, "cause", err)
 	switch {
-	case isAuth(err):
-		l.fail(err)
+	case etcd.IsAuth(err):
+		l.Fail(err)
 	case errors.Is(err, errMute):
-		f.d.contact.fail(err)
-		l.fail(err)
+		f.d.cfg.Etcd.Fail(err)
+		l.Fail(err)
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded): // as it should be
 	case errors.Is(err, errMissed):
 		f.d.log.Warn("a list was out of date", "service", f.follow.Name, "cause", err)
-	case isDenied(err), isTooLarge(err), errors.Is(err, errMixed):
+	case etcd.IsDenied(err), etcd.IsTooLarge(err), errors.Is(err, errMixed):
 		if f.trouble != err.Error() {
 			f.trouble = err.Error()
 			f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
 		}
 	default:
-		f.d.contact.fail(err)
+		f.d.cfg.Etcd.Fail(err)
 	}
 }

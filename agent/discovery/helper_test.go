@@ -13,10 +13,18 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/service"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
+)
+
+// What package etcd does, in numbers.
+const (
+	readsAtOnce = 8
+	linkSettles = 10 * time.Second
+	errorShown  = time.Minute
 )
 
 // eventually fails the test unless ok is true within d.
@@ -154,41 +162,60 @@ type running struct {
 	*recorder
 	events *event.Log
 	log    *logBuffer
+	links  *etcd.Links
 	stop   func()
 }
 
-// start runs discovery with cfg until the test ends or stop is called; follows are set, and the spool is loaded, before.
-func start(t *testing.T, cfg Config, follows ...Follow) *running {
+type etcdStatus = etcd.Status
+
+// known is what both know.
+type known struct {
+	Status
+	etcdStatus
+}
+
+func (r *running) Status() known { return known{r.Discovery.Status(), r.links.Status()} }
+
+// setup is what differs between tests.
+type setup struct {
+	Etcd     *etcd.Config
+	SpoolDir string
+}
+
+// start runs discovery with s until the test ends or stop is called; follows are set, and the spool is loaded, before.
+func start(t *testing.T, s setup, follows ...Follow) *running {
 	t.Helper()
-	return startWith(t, cfg, dialEtcd, follows...)
+	return startWith(t, s, etcd.Dial, follows...)
 }
 
 // startWith is start with another way to make clients.
-func startWith(t *testing.T, cfg Config, dial dialFunc, follows ...Follow) *running {
+func startWith(t *testing.T, s setup, dial etcd.DialFunc, follows ...Follow) *running {
 	t.Helper()
 	rec := newRecorder(t)
 	out := &logBuffer{}
-	cfg.OnList, cfg.OnConfirm = rec.onList, rec.onConfirm
-	cfg.Events = event.NewLog(1000)
-	cfg.Log = hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Debug})
+	events, log := event.NewLog(1000), hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Debug})
+	links := etcd.New(etcd.Options{Log: log, Events: events, Etcd: s.Etcd, Dial: dial})
+	cfg := Config{Log: log, Events: events, SpoolDir: s.SpoolDir, Etcd: links, OnList: rec.onList, OnConfirm: rec.onConfirm}
 	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.links.dial = dial
 	for _, f := range follows {
 		d.Set(f)
 	}
 	d.LoadSpool(time.Now())
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
+	ended := make(chan error, 2)
+	go func() { ended <- links.Run(ctx) }()
 	go func() { ended <- d.Run(ctx) }()
 	var once sync.Once
 	stop := func() {
 		once.Do(func() {
 			cancel()
-			if err := <-ended; err != nil {
-				t.Errorf("Run: %v", err)
+			for range cap(ended) {
+				if err := <-ended; err != nil {
+					t.Errorf("Run: %v", err)
+				}
 			}
 		})
 	}
@@ -198,7 +225,7 @@ func startWith(t *testing.T, cfg Config, dial dialFunc, follows ...Follow) *runn
 			t.Logf("log:\n%s", out.String())
 		}
 	})
-	return &running{Discovery: d, recorder: rec, events: cfg.Events, log: out, stop: stop}
+	return &running{Discovery: d, links: links, recorder: rec, events: events, log: out, stop: stop}
 }
 
 // logBuffer keeps what was logged.
@@ -226,7 +253,7 @@ func naming(name string) Follow {
 	return Follow{Name: name, Prefix: "services/" + name + "/", Format: "grpc-naming"}
 }
 
-func etcdAt(s *etcdtest.Server) *Etcd { return &Etcd{Endpoints: s.Endpoints()} }
+func etcdAt(s *etcdtest.Server) *etcd.Config { return &etcd.Config{Endpoints: s.Endpoints()} }
 
 func record(addr string, weight int) string {
 	return fmt.Sprintf(`{"Op":0,"Addr":%q,"Metadata":{"weight":%d}}`, addr, weight)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -31,7 +32,7 @@ func TestEtcdRestarts(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	put(t, c, "services/idle/a", record("10.0.1.1:80", 1))
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"), naming("idle"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"), naming("idle"))
 	d.waitAddrs(t, "idle", "10.0.1.1:80")
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	for round := range 3 {
@@ -62,7 +63,7 @@ func TestEtcdComesLate(t *testing.T) {
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	s.Stop()
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	eventually(t, 20*time.Second, "the reason", func() bool { return strings.Contains(d.Status().LastError, "refused") })
 	if st := d.Status(); st.Connected || d.last("user") != nil {
 		t.Errorf("status %+v, list %q", st, addrs(d.last("user")))
@@ -81,7 +82,7 @@ func TestCompactedWhileDisconnected(t *testing.T) {
 	for i := range 5 {
 		put(t, c, fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.0.%d:80", i), 1))
 	}
-	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{proxy.Addr()}}}, naming("user"))
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{proxy.Addr()}}}, naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.0:80", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80")
 	proxy.Cut()
 	eventually(t, 20*time.Second, "the loss is seen", func() bool { return !d.Status().Connected })
@@ -104,13 +105,13 @@ func TestCompactedWatch(t *testing.T) {
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	put(t, c, "services/user/a", record("10.0.0.2:80", 1))
 	compact(t, s, c)
-	cl, err := dialEtcd(t.Context(), *etcdAt(s), func(error) {})
+	cl, err := etcd.Dial(t.Context(), *etcdAt(s), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.close()
+	defer cl.Close()
 	var last error
-	for r := range cl.watch(t.Context(), "services/user/", 1) {
+	for r := range cl.Watch(t.Context(), "services/user/", 1) {
 		last = r.Err()
 	}
 	if last == nil || !strings.Contains(last.Error(), "compacted") {
@@ -125,7 +126,7 @@ func TestEtcdReplaced(t *testing.T) {
 	for i := range 50 {
 		put(t, c, "services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i), 1))
 	}
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	first := d.waitAddrs(t, "user", "10.0.0.49:80")
 	s.Stop()
 	other := etcdtest.Start(t, etcdtest.Config{Addr: s.Addr()})
@@ -144,12 +145,12 @@ func TestStartFromSpool(t *testing.T) {
 	put(t, c, "services/user/a", record("10.0.0.1:80", 7))
 	put(t, c, "services/user/b", "garbage")
 	dir := t.TempDir()
-	first := start(t, Config{Etcd: etcdAt(s), SpoolDir: dir}, naming("user"))
+	first := start(t, setup{Etcd: etcdAt(s), SpoolDir: dir}, naming("user"))
 	was := first.waitAddrs(t, "user", "10.0.0.1:80")
 	first.stop()
 	s.Stop()
 
-	second := start(t, Config{Etcd: etcdAt(s), SpoolDir: dir}, naming("user"))
+	second := start(t, setup{Etcd: etcdAt(s), SpoolDir: dir}, naming("user"))
 	l := second.last("user") // before Run has done anything
 	if addrs(l) != "10.0.0.1:80" || l.Source != service.FromSpool || l.Revision != was.Revision || l.Epoch != was.Epoch || l.Backends[0].Weight != 7 ||
 		l.BadCount != 1 || l.Backends[0].Created != was.Backends[0].Created {
@@ -171,7 +172,7 @@ func TestStartFromSpool(t *testing.T) {
 func TestSetReadsSpool(t *testing.T) {
 	dir := t.TempDir()
 	follows := spoolFull(t, dir, 2, 3)
-	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{"127.0.0.1:1"}}, SpoolDir: dir}, follows[0])
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{"127.0.0.1:1"}}, SpoolDir: dir}, follows[0])
 	d.Set(follows[1])
 	eventually(t, 10*time.Second, "the list", func() bool { return d.last(follows[1].Name) != nil })
 	if l := d.last(follows[1].Name); l.Source != service.FromSpool || len(l.Backends) != 3 {
@@ -187,7 +188,7 @@ func TestModel(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	proxy := etcdtest.StartProxy(t, s.Addr())
-	d := start(t, Config{Etcd: &Etcd{Endpoints: []string{"http://" + proxy.Addr()}}, SpoolDir: t.TempDir()}, naming("user"))
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{"http://" + proxy.Addr()}}, SpoolDir: t.TempDir()}, naming("user"))
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
@@ -27,8 +28,8 @@ type snapshot struct {
 }
 
 // read reads prefix whole: pages of one revision (1.2).
-func read(ctx context.Context, l *link, dec *format.Decoder, prefix string) (snapshot, error) {
-	release, err := l.acquire(ctx)
+func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string) (snapshot, error) {
+	release, err := l.Acquire(ctx)
 	if err != nil {
 		return snapshot{}, err
 	}
@@ -44,9 +45,9 @@ func read(ctx context.Context, l *link, dec *format.Decoder, prefix string) (sna
 	)
 	for more {
 		pctx, cancel := context.WithTimeout(ctx, readTimeout)
-		r, err := l.page(pctx, prefix, from, s.revision, limit)
+		r, err := l.Page(pctx, prefix, from, s.revision, limit)
 		cancel()
-		if isTooLarge(err) && limit > 1 {
+		if etcd.IsTooLarge(err) && limit > 1 {
 			limit = max(1, limit/8)
 			continue
 		}

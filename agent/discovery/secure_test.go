@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/etcd"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -79,7 +80,7 @@ func TestPassword(t *testing.T) {
 	put(t, root, "secret/a", record("10.0.9.1:80", 1))
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, "wrong\n")
-	d := start(t, Config{Etcd: &Etcd{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file}}, naming("user"))
+	d := start(t, setup{Etcd: &etcd.Config{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file}}, naming("user"))
 	eventually(t, 20*time.Second, "the login fails", func() bool { return strings.Contains(d.Status().LastError, "invalid user ID or password") })
 	writeFile(t, file, "first\n")
 	d.waitAddrs(t, "user", "10.0.0.1:80")
@@ -123,7 +124,7 @@ func TestAuthTurnedOn(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
-	d := start(t, Config{Etcd: etcdAt(s)}, naming("user"))
+	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	withAuth(t, c, "pw")
 	if err := s.Restart(); err != nil {
@@ -132,7 +133,7 @@ func TestAuthTurnedOn(t *testing.T) {
 	eventually(t, 20*time.Second, "the reason", func() bool { return strings.Contains(d.Status().LastError, "user name is empty") })
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, "pw")
-	d.SetEtcd(&Etcd{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file})
+	d.links.Set(&etcd.Config{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file})
 	put(t, rootClient(t, s), "services/user/b", record("10.0.0.2:80", 1))
 	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
 	d.never(t, "user", 1)
@@ -195,8 +196,8 @@ func TestTLS(t *testing.T) {
 
 	bad.issue("lbagent", at("agent.crt"), at("agent.key"))
 	writeFile(t, at("agent.ca"), bad.pem)
-	e := &Etcd{Endpoints: s.Endpoints(), CAFile: at("agent.ca"), CertFile: at("agent.crt"), KeyFile: at("agent.key"), ServerName: "etcd.example"}
-	d := start(t, Config{Etcd: e}, naming("user"))
+	e := &etcd.Config{Endpoints: s.Endpoints(), CAFile: at("agent.ca"), CertFile: at("agent.crt"), KeyFile: at("agent.key"), ServerName: "etcd.example"}
+	d := start(t, setup{Etcd: e}, naming("user"))
 	reason := func(want string) {
 		t.Helper()
 		eventually(t, 20*time.Second, want, func() bool { return strings.Contains(d.Status().LastError, want) })
@@ -207,10 +208,10 @@ func TestTLS(t *testing.T) {
 	good.issue("lbagent", at("agent.crt"), at("agent.key"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 
-	d.SetEtcd(&Etcd{Endpoints: e.Endpoints, CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, ServerName: "other.example"})
+	d.links.Set(&etcd.Config{Endpoints: e.Endpoints, CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile, ServerName: "other.example"})
 	reason("other.example")
 	os.Remove(at("agent.key"))
-	d.SetEtcd(e)
+	d.links.Set(e)
 	reason("read the certificate for etcd")
 	good.issue("lbagent", at("agent.crt"), at("agent.key"))
 	put(t, c, "services/user/b", record("10.0.0.2:80", 1))
@@ -222,19 +223,19 @@ func TestTLS(t *testing.T) {
 func TestClientEndsWithContext(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	proxy := etcdtest.StartProxy(t, s.Addr())
-	cl := must[client](t)(dialEtcd(t.Context(), Etcd{Endpoints: []string{proxy.Addr()}}, func(error) {}))
-	defer cl.close()
-	if err := cl.ready(t.Context()); err != nil {
+	cl := must[etcd.Client](t)(etcd.Dial(t.Context(), etcd.Config{Endpoints: []string{proxy.Addr()}}, func(error) {}))
+	defer cl.Close()
+	if err := cl.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Pause()
 	defer proxy.Resume()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := cl.page(ctx, "a/", "a/", 0, 10); err == nil {
+	if _, err := cl.Page(ctx, "a/", "a/", 0, 10); err == nil {
 		t.Error("a page came through")
 	}
-	for range cl.watch(ctx, "a/", 1) {
+	for range cl.Watch(ctx, "a/", 1) {
 		t.Error("a watch came through")
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -258,7 +259,7 @@ func TestSpoolUnwritable(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := newFakeEtcd()
-		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"), naming("idle"))
+		d := startFake(t, e, setup{SpoolDir: dir}, naming("user"), naming("idle"))
 		for i := range 20 {
 			e.put("services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i+1), 1))
 			advance(t, spoolEvery)
@@ -311,7 +312,7 @@ func TestSpoolRounds(t *testing.T) {
 		dir := t.TempDir()
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.1:80", 1))
-		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"))
+		d := startFake(t, e, setup{SpoolDir: dir}, naming("user"))
 		on := func() string { return addrs(newSpool(dir, hclog.NewNullLogger()).load(naming("user"), time.Now())) }
 		if got := on(); got != "none" {
 			t.Errorf("at once: %q", got)
@@ -332,7 +333,7 @@ func TestSpoolRounds(t *testing.T) {
 		if !os.SameFile(first, second) {
 			t.Error("written although nothing changed")
 		}
-		if age := time.Since(second.ModTime()); age > confirmEvery+progressEvery+spoolEvery {
+		if age := time.Since(second.ModTime()); age > confirmEvery+etcd.ProgressEvery+spoolEvery {
 			t.Errorf("stamped %v ago", age)
 		}
 		e.put("services/user/a", record("10.0.0.3:80", 1))
@@ -348,7 +349,7 @@ func TestSpoolRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		e := newFakeEtcd()
-		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"))
+		d := startFake(t, e, setup{SpoolDir: dir}, naming("user"))
 		for i := range 3 {
 			e.put("services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i+1), 1))
 			advance(t, spoolEvery)
@@ -430,7 +431,7 @@ func TestSpoolOfServiceThatBecameStatic(t *testing.T) {
 		dir := t.TempDir()
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.1:80", 1))
-		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"))
+		d := startFake(t, e, setup{SpoolDir: dir}, naming("user"))
 		advance(t, spoolEvery)
 		d.Set(Follow{Name: "user", Static: []service.Backend{{Addr: mustAddr("10.0.0.9:80")}}})
 		advance(t, spoolEvery)
@@ -446,9 +447,9 @@ func TestSpoolSweepKeepsFollowed(t *testing.T) {
 		dir := t.TempDir()
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.1:80", 1))
-		startFake(t, e, Config{SpoolDir: dir}, naming("user")).stop()
+		startFake(t, e, setup{SpoolDir: dir}, naming("user")).stop()
 		advance(t, keepUnused+time.Hour)
-		d := startFake(t, e, Config{SpoolDir: dir}, naming("user"))
+		d := startFake(t, e, setup{SpoolDir: dir}, naming("user"))
 		advance(t, 2*spoolEvery)
 		d.stop()
 		if got := addrs(newSpool(dir, hclog.NewNullLogger()).load(naming("user"), time.Now())); got != "10.0.0.1:80" {

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
@@ -17,10 +18,10 @@ func TestProgressConfirms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.1:80", 1))
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		for range 1000 {
 			advance(t, time.Second)
-			if age := time.Since(d.confirmedAt("user")); age > progressEvery {
+			if age := time.Since(d.confirmedAt("user")); age > etcd.ProgressEvery {
 				t.Fatalf("age %v", age)
 			}
 		}
@@ -38,7 +39,7 @@ func TestSilenceUnchanged(t *testing.T) {
 			e.put(fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.0.%d:80", i/2+1), 1)) // some hidden
 		}
 		e.put("services/user/bad", "garbage")
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		e.set(func() { e.mute = true })
 		began := time.Now()
 		advance(t, silence+silenceJoin)
@@ -70,11 +71,11 @@ func TestSilenceMissed(t *testing.T) {
 				e := newFakeEtcd()
 				e.put("services/user/c", record("10.0.0.3:80", 1))
 				e.put("services/user/a", record("10.0.0.1:80", 1))
-				d := startFake(t, e, Config{}, naming("user"))
+				d := startFake(t, e, setup{}, naming("user"))
 				e.set(func() { e.mute = true })
 				before := addrs(d.last("user"))
 				change(e)
-				advance(t, silence+silenceJoin+minBackoff)
+				advance(t, silence+silenceJoin+etcd.MinBackoff)
 				if got := addrs(d.last("user")); got == before || len(e.seen().reads) != 2 {
 					t.Errorf("after %d reads the list is %q", len(e.seen().reads), got)
 				}
@@ -93,11 +94,11 @@ func TestSilenceRestored(t *testing.T) {
 		for i := range 9 {
 			e.put("services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i+1), 1))
 		}
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		e.set(func() { e.mute, e.revision, e.keys["services/user/a"].ModRevision = true, 3, 3 })
 		e.set(func() { e.keys["services/user/b"] = e.keys["services/user/a"]; delete(e.keys, "services/user/a") })
 		e.set(func() { e.keys["services/user/b"].Value = []byte(record("10.0.1.1:80", 1)) })
-		advance(t, silence+silenceJoin+minBackoff)
+		advance(t, silence+silenceJoin+etcd.MinBackoff)
 		l := d.last("user")
 		if addrs(l) != "10.0.1.1:80" || l.Revision != 3 || len(d.all("user")) != 2 {
 			t.Errorf("%d lists, the last %+v", len(d.all("user")), l)
@@ -113,11 +114,11 @@ func TestSilenceRestoredUnchanged(t *testing.T) {
 		for range 9 {
 			e.put("elsewhere", "x")
 		}
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		e.set(func() { e.mute, e.revision = true, 5 })
 		advance(t, silence+silenceJoin)
 		e.set(func() { e.mute = false })
-		advance(t, minBackoff)
+		advance(t, etcd.MinBackoff)
 		if l := d.last("user"); l.Revision != 5 || len(e.seen().reads) != 2 {
 			t.Errorf("after %d reads: %+v", len(e.seen().reads), l)
 		}
@@ -131,7 +132,7 @@ func TestWatchBeginsBelow(t *testing.T) {
 		for i := range 9 {
 			e.put("services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i+1), 1))
 		}
-		return startFake(t, e, Config{}, naming("user"))
+		return startFake(t, e, setup{}, naming("user"))
 	}
 	t.Run("behind", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -154,7 +155,7 @@ func TestWatchBeginsBelow(t *testing.T) {
 				e.keys["services/user/a"].ModRevision = 3
 			}
 			d := begin(t, e)
-			advance(t, minBackoff)
+			advance(t, etcd.MinBackoff)
 			if saw := e.seen(); len(saw.reads) != 2 || d.last("user").Revision != 3 {
 				t.Errorf("%d reads, revision %d", len(saw.reads), d.last("user").Revision)
 			}
@@ -167,7 +168,7 @@ func TestWatchNotCreated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.uncreated = true
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		advance(t, silence-time.Second)
 		if e.seen().dials != 1 {
 			t.Fatalf("%d clients", e.seen().dials)
@@ -190,18 +191,18 @@ func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.1:80", 1))
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		e.set(func() { e.pageErr = func(int64) error { return errors.New("etcdserver: request timed out") } })
 		broken := time.Now()
 		e.breakWatches("etcdserver: no leader")
 		const outage = 30 * time.Minute
 		advance(t, outage)
-		bound, last := minBackoff, broken
+		bound, last := etcd.MinBackoff, broken
 		for i, at := range e.seen().reads[1:] {
 			if wait := at.Sub(last); wait > bound {
 				t.Fatalf("failure %d: waited %v, more than %v", i, wait, bound)
 			}
-			last, bound = at, min(2*bound, maxBackoff)
+			last, bound = at, min(2*bound, etcd.MaxBackoff)
 		}
 		// Uniform below 30 s is one read per 15 s.
 		if n := len(e.seen().reads); n < 60 || n > 240 {
@@ -214,13 +215,13 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%d lists, confirmed %v ago", len(d.all("user")), time.Since(d.confirmedAt("user")))
 		}
 		e.set(func() { e.pageErr = nil })
-		advance(t, maxBackoff)
+		advance(t, etcd.MaxBackoff)
 		if st := d.Status(); !st.Connected || st.LastError != "" || st.Reconnects != 1 {
 			t.Errorf("status %+v", st)
 		}
 		reads := len(e.seen().reads)
 		e.breakWatches("etcdserver: no leader")
-		advance(t, minBackoff)
+		advance(t, etcd.MinBackoff)
 		if len(e.seen().reads) != reads+1 {
 			t.Error("after a success the first wait is long")
 		}
@@ -232,7 +233,7 @@ func TestShortWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.shortErr = errors.New("etcdserver: no leader")
-		startFake(t, e, Config{}, naming("user"))
+		startFake(t, e, setup{}, naming("user"))
 		advance(t, 2*time.Second)
 		if n := len(e.seen().reads); n < budgetMost {
 			t.Errorf("%d reads in 2 s", n)
@@ -252,7 +253,7 @@ func TestOutageIsToldOnce(t *testing.T) {
 		for i := range 50 {
 			follows = append(follows, naming(fmt.Sprintf("s%d", i)))
 		}
-		d := startFake(t, e, Config{}, follows...)
+		d := startFake(t, e, setup{}, follows...)
 		e.disconnect()
 		advance(t, 10*time.Minute)
 		if d.Status().Connected {
@@ -285,7 +286,7 @@ func TestConnectLate(t *testing.T) {
 		}
 		hold := make(chan struct{})
 		e.holdPages = hold
-		d := startFake(t, e, Config{}, follows...)
+		d := startFake(t, e, setup{}, follows...)
 		advance(t, 10*time.Minute)
 		if len(e.seen().reads) != 0 {
 			t.Fatalf("%d reads without a connection", len(e.seen().reads))
@@ -315,7 +316,7 @@ func TestAuthErrorMakesNewClient(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newFakeEtcd()
 				e.put("services/user/a", record("10.0.0.1:80", 1))
-				d := startFake(t, e, Config{}, naming("user"), naming("other"))
+				d := startFake(t, e, setup{}, naming("user"), naming("other"))
 				advance(t, 2*linkSettles)
 				e.breakWatches(reason.Error())
 				advance(t, time.Second)
@@ -345,7 +346,7 @@ func TestAuthErrorBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.pageErr = func(int64) error { return rpctypes.ErrUserEmpty }
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		if st := d.Status(); st.Connected || !strings.Contains(st.LastError, "user name is empty") {
 			t.Errorf("status %+v", st)
 		}
@@ -361,7 +362,7 @@ func TestDenied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.watchErr = rpctypes.ErrPermissionDenied
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		advance(t, time.Hour)
 		// Reads go well here, so the connection is well.
 		if st := d.Status(); !st.Connected {
@@ -392,7 +393,7 @@ func TestReadFaults(t *testing.T) {
 				}
 				return nil
 			}
-			d := startFake(t, e, Config{}, naming("user"))
+			d := startFake(t, e, setup{}, naming("user"))
 			advance(t, time.Second)
 			if lists := d.all("user"); len(lists) != 1 || len(lists[0].Backends) != pageSize+1 || len(e.seen().reads) != 2 || !failed {
 				t.Errorf("%d lists after %d reads, failed %v", len(lists), len(e.seen().reads), failed)
@@ -404,7 +405,7 @@ func TestReadFaults(t *testing.T) {
 			e := newFakeEtcd()
 			e.maxKeys = 200
 			fill(e, 500)
-			d := startFake(t, e, Config{}, naming("user"))
+			d := startFake(t, e, setup{}, naming("user"))
 			if l := d.last("user"); l == nil || len(l.Backends) != 500 || e.seen().limits[0] != pageSize || e.seen().limits[1] != pageSize/8 {
 				t.Errorf("list %q, limits %v", addrs(l), e.seen().limits)
 			}
@@ -415,7 +416,7 @@ func TestReadFaults(t *testing.T) {
 			e := newFakeEtcd()
 			e.maxKeys = 1
 			fill(e, 10)
-			d := startFake(t, e, Config{}, naming("user"))
+			d := startFake(t, e, setup{}, naming("user"))
 			if l := d.last("user"); l == nil || len(l.Backends) != 10 {
 				t.Errorf("list %q, limits %v", addrs(l), e.seen().limits)
 			}
@@ -426,7 +427,7 @@ func TestReadFaults(t *testing.T) {
 			e := newFakeEtcd()
 			fill(e, pageSize+1)
 			e.pageErr = func(int64) error { e.cluster++; return nil }
-			d := startFake(t, e, Config{}, naming("user"))
+			d := startFake(t, e, setup{}, naming("user"))
 			advance(t, time.Minute)
 			if n := len(d.all("user")); n != 0 {
 				t.Errorf("%d lists", n)
@@ -442,7 +443,7 @@ func TestReadFaults(t *testing.T) {
 func TestCoalesce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
-		d := startFake(t, e, Config{}, naming("user"))
+		d := startFake(t, e, setup{}, naming("user"))
 		const n = 1000
 		for i := range n {
 			e.put(fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.%d.%d:80", i>>8, i&255), 1))
@@ -460,7 +461,7 @@ func TestCoalesce(t *testing.T) {
 // Static lists need no etcd and don't age.
 func TestStatic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rec := startWith(t, Config{SpoolDir: t.TempDir()}, nil, Follow{Name: "user", Static: []service.Backend{
+		rec := startWith(t, setup{SpoolDir: t.TempDir()}, nil, Follow{Name: "user", Static: []service.Backend{
 			{Addr: mustAddr("10.0.0.2:80")}, {Addr: mustAddr("10.0.0.1:80"), Weight: 3}, {Addr: mustAddr("10.0.0.2:80"), Weight: 9},
 		}})
 		synctest.Wait()
@@ -470,7 +471,7 @@ func TestStatic(t *testing.T) {
 		}
 		for range 100 {
 			advance(t, time.Second)
-			if age := time.Since(rec.confirmedAt("user")); age > progressEvery {
+			if age := time.Since(rec.confirmedAt("user")); age > etcd.ProgressEvery {
 				t.Fatalf("age %v", age)
 			}
 		}
@@ -490,7 +491,7 @@ func TestSetWaitsForOnList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
 		e.put("services/user/a", record("10.0.0.9:80", 1))
-		d := startFake(t, e, Config{})
+		d := startFake(t, e, setup{})
 		d.recorder.slow.Store(int64(time.Second))
 		d.Set(naming("user"))
 		for i := range 5 {
@@ -508,8 +509,8 @@ func TestSetWaitsForOnList(t *testing.T) {
 func TestEndpointFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEtcd()
-		d := startFake(t, e, Config{}, naming("user"))
-		d.contact.failDial(errors.New("dial 10.0.0.7:2379: no route to host"))
+		d := startFake(t, e, setup{}, naming("user"))
+		e.failed(errors.New("dial 10.0.0.7:2379: no route to host"))
 		if st := d.Status(); !st.Connected || !strings.Contains(st.LastError, "no route") {
 			t.Errorf("status %+v", st)
 		}

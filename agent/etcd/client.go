@@ -1,4 +1,4 @@
-package discovery
+package etcd
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,25 +20,47 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// client is what discovery asks of etcd. These few methods are faked where time matters; the real ones are tested against a real etcd.
-type client interface {
-	// ready returns when there is a connection.
-	ready(ctx context.Context) error
-	// page reads the keys of prefix that are not below from, in order, at most limit, at revision rev; rev 0 is a linearizable read of now.
-	page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error)
-	// newest reads, linearizable, how many keys prefix has and the one that was written last.
-	newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error)
-	// watch returns what happens to prefix from revision rev on; first comes a response with Created. A broken stream ends it: it does not resume.
-	watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan
-	// progress asks for a response on each watch. Its error says that there is no connection.
-	progress(ctx context.Context) error
-	close()
+// Config is how to reach etcd.
+type Config struct {
+	Endpoints    []string
+	Username     string
+	PasswordFile string // read again for each new client (1.4)
+	CAFile       string // this and the next two are read again for each connection
+	CertFile     string
+	KeyFile      string
+	ServerName   string
+}
+
+func (e *Config) clone() *Config {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	c.Endpoints = slices.Clone(e.Endpoints)
+	return &c
+}
+
+// Client is what discovery asks of etcd. These few methods are faked where time matters; the real ones are tested against a real etcd.
+type Client interface {
+	// Ready returns when there is a connection.
+	Ready(ctx context.Context) error
+	// Page reads the keys of prefix that are not below from, in order, at most limit, at revision rev; rev 0 is a linearizable read of now.
+	Page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error)
+	// Newest reads, linearizable, how many keys prefix has and the one that was written last.
+	Newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error)
+	// Watch returns what happens to prefix from revision rev on; first comes a response with Created. A broken stream ends it: it does not resume.
+	Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan
+	// Progress asks for a response on each watch. Its error says that there is no connection.
+	Progress(ctx context.Context) error
+	// Raw is the client itself, for those who write; nil in a fake.
+	Raw() *clientv3.Client
+	Close()
 }
 
 // How the real client talks to etcd (SEMANTICS 1.3).
 const (
-	keepaliveTime    = 10 * time.Second
-	keepaliveTimeout = 5 * time.Second
+	KeepaliveTime    = 10 * time.Second
+	KeepaliveTimeout = 5 * time.Second
 	loginTimeout     = 10 * time.Second
 	dialTimeout      = 5 * time.Second
 	maxMessage       = 64 << 20 // of an answer; a larger page is read in smaller ones
@@ -45,20 +68,20 @@ const (
 
 // reconnect is grpc's pace of dialing one endpoint: with a jitter of 1 a wait is uniform from 0 to twice the delay, so at most 200 ms at first and 30 s later.
 func reconnect() grpcbackoff.Config {
-	return grpcbackoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 1, MaxDelay: maxBackoff / 2}
+	return grpcbackoff.Config{BaseDelay: MinBackoff, Multiplier: 2, Jitter: 1, MaxDelay: MaxBackoff / 2}
 }
 
 // etcdClient is the real client: one connection per endpoint, one stream for all watches.
 type etcdClient struct{ c *clientv3.Client }
 
-// dialEtcd returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
-func dialEtcd(ctx context.Context, e Etcd, failed func(error)) (client, error) {
+// Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
+func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 	cfg := clientv3.Config{
 		Endpoints:            e.Endpoints,
 		Context:              ctx,
 		DialTimeout:          loginTimeout,
-		DialKeepAliveTime:    keepaliveTime,
-		DialKeepAliveTimeout: keepaliveTimeout,
+		DialKeepAliveTime:    KeepaliveTime,
+		DialKeepAliveTimeout: KeepaliveTimeout,
 		MaxCallRecvMsgSize:   maxMessage,
 		MaxUnaryRetries:      3, // the second with a fresh token; longer waits are ours to make
 		Logger:               zap.NewNop(),
@@ -81,8 +104,11 @@ func dialEtcd(ctx context.Context, e Etcd, failed func(error)) (client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log in to etcd: %w", err)
 	}
-	return &etcdClient{c}, nil
+	return Wrap(c), nil
 }
+
+// Wrap is c as a Client.
+func Wrap(c *clientv3.Client) Client { return &etcdClient{c} }
 
 // dialer dials TCP and unix sockets.
 func dialer(failed func(error)) func(context.Context, string) (net.Conn, error) {
@@ -100,7 +126,7 @@ func dialer(failed func(error)) func(context.Context, string) (net.Conn, error) 
 	}
 }
 
-func (e *etcdClient) ready(ctx context.Context) error {
+func (e *etcdClient) Ready(ctx context.Context) error {
 	conn := e.c.ActiveConnection()
 	for {
 		state := conn.GetState()
@@ -116,21 +142,21 @@ func (e *etcdClient) ready(ctx context.Context) error {
 	}
 }
 
-func (e *etcdClient) page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
+func (e *etcdClient) Page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
 	return e.c.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithLimit(int64(limit)))
 }
 
-func (e *etcdClient) newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error) {
+func (e *etcdClient) Newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error) {
 	return e.c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly(),
 		clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend))
 }
 
-// watch uses one stream for all prefixes: clientv3 opens one per set of outgoing metadata, which is the same for all.
-func (e *etcdClient) watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
+// Watch uses one stream for all prefixes: clientv3 opens one per set of outgoing metadata, which is the same for all.
+func (e *etcdClient) Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
 	return e.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(rev), clientv3.WithCreatedNotify())
 }
 
-func (e *etcdClient) progress(ctx context.Context) error {
+func (e *etcdClient) Progress(ctx context.Context) error {
 	if s := e.c.ActiveConnection().GetState(); s != connectivity.Ready {
 		return fmt.Errorf("no connection to etcd (%s)", strings.ToLower(s.String()))
 	}
@@ -139,7 +165,10 @@ func (e *etcdClient) progress(ctx context.Context) error {
 	return nil
 }
 
-func (e *etcdClient) close() { e.c.Close() }
+// Raw: see Client.
+func (e *etcdClient) Raw() *clientv3.Client { return e.c }
+
+func (e *etcdClient) Close() { e.c.Close() }
 
 // endBrokenWatch ends all watches when their stream breaks. Left alone, clientv3 resumes them from the revision after the last one it saw, and that would be wrong
 // twice: on a quiet etcd such a watch never gets a progress notice (SEMANTICS 1.2), and on a restored one, whose revisions are lower, it stays silent.
@@ -166,8 +195,8 @@ func final(err error) error {
 	return err
 }
 
-// isAuth reports whether err says that who we are is not, or no longer, known: a new client logs in again, with the password as it is now (1.4).
-func isAuth(err error) bool {
+// IsAuth reports whether err says that who we are is not, or no longer, known: a new client logs in again, with the password as it is now (1.4).
+func IsAuth(err error) bool {
 	for _, e := range []error{rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed, rpctypes.ErrUserNotFound} {
 		if errors.Is(err, e) {
 			return true
@@ -176,12 +205,12 @@ func isAuth(err error) bool {
 	return status.Code(err) == codes.Unauthenticated
 }
 
-// isDenied reports whether err is about one prefix only.
-func isDenied(err error) bool {
+// IsDenied reports whether err is about one prefix only.
+func IsDenied(err error) bool {
 	return errors.Is(err, rpctypes.ErrPermissionDenied) || status.Code(err) == codes.PermissionDenied
 }
 
-// isTooLarge reports whether an answer was larger than maxMessage; grpc has no better sign of it than its text.
-func isTooLarge(err error) bool {
+// IsTooLarge reports whether an answer was larger than maxMessage; grpc has no better sign of it than its text.
+func IsTooLarge(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "received message larger than max")
 }

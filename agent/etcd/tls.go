@@ -1,4 +1,4 @@
-package discovery
+package etcd
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 // usesTLS says whether e is spoken to by TLS: by the scheme of the first endpoint, as clientv3 does; without a scheme, if TLS files are named.
-func (e *Etcd) usesTLS() bool {
+func (e *Config) usesTLS() bool {
 	if len(e.Endpoints) == 0 {
 		return false
 	}
@@ -32,11 +32,11 @@ func (e *Etcd) usesTLS() bool {
 type handshaker struct {
 	credentials.TransportCredentials // without files: Info
 
-	etcd   Etcd
+	etcd   Config
 	failed func(error)
 }
 
-func newHandshaker(e Etcd, failed func(error)) *handshaker {
+func newHandshaker(e Config, failed func(error)) *handshaker {
 	h := &handshaker{TransportCredentials: insecure.NewCredentials(), etcd: e, failed: failed}
 	if e.usesTLS() {
 		h.TransportCredentials = credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})

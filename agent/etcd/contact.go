@@ -1,4 +1,4 @@
-package discovery
+package etcd
 
 import (
 	"fmt"
@@ -24,7 +24,17 @@ type contact struct {
 	reconnects uint64
 }
 
-// errorShown is how long an error is shown while etcd answers: an endpoint that is down fails again within maxBackoff and a dial.
+// Status is what is known of how etcd answers.
+type Status struct {
+	Configured  bool
+	Connected   bool
+	Endpoints   []string
+	LastError   string // why etcd is lost; while it is connected, what failed in the last minute (one endpoint of several)
+	LastContact time.Time
+	Reconnects  uint64 // times that etcd was lost and came back
+}
+
+// errorShown is how long an error is shown while etcd answers: an endpoint that is down fails again within MaxBackoff and a dial.
 const errorShown = time.Minute
 
 type contactState int

@@ -1,0 +1,270 @@
+// Package etcd keeps one connection to etcd for the whole agent, and lends it: the stages that read lists, write registrations, or follow the fleet's
+// configuration all share it (SEMANTICS 1.2), and what is known of how etcd answers.
+package etcd
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/event"
+)
+
+// How the one client is used. ProgressEvery is how often each watch says that it is level with etcd.
+const (
+	ProgressEvery = 10 * time.Second // a list's age is at most this while all is well; each costs etcd one small message per host (1.3)
+	readsAtOnce   = 8                // whole reads at one time; more would only queue in etcd
+	linkSettles   = 10 * time.Second // a client that lived this long was a good one: the next comes at once
+)
+
+// errReplaced ends a link because etcd is to be reached in another way from now on.
+var errReplaced = errors.New("etcd's configuration changed")
+
+// Link is one client of etcd, from its login until it must be replaced. All share it.
+type Link struct {
+	Client
+
+	ctx   context.Context         // ends when the client must no longer be used
+	fail  context.CancelCauseFunc // ends it
+	reads chan struct{}           // holds one token per running read
+}
+
+// NewLink is a link of c that ends with ctx; Links makes its own.
+func NewLink(ctx context.Context, c Client) *Link {
+	l := &Link{Client: c, reads: make(chan struct{}, readsAtOnce)}
+	l.ctx, l.fail = context.WithCancelCause(ctx)
+	return l
+}
+
+// Context ends when the link must no longer be used.
+func (l *Link) Context() context.Context { return l.ctx }
+
+// Fail ends the link: another takes its place.
+func (l *Link) Fail(cause error) { l.fail(cause) }
+
+// Acquire waits for a turn to read, and returns what gives it back.
+func (l *Link) Acquire(ctx context.Context) (release func(), err error) {
+	select {
+	case l.reads <- struct{}{}:
+		return func() { <-l.reads }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// DialFunc makes a client; failed is told of endpoints that can't be reached.
+type DialFunc func(ctx context.Context, e Config, failed func(error)) (Client, error)
+
+// Links keeps one link alive and lends it. Safe for concurrent use.
+type Links struct {
+	dial    DialFunc
+	contact *contact
+
+	mu sync.Mutex
+
+	etcd    *Config
+	changed chan struct{} // closed and replaced when etcd changes
+	link    *Link         // nil while there is none
+	there   chan struct{} // closed and replaced when there is a link
+}
+
+// Options of Links.
+type Options struct {
+	Log    hclog.Logger // nil = none
+	Events *event.Log   // nil = none
+	Etcd   *Config      // nil = none: Get waits
+	Dial   DialFunc     // nil = Dial
+}
+
+// New returns Links; Run starts them. It opens no connection.
+func New(o Options) *Links {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	if o.Dial == nil {
+		o.Dial = Dial
+	}
+	return &Links{
+		dial: o.Dial, contact: &contact{log: o.Log, events: o.Events}, etcd: o.Etcd.clone(), changed: make(chan struct{}), there: make(chan struct{}),
+	}
+}
+
+// Set changes how etcd is reached; nil = not at all. Nothing happens if nothing changed.
+func (k *Links) Set(e *Config) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if reflect.DeepEqual(k.etcd, e) {
+		return
+	}
+	k.etcd = e.clone()
+	close(k.changed)
+	k.changed = make(chan struct{})
+	k.contact.log.Info("etcd's configuration changed; lists stay")
+}
+
+// OK notes that etcd answered.
+func (k *Links) OK() { k.contact.ok() }
+
+// Fail notes that etcd did not answer, or not as it should.
+func (k *Links) Fail(err error) { k.contact.fail(err) }
+
+// Status is what is known of etcd.
+func (k *Links) Status() Status {
+	var s Status
+	if e, _ := k.configured(); e != nil {
+		s.Configured, s.Endpoints = true, slices.Clone(e.Endpoints)
+		k.contact.fill(&s)
+	}
+	return s
+}
+
+// configured returns how etcd is reached, and a channel that is closed when that changes.
+func (k *Links) configured() (*Config, <-chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.etcd, k.changed
+}
+
+// Get waits for a link with a connection.
+func (k *Links) Get(ctx context.Context) (*Link, error) {
+	for {
+		k.mu.Lock()
+		l, there := k.link, k.there
+		k.mu.Unlock()
+		if l == nil {
+			select {
+			case <-there:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			continue
+		}
+		ready, cancel := l.Join(ctx)
+		err := l.Ready(ready)
+		cancel()
+		switch {
+		case err == nil && l.ctx.Err() == nil:
+			return l, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+		// The link ended: wait for the next.
+		<-l.ctx.Done()
+		k.drop(l)
+	}
+}
+
+// Join returns a context that ends with ctx or with the link.
+func (l *Link) Join(ctx context.Context) (context.Context, context.CancelFunc) {
+	both, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })
+	return both, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// drop stops lending l.
+func (k *Links) drop(l *Link) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.link == l {
+		k.link = nil
+	}
+}
+
+// Run makes links until ctx ends, one at a time.
+func (k *Links) Run(ctx context.Context) error {
+	var back Backoff
+	for ctx.Err() == nil {
+		e, changed := k.configured()
+		if e == nil {
+			select {
+			case <-changed:
+				k.contact.reset()
+			case <-ctx.Done():
+			}
+			continue
+		}
+		began := time.Now()
+		err := k.serve(ctx, *e, changed)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errReplaced):
+			back.Reset()
+			k.contact.reset()
+		default:
+			if time.Since(began) >= linkSettles {
+				back.Reset() // the usual case: a token that expired
+				k.contact.log.Info("making a new etcd client", "cause", err)
+			} else if IsAuth(err) {
+				k.contact.fail(err)
+			}
+			Sleep(ctx, back.Next(), changed)
+		}
+	}
+	return nil
+}
+
+// serve lends one link until it ends, and returns why it did.
+func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) error {
+	l := NewLink(ctx, nil)
+	defer l.fail(context.Canceled)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // a change of configuration ends the link, and a login that takes its time
+		select {
+		case <-changed:
+			l.fail(errReplaced)
+		case <-stop:
+		}
+	}()
+	c, err := k.dial(l.ctx, e, func(err error) {
+		if l.ctx.Err() == nil {
+			k.contact.failDial(err)
+		}
+	})
+	if err != nil {
+		if cause := context.Cause(l.ctx); cause != nil {
+			return cause
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			k.contact.lose(err) // that no endpoint could be dialed is known, with the reason
+		} else {
+			k.contact.fail(err) // at once, however long the login took
+		}
+		return err
+	}
+	defer c.Close()
+	l.Client = c
+	k.mu.Lock()
+	k.link = l
+	close(k.there)
+	k.there = make(chan struct{})
+	k.mu.Unlock()
+	defer k.drop(l)
+	k.tick(l)
+	return context.Cause(l.ctx)
+}
+
+// tick asks for progress until l ends (1.3).
+func (k *Links) tick(l *Link) {
+	t := time.NewTicker(ProgressEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-t.C:
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, ProgressEvery/2)
+		if err := l.Progress(ctx); err != nil && l.ctx.Err() == nil {
+			k.contact.lose(err)
+		}
+		cancel()
+	}
+}
