@@ -39,7 +39,7 @@ type Options struct {
 type Target struct {
 	Addr     netip.AddrPort
 	State    *State
-	Draining bool // it gets no new calls: probed, but neither ejected nor counted in the caps (2.6)
+	Draining bool // or muted: it gets no new calls; probed, but neither ejected nor counted in the caps (2.6)
 }
 
 // Change says that the verdict of one target of Group moved.

@@ -39,7 +39,7 @@ type Part struct {
 	Cause string    // the evidence: `5 failures in a row`, `probe failed 3 times`
 	Last  string    // the last error, as it was seen: `connection reset`
 	At    time.Time // when Last was seen
-	Next  time.Time // next trial or probe; zero if none is planned
+	Next  time.Time // next trial or probe, or the end of a mute; zero if none is planned
 }
 
 // Words is the part as a sentence for a person at time now:
@@ -61,13 +61,16 @@ func (p Part) Words(now time.Time) string {
 		say("last %q, %s ago", p.Last, Ago(now.Sub(p.At)))
 	case p.Last != "":
 		say("last %q", p.Last)
-	case !p.Since.IsZero() && p.Kind != Up:
+	case !p.Since.IsZero() && p.Kind != Up && p.Kind != Muted: // whose cause says it
 		say("for %s", Ago(now.Sub(p.Since)))
 	}
 	if !p.Next.IsZero() {
 		what := "probe"
-		if p.Kind == Ejected {
+		switch p.Kind {
+		case Ejected:
 			what = "trial"
+		case Muted:
+			what = "ends"
 		}
 		if wait := p.Next.Sub(now); wait > 0 {
 			say("%s in %s", what, Ago(wait))

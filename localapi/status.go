@@ -59,7 +59,7 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 	usable := usable(v)
 	for i := range v.Backends {
 		if b := &v.Backends[i]; !only.IsValid() || b.Addr == only {
-			resp.Backends = append(resp.Backends, explain(b, usable[i], v.Panic, now))
+			resp.Backends = append(resp.Backends, explain(v, b, usable[i], now))
 		}
 	}
 	if only.IsValid() && resp.Backends == nil {
@@ -107,11 +107,11 @@ func sourceWords(l *service.List) string {
 }
 
 // explain is one backend with its evidence.
-func explain(b *table.Backend, usable, panic bool, now time.Time) *lbagentv1.BackendExplanation {
+func explain(v *table.View, b *table.Backend, usable bool, now time.Time) *lbagentv1.BackendExplanation {
 	snap := b.State.Snapshot(now)
 	e := &lbagentv1.BackendExplanation{
 		Backend:       backendInfo(b, usable, now),
-		Sentence:      sentence(b, usable, panic, now),
+		Sentence:      sentence(b, usable, v.Panic, now),
 		Key:           b.Key,
 		StaticWeight:  b.Backend.Weight,
 		Outstanding:   int32(snap.Outstanding),
@@ -125,11 +125,7 @@ func explain(b *table.Backend, usable, panic bool, now time.Time) *lbagentv1.Bac
 	if snap.LatencyFresh {
 		e.Latency = durationpb.New(snap.Latency)
 	}
-	parts := snap.Parts
-	if len(parts) == 0 || parts[0].Kind != b.Verdict.Kind { // from the list or the operator (2.8), which health doesn't know
-		parts = append([]health.Part{*b.Verdict}, parts...)
-	}
-	for _, p := range parts {
+	for _, p := range v.Parts(now, b) {
 		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Words(now), Since: stamp(p.Since), Next: stamp(p.Next)})
 	}
 	return e

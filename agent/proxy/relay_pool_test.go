@@ -260,19 +260,15 @@ func leavings(s *script, other string) map[string]struct{ out, back func() } {
 			{Addr: addr, Weight: 100, Draining: draining},
 		}})
 	}
-	verdict := func(kind health.Kind) {
-		s.table.SetVerdicts(time.Now(), []health.Change{{Group: "user", Addr: addr, State: s.state(s.b.addr), To: health.Part{Kind: kind, Cause: "by hand"}}})
-	}
 	return map[string]struct{ out, back func() }{
 		"removed":  {func() { s.backends(other) }, func() { s.backends(s.b.addr) }},
 		"draining": {func() { list(true) }, func() { list(false) }},
-		"muted":    {func() { verdict(health.Muted) }, func() { verdict(health.Up) }},
 	}
 }
 
 // What runs on a backend that is taken out has the time of the drain, then it ends: gRPC by trailers, HTTP/2 by a reset. Idle connections close at once (4.7).
 func TestDrain(t *testing.T) {
-	for _, name := range []string{"removed", "draining", "muted"} {
+	for _, name := range []string{"removed", "draining"} {
 		t.Run(name, func(t *testing.T) {
 			s := newScript(t, func(o *Service) { o.Drain = time.Hour })
 			way := leavings(s, newRawBackend(t).addr)[name]
@@ -341,9 +337,9 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Down, unreachable, ejected: no new calls, and those that run go on (4.7).
+// Muted, down, unreachable, ejected: no new calls, and those that run go on (4.7).
 func TestOutButNotLeaving(t *testing.T) {
-	for _, kind := range []health.Kind{health.Down, health.Unreachable, health.Ejected} {
+	for _, kind := range []health.Kind{health.Muted, health.Down, health.Unreachable, health.Ejected} {
 		s := newScript(t, nil)
 		other := newRawBackend(t)
 		s.client.get(1, "/")

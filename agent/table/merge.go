@@ -80,7 +80,7 @@ func (s *Service) change(now time.Time, from, to *Backend, d *diff) {
 func (s *Service) restart(now time.Time, from, to *Backend, d *diff) {
 	to.State = health.NewState(now)
 	to.Verdict = s.listVerdict(now, to)
-	if !to.Draining && from.Verdict.Kind == health.Down {
+	if to.Verdict.Kind > health.Muted && from.Verdict.Kind == health.Down {
 		to.Verdict = from.Verdict
 	}
 	d.targets = true
@@ -116,10 +116,13 @@ func (s *Service) leave(now time.Time, l *service.List, b *Backend, d *diff) {
 	d.removed.add(b.Addr)
 }
 
-// listVerdict is the verdict of a backend whose record was read anew: draining if that says so, else what health says.
+// listVerdict is the verdict of a backend whose record or mutes were read anew: draining if the record says so, then muted, else what health says (2.8).
 func (s *Service) listVerdict(now time.Time, b *Backend) *health.Part {
 	if b.Draining {
 		return &health.Part{Kind: health.Draining, Since: now, Cause: "its record says that it is out of service"}
+	}
+	if parts := s.muted[b.Addr]; parts != nil {
+		return &parts[0]
 	}
 	if p := b.State.Verdict(); p != nil {
 		return p

@@ -34,6 +34,7 @@ type Service struct {
 	// Guarded by Table.mu.
 
 	used         bool                           // it has been in use: health knows its backends
+	muted        muted                          // nil if none
 	left         map[netip.AddrPort]leftBackend // nil if none
 	listVoice    voice
 	verdictVoice voice

@@ -47,6 +47,8 @@ type Table struct {
 	services atomic.Pointer[map[string]*Service] // copied on write
 
 	mu sync.Mutex // held by writers; guards what a Service keeps for them
+
+	mutes map[string]muted // of all services, followed or not
 }
 
 // New returns an empty table.
@@ -96,6 +98,7 @@ func (t *Table) SetSpec(now time.Time, spec Spec) {
 
 func (t *Table) add(now time.Time, spec *Spec) {
 	s := newService(now, spec, t.wake)
+	s.muted = t.mutes[spec.Name]
 	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
 	services := maps.Clone(*t.services.Load())
 	services[spec.Name] = s
@@ -180,7 +183,7 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 			continue // it left, or was restarted, while the verdict was on its way
 		}
 		s.entered[c.To.Kind].Add(moved(c))
-		if !backends[i].Draining {
+		if !backends[i].Draining && s.muted[c.Addr] == nil {
 			backends[i].Verdict = s.verdict(c.To)
 		}
 		taken = append(taken, c)
@@ -234,7 +237,8 @@ func (t targets) Len() int { return len(t) }
 
 func (t targets) At(i int) health.Target {
 	b := &t[i]
-	return health.Target{Addr: b.Addr, State: b.State, Draining: b.Draining}
+	// Health need not know who takes a backend out: one that gets no calls is no room for others' ejections (2.6).
+	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable()}
 }
 
 func (t *Table) setActive(s *Service, active bool) {

@@ -21,6 +21,7 @@ type View struct {
 	Panic    bool          // too few are usable: soft verdicts are ignored (2.9)
 	At       time.Time     // when it was made
 
+	muted      muted // of the service; of backends that aren't in the list, too
 	candidates []picker.Candidate
 	at         []int32 // the index in Backends of each candidate; nil = the same
 	picker     picker.Picker
@@ -37,24 +38,21 @@ type Backend struct {
 	Weight  float64      // effective (3.2)
 }
 
-// leaving reports whether somebody takes the backend out, by its record or by hand: it drains, or is muted. Both weigh more than any evidence (2.8), and
-// mean the same for calls: no new ones, and those that run have the time of the drain (4.7).
-func (b *Backend) leaving() bool { return b.Verdict.Kind <= health.Muted }
-
-// tryable reports whether the backend may be tried when nothing better is left: neither draining nor muted (4.1).
-func (b *Backend) tryable() bool { return !b.leaving() }
+// tryable reports whether the backend may be tried when nothing better is left: nobody takes it out, by its record or by hand. Draining and muted weigh more
+// than any evidence (2.8), and panic does not ignore them (2.9).
+func (b *Backend) tryable() bool { return b.Verdict.Kind > health.Muted }
 
 // newView joins list and verdicts. backends has one entry per entry of l, in its order.
 func newView(now time.Time, s *Service, l *service.List, backends []Backend) *View {
 	spec := s.Spec()
-	v := &View{Service: s, List: l, Backends: backends, At: now, next: make(chan struct{})}
+	v := &View{Service: s, List: l, Backends: backends, At: now, muted: s.muted, next: make(chan struct{})}
 	v.choose(false)
 	v.Usable = len(v.candidates)
 	tryable := v.Usable
 	if v.Usable < len(backends) {
 		tryable = v.lookAtOthers(spec.Health.Probe == health.ProbeNone)
 	}
-	// What is draining is out on purpose: it is no sign that something is wrong.
+	// What is draining or muted is out on purpose: it is no sign that something is wrong.
 	v.Panic = spec.PanicPercent > 0 && v.Usable*100 < spec.PanicPercent*tryable
 	v.desperate = spec.PanicPercent > 0 || v.Usable > 0
 	if v.Panic {
@@ -115,11 +113,11 @@ func (v *View) lookAtOthers(unprobed bool) (tryable int) {
 // weight is the effective weight of a backend (3.2): the static one times every other factor.
 func weight(b *service.Backend) float64 { return float64(max(b.Weight, 1)) }
 
-// Leaving reports whether what runs on the backend with that address has only the time of a drain left: it, or the service, was removed, or somebody takes
-// it out (4.7). What is only down, unreachable or ejected keeps its running calls.
+// Leaving reports whether what runs on the backend with that address has only the time of a drain left: it, or the service, was removed, or its record says
+// that it goes out of service (4.7). What is only muted, down, unreachable or ejected keeps its running calls: it may be back any moment.
 func (v *View) Leaving(addr netip.AddrPort) bool {
 	b := v.Find(addr)
-	return v.Gone || b == nil || b.leaving()
+	return v.Gone || b == nil || b.Verdict.Kind == health.Draining
 }
 
 // Find returns the backend with that address, nil if the view has none.
