@@ -1,4 +1,5 @@
-// Package etcdtest runs a real etcd, one member, in this process: for tests and for cmd/lbdemo. Nothing that lbagent links may import it.
+// Package etcdtest runs real etcds: one member or three, in this process or as processes of their own, with the networks between them. It is for tests and
+// for cmd/lbdemo. Nothing that lbagent links may import it.
 package etcdtest
 
 import (
@@ -9,7 +10,9 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -31,6 +34,19 @@ type Config struct {
 	TokenTTL time.Duration // life of an authentication token, in whole seconds; 0 = etcd's default of 5 min
 	Token    string        // a new cluster token makes a new cluster id; empty = always the same id
 	LogLevel string        // empty = fatal
+	// AuthToken is what authentication tokens are, in etcd's words ("simple", "jwt,..."); empty = simple.
+	AuthToken string
+	// Process runs it as a process of its own, which can be frozen and killed; the program, or its TestMain, must begin with Child.
+	Process bool
+	Peer    *Peer // nil = a cluster of one
+}
+
+// Peer is what makes an etcd a member of a larger cluster.
+type Peer struct {
+	Name    string
+	Listen  string // host:port
+	URL     string // where the other members reach it
+	Cluster string // all members, as etcd's initial-cluster
 }
 
 // TLS names the files of an etcd that speaks TLS. With CAFile clients need a certificate of that authority.
@@ -43,8 +59,9 @@ type Server struct {
 
 	mu sync.Mutex
 
-	etcd *embed.Etcd
-	grpc *grpc.Server
+	etcd    *embed.Etcd
+	grpc    *grpc.Server
+	process *process // instead of both
 }
 
 // Run starts an etcd and returns when it serves. Close ends it.
@@ -91,8 +108,13 @@ func (s *Server) firstStart() error {
 func (s *Server) Start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.etcd != nil {
+	if s.etcd != nil || s.process != nil {
 		return nil
+	}
+	if s.cfg.Process {
+		var err error
+		s.process, err = startProcess(s.cfg)
+		return err
 	}
 	c := s.config()
 	serving := make(chan *grpc.Server, 1) // embed makes it on a goroutine of its own, after it says that it is ready
@@ -120,13 +142,21 @@ func (s *Server) config() *embed.Config {
 	c.Dir = s.cfg.Dir
 	here := []url.URL{s.url()}
 	c.ListenClientUrls, c.AdvertiseClientUrls = here, here
-	// A single member has no peers: nothing listens there.
-	c.ListenPeerUrls = nil
-	c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}
 	if s.cfg.Token != "" {
 		c.InitialClusterToken = s.cfg.Token
 	}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	if p := s.cfg.Peer; p != nil {
+		c.Name, c.InitialCluster = p.Name, p.Cluster
+		c.ListenPeerUrls = []url.URL{{Scheme: "http", Host: p.Listen}}
+		c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: strings.TrimPrefix(p.URL, "http://")}}
+	} else { // nothing listens for peers
+		c.ListenPeerUrls = nil
+		c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}
+		c.InitialCluster = c.InitialClusterFromName(c.Name)
+	}
+	if s.cfg.AuthToken != "" {
+		c.AuthToken = s.cfg.AuthToken
+	}
 	if t := s.cfg.TLS; t != nil {
 		c.ClientTLSInfo = transport.TLSInfo{CertFile: t.CertFile, KeyFile: t.KeyFile, TrustedCAFile: t.CAFile, ClientCertAuth: t.CAFile != ""}
 	}
@@ -158,12 +188,17 @@ func (s *Server) Stop() {
 }
 
 func (s *Server) stopLocked() {
+	if s.process != nil {
+		s.process.kill()
+		s.process = nil
+	}
 	if s.etcd == nil {
 		return
 	}
 	if s.grpc != nil {
 		s.grpc.Stop() // embed's own Close would wait 5 s for open watches
 	}
+	s.etcd.Server.HardStop() // and 6 s until nobody was found who would lead instead
 	s.etcd.Close()
 	s.etcd, s.grpc = nil, nil
 }
@@ -172,6 +207,21 @@ func (s *Server) stopLocked() {
 func (s *Server) Restart() error {
 	s.Stop()
 	return s.Start()
+}
+
+// Freeze stops the process of an etcd in its tracks, as SIGSTOP does: its connections stand, new ones are accepted by the kernel, nothing answers.
+func (s *Server) Freeze() error { return s.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen etcd go on.
+func (s *Server) Thaw() error { return s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		return errors.New("etcd does not run as a process of its own")
+	}
+	return s.process.cmd.Process.Signal(sig)
 }
 
 // Close stops etcd for good and removes the folder that Run made.

@@ -1,34 +1,45 @@
 package etcdtest
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
+	"time"
 )
 
 // Proxy passes TCP connections on to one address, and can be cut: the network between a client and an etcd that goes on. Safe for concurrent use.
 type Proxy struct {
 	listener net.Listener
 	target   string
+	peers    bool // it is called by members of a cluster, which say who they are
 	tasks    sync.WaitGroup
 
 	mu sync.Mutex
 
 	cut      bool
-	paused   chan struct{} // closed when bytes pass again; nil while they pass
+	refused  map[string]bool // callers that are cut off
+	paused   chan struct{}   // closed when bytes pass again; nil while they pass
+	delay    time.Duration   // of what the target says
 	accepted int
-	conns    map[net.Conn]struct{}
+	conns    map[net.Conn]string // with who called; empty if nobody asked
 }
 
 // StartProxy passes connections on to target until the test ends.
 func StartProxy(t T, target string) *Proxy {
 	t.Helper()
+	return startProxy(t, target, false)
+}
+
+func startProxy(t T, target string, peers bool) *Proxy {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("listen: %v", err)
 	}
-	p := &Proxy{listener: l, target: target, conns: make(map[net.Conn]struct{})}
+	p := &Proxy{listener: l, target: target, peers: peers, refused: make(map[string]bool), conns: make(map[net.Conn]string)}
 	p.tasks.Go(p.run)
 	t.Cleanup(func() {
 		l.Close()
@@ -64,6 +75,38 @@ func (p *Proxy) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut = false
+}
+
+// drop cuts, and returns what undoes that.
+func (p *Proxy) drop() (undo func()) {
+	p.mu.Lock()
+	was := p.cut
+	p.mu.Unlock()
+	p.Cut()
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.cut = was
+	}
+}
+
+// cutFrom closes the connections of one caller, and those that it makes, or lets them through again.
+func (p *Proxy) cutFrom(caller string, cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refused[caller] = cut
+	for c, from := range p.conns {
+		if cut && from == caller {
+			c.Close()
+		}
+	}
+}
+
+// Slow holds up all that the target says for d, in order; 0 ends it for what comes after.
+func (p *Proxy) Slow(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
 }
 
 // Pause lets connections stand and passes no bytes, until Resume.
@@ -102,38 +145,103 @@ func (p *Proxy) serve(client net.Conn) error {
 		return fmt.Errorf("dial %s: %w", p.target, err)
 	}
 	defer server.Close()
-	if !p.add(client, server) {
+	from := io.Reader(client)
+	caller := ""
+	if p.peers {
+		caller, from = whoCalls(client)
+	}
+	if !p.add(caller, client, server) {
 		return nil
 	}
 	defer p.forget(client, server)
 	var both sync.WaitGroup
-	pass := func(to, from net.Conn) {
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := from.Read(buf)
-			p.wait()
-			if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
-				break
-			}
-		}
-		to.Close()
-		io.Copy(io.Discard, from) //nolint:errcheck
-	}
-	both.Go(func() { pass(server, client) })
-	both.Go(func() { pass(client, server) })
+	both.Go(func() { p.pass(server, from, client) })
+	both.Go(func() { p.answer(client, server) })
 	both.Wait()
 	return nil
 }
 
-func (p *Proxy) add(conns ...net.Conn) bool {
+// pass copies what comes from a connection until either end closes.
+func (p *Proxy) pass(to net.Conn, from io.Reader, conn net.Conn) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		p.wait()
+		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+			break
+		}
+	}
+	to.Close()
+	io.Copy(io.Discard, conn) //nolint:errcheck
+}
+
+// answer is pass with the delay.
+func (p *Proxy) answer(to, from net.Conn) {
+	type piece struct {
+		data []byte
+		due  time.Time
+	}
+	pieces := make(chan piece, 4096)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		failed := false
+		for one := range pieces {
+			if wait := time.Until(one.due); wait > 0 {
+				<-time.After(wait)
+			}
+			p.wait()
+			if failed {
+				continue
+			}
+			if _, err := to.Write(one.data); err != nil {
+				failed = true
+				from.Close()
+			}
+		}
+		to.Close()
+	})
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			p.mu.Lock()
+			delay := p.delay
+			p.mu.Unlock()
+			pieces <- piece{bytes.Clone(buf[:n]), time.Now().Add(delay)}
+		}
+		if err != nil {
+			break
+		}
+	}
+	close(pieces)
+	writer.Wait()
+}
+
+// whoCalls reads the head of the first request, in which a member of etcd says who it is, and returns that with a reader of all.
+func whoCalls(c net.Conn) (caller string, all io.Reader) {
+	const most = 16 << 10
+	var head bytes.Buffer
+	for buf := make([]byte, 4<<10); head.Len() < most && !bytes.Contains(head.Bytes(), []byte("\r\n\r\n")); {
+		n, err := c.Read(buf)
+		head.Write(buf[:n])
+		if err != nil {
+			break
+		}
+	}
+	_, rest, _ := strings.Cut(head.String(), "X-Server-From: ")
+	caller, _, _ = strings.Cut(rest, "\r\n")
+	return caller, io.MultiReader(&head, c)
+}
+
+func (p *Proxy) add(caller string, conns ...net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cut {
+	if p.cut || p.refused[caller] {
 		return false
 	}
 	p.accepted++
 	for _, c := range conns {
-		p.conns[c] = struct{}{}
+		p.conns[c] = caller
 	}
 	return true
 }
