@@ -15,7 +15,7 @@ import (
 
 // follow is s as discovery takes it.
 func follow(s config.Service) discovery.Follow {
-	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Format: s.Format, Static: s.Backends}
+	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Select: s.Select}
 }
 
 // etcdOf is e as package etcd takes it; nil stays nil.

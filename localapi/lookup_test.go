@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -124,6 +126,16 @@ func TestExplainFollowsNothing(t *testing.T) {
 	}
 	if want := "user: 5 of 5 backends usable; list from etcd at revision 42, confirmed "; !strings.HasPrefix(e.GetSummary(), want) {
 		t.Error(e.GetSummary())
+	}
+}
+
+// Explain says how much select: leaves out.
+func TestExplainCountsWhatIsLeftOut(t *testing.T) {
+	r := newRig(t, nil)
+	r.table.Apply(time.Now(), &service.List{Service: "user", Source: service.FromEtcd, Epoch: 7, Revision: 43, LeftOut: 3})
+	e, err := r.status().Explain(testContext(t), &lbagentv1.ExplainRequest{Service: "user"})
+	if want := []string{"select leaves out 3 of the 3 addresses that its records name"}; err != nil || !slices.Equal(e.GetHints(), want) {
+		t.Errorf("%v, %v", e.GetHints(), err)
 	}
 }
 

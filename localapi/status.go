@@ -49,8 +49,9 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 	for _, bad := range v.List.Bad {
 		resp.BadRecords = append(resp.BadRecords, &lbagentv1.BadRecord{Key: bad.Key, Reason: bad.Reason})
 	}
+	resp.Hints = listHints(v.List)
 	if s.cfg.Hints != nil {
-		resp.Hints = s.cfg.Hints(r.Service)
+		resp.Hints = append(resp.Hints, s.cfg.Hints(r.Service)...)
 	}
 	only, err := parseOnly(r.Address)
 	if err != nil {
@@ -66,6 +67,15 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 		return nil, failure(codes.NotFound, reasonUnknown, r.Service, "service %q has no backend %s", r.Service, only)
 	}
 	return resp, nil
+}
+
+// listHints are sentences about what a list leaves out.
+func listHints(l *service.List) []string {
+	var hints []string
+	if l.LeftOut > 0 {
+		hints = append(hints, fmt.Sprintf("select leaves out %d of the %d addresses that its records name", l.LeftOut, l.LeftOut+len(l.Backends)))
+	}
+	return hints
 }
 
 func parseOnly(address string) (netip.AddrPort, error) {

@@ -32,6 +32,20 @@ func (v value) prefix(to *string, empty bool) {
 	}
 }
 
+// etcdKey reads one etcd key.
+func (v value) etcdKey(to *string) {
+	s, ok := v.text("a key is allowed", false)
+	switch {
+	case !ok:
+	case strings.HasSuffix(s, "/"):
+		v.fail(fmt.Sprintf("write prefix: %q, or a key that does not end in /", clip(s, 64)), "%s ends in /, as a prefix does", v.quote())
+	case len(s) > maxPrefix:
+		v.fail(fmt.Sprintf("at most %d bytes are allowed", maxPrefix), "%s is too long", v.quote())
+	default:
+		*to = s
+	}
+}
+
 // format reads the format of a service list; ETCD-FORMATS names them all.
 func (v value) format(to *string) {
 	v.oneOf(to, []string{"grpc-naming", "plain"}, "gozero", "kratos", "kitex", "hertz", "go-micro", "rpcx", "skydns", "dubbo-interface",

@@ -26,14 +26,14 @@ func (d *decoder) check(s *sections, drafts []*draft) {
 func checkPrefixes(drafts []*draft) {
 	var sorted []*draft
 	for _, dr := range drafts {
-		if dr.EtcdPrefix != "" && !dr.overlap {
+		if dr.etcdKeys() != "" && !dr.overlap {
 			sorted = append(sorted, dr)
 		}
 	}
-	slices.SortStableFunc(sorted, func(a, b *draft) int { return strings.Compare(a.EtcdPrefix, b.EtcdPrefix) })
+	slices.SortStableFunc(sorted, func(a, b *draft) int { return strings.Compare(a.etcdKeys(), b.etcdKeys()) })
 	var outer []*draft // every one a prefix of the next
 	for _, dr := range sorted {
-		for len(outer) > 0 && !strings.HasPrefix(dr.EtcdPrefix, outer[len(outer)-1].EtcdPrefix) {
+		for len(outer) > 0 && !outer[len(outer)-1].holds(dr.etcdKeys()) {
 			outer = outer[:len(outer)-1]
 		}
 		if len(outer) == 0 {
@@ -41,15 +41,23 @@ func checkPrefixes(drafts []*draft) {
 			continue
 		}
 		last := outer[len(outer)-1]
-		how := "lies inside"
-		if last.EtcdPrefix == dr.EtcdPrefix {
+		how, what := "lies inside", "prefix"
+		if last.etcdKeys() == dr.etcdKeys() {
 			how = "is"
 		} else {
 			outer = append(outer, dr)
 		}
-		dr.own["prefix"].fail("write overlap: true if that is meant", "%q %s the prefix %q of service %q at %s",
-			clip(dr.EtcdPrefix, 128), how, clip(last.EtcdPrefix, 128), last.Name, last.at.place())
+		if last.EtcdKey != "" {
+			what = "key"
+		}
+		dr.source().fail("write overlap: true if that is meant", "%q %s the %s %q of service %q at %s",
+			clip(dr.etcdKeys(), 128), how, what, clip(last.etcdKeys(), 128), last.Name, last.at.place())
 	}
+}
+
+// holds reports whether the service reads key, or all that begins with it.
+func (dr *draft) holds(key string) bool {
+	return key == dr.EtcdKey || dr.EtcdPrefix != "" && strings.HasPrefix(key, dr.EtcdPrefix)
 }
 
 // checkOnDemand refuses services that hold the keys of services to come. One that lies deeper is refused only if on_demand was written: layouts
@@ -61,18 +69,18 @@ func checkOnDemand(s *sections, drafts []*draft) {
 	_, written := s.written["on_demand"]
 	before, after, _ := strings.Cut(s.cfg.Defaults.Namespace+s.cfg.OnDemand.Prefix, "{service}")
 	for _, dr := range drafts {
-		if dr.EtcdPrefix == "" || dr.overlap {
+		if dr.etcdKeys() == "" || dr.overlap {
 			continue
 		}
 		const allowed = "write overlap: true if that is meant, or on_demand: off"
-		if strings.HasPrefix(before, dr.EtcdPrefix) {
-			dr.own["prefix"].fail(allowed, "%q holds the keys of every service of on_demand.prefix", clip(dr.EtcdPrefix, 128))
+		if dr.holds(before) {
+			dr.source().fail(allowed, "%q holds the keys of every service of on_demand.prefix", clip(dr.etcdKeys(), 128))
 			continue
 		}
-		rest, inside := strings.CutPrefix(dr.EtcdPrefix, before)
+		rest, inside := strings.CutPrefix(dr.etcdKeys(), before)
 		name, deeper, found := strings.Cut(rest, after)
 		if written && inside && found && deeper != "" && !strings.Contains(name, "/") {
-			dr.own["prefix"].fail(allowed, "%q lies inside the prefix that on_demand.prefix gives to service %q", clip(dr.EtcdPrefix, 128), clip(name, 64))
+			dr.source().fail(allowed, "%q lies inside the prefix that on_demand.prefix gives to service %q", clip(dr.etcdKeys(), 128), clip(name, 64))
 		}
 	}
 }

@@ -74,11 +74,14 @@ type Log struct {
 // Service is one entry of services:.
 type Service struct {
 	Name         string
-	At           string            // file:line
-	Prefix       string            // as written; "" if Backends is set
-	EtcdPrefix   string            // Prefix with the namespace applied: what discovery follows
-	Namespace    string            // the namespace that was applied
-	Format       string            // grpc-naming, plain
+	At           string // file:line
+	Prefix       string // as written; "" if Key or Backends is set
+	Key          string // as written: one key instead of a prefix
+	EtcdPrefix   string // Prefix with the namespace applied: what discovery follows
+	EtcdKey      string // likewise
+	Namespace    string // the namespace that was applied
+	Format       string // grpc-naming, plain
+	Select       map[string][]string
 	Backends     []service.Backend // static, sorted by address
 	Listen       []Listen
 	Protocol     string // auto, h2, http1, tcp

@@ -24,10 +24,10 @@ type draft struct {
 }
 
 // ownKeys say which service it is; they have no place in defaults:.
-func ownKeys() []string { return []string{"name", "prefix", "backends", "listen"} }
+func ownKeys() []string { return []string{"name", "prefix", "key", "backends", "listen"} }
 
 func laterKeys() others {
-	return notYet("select", "key", "guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load", "only")
+	return notYet("guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load", "only")
 }
 
 // services reads defaults: and every entry of services:.
@@ -75,26 +75,49 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 	if _, ok := dr.own["name"]; !ok && v.isMap() {
 		v.fail("write name: and either prefix: or backends:", "the service has no name")
 	}
+	dr.checkSource(v, etcd)
+	dr.finish(etcd)
+	if dr.etcdKeys() == "" {
+		dr.Namespace = "" // a static service does not change with it
+	}
+}
+
+// checkSource finds what is wrong with where the backends come from: one of prefix, key and backends.
+func (dr *draft) checkSource(v value, etcd *Etcd) {
 	prefix, hasPrefix := dr.own["prefix"]
+	key, hasKey := dr.own["key"]
 	backends, hasBackends := dr.own["backends"]
 	switch {
 	case hasPrefix && hasBackends:
 		backends.fail("one of them is allowed", "stands beside prefix")
-	case !hasPrefix && !hasBackends && v.isMap():
-		v.fail("write prefix: services/NAME/ or backends: [host:port]", "the service has neither prefix nor backends")
+	case hasKey && hasBackends:
+		backends.fail("one of them is allowed", "stands beside key")
+	case hasPrefix && hasKey:
+		key.fail("one of them is allowed", "stands beside prefix")
+	case !hasPrefix && !hasKey && !hasBackends && v.isMap():
+		v.fail("write prefix: services/NAME/ or key: KEY or backends: [host:port]", "the service has neither prefix nor key nor backends")
 	case hasPrefix && etcd == nil:
 		prefix.fail("configure etcd, or write backends:", "needs etcd:, which is not configured")
+	case hasKey && etcd == nil:
+		key.fail("configure etcd, or write backends:", "needs etcd:, which is not configured")
 	case hasBackends:
-		for _, k := range []string{"format", "overlap", "namespace"} {
+		for _, k := range []string{"format", "overlap", "namespace", "select"} {
 			if at, ok := dr.own[k]; ok {
-				at.fail("leave it out", "belongs to prefix, the service has backends")
+				at.fail("leave it out", "belongs to prefix or key, the service has backends")
 			}
 		}
 	}
-	dr.finish(etcd)
-	if dr.EtcdPrefix == "" {
-		dr.Namespace = "" // a static service does not change with it
+}
+
+// etcdKeys is what the service reads of etcd: a prefix, which ends in /, or one key; "" for a static one.
+func (dr *draft) etcdKeys() string { return dr.EtcdPrefix + dr.EtcdKey }
+
+// source is the value that says so.
+func (dr *draft) source() value {
+	if dr.EtcdKey != "" {
+		return dr.own["key"]
 	}
+	return dr.own["prefix"]
 }
 
 // finish works out what several keys say together.
@@ -109,6 +132,9 @@ func (dr *draft) finish(etcd *Etcd) {
 	if dr.Prefix != "" {
 		dr.EtcdPrefix = dr.Namespace + dr.Prefix
 	}
+	if dr.Key != "" {
+		dr.EtcdKey = dr.Namespace + dr.Key
+	}
 }
 
 // keys are all keys of a service.
@@ -119,6 +145,8 @@ func (dr *draft) keys() keys {
 			v.str(&s.Name, nameAllowed, false, service.ValidName)
 		},
 		"prefix": func(v value) { v.prefix(&s.Prefix, false) },
+		"key":    func(v value) { v.etcdKey(&s.Key) },
+		"select": func(v value) { s.Select = v.selection() },
 		"namespace": func(v value) {
 			var namespace string
 			v.prefix(&namespace, true)

@@ -24,9 +24,19 @@ import (
 // Follow is one service to keep.
 type Follow struct {
 	Name   string
-	Prefix string // whole, namespace included; ends in /. Empty: Static is the list
+	Prefix string // whole, namespace included; ends in /. Empty, as is Key: Static is the list
+	Key    string // instead of Prefix: one key, which doesn't end in /
 	Format string
 	Static []service.Backend
+	Select Select // what is wanted of it; nil = all
+}
+
+// keys is what to read of etcd: a prefix, which ends in /, or else a key; empty for a static list.
+func (f *Follow) keys() string {
+	if f.Key != "" {
+		return f.Key
+	}
+	return f.Prefix
 }
 
 // Config wires a Discovery.
@@ -173,7 +183,7 @@ func (d *Discovery) confirmStatic(ctx context.Context) {
 		var names []string
 		d.mu.Lock()
 		for name, f := range d.follows {
-			if f.follow.Prefix == "" {
+			if f.follow.keys() == "" {
 				names = append(names, name)
 			}
 		}
@@ -234,7 +244,7 @@ func (d *Discovery) endLocked(name string) {
 		if d.ending[name] == f.done {
 			delete(d.ending, name)
 		}
-		if next := d.follows[name]; next == nil || next.follow.Prefix == "" {
+		if next := d.follows[name]; next == nil || next.follow.keys() == "" {
 			d.spool.remove(name)
 		}
 	}()

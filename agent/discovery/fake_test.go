@@ -103,10 +103,15 @@ func (e *fakeEtcd) put(key, value string) {
 
 func (e *fakeEtcd) tellLocked(key string, ev *mvccpb.Event) {
 	for w := range e.watches {
-		if strings.HasPrefix(key, w.prefix) && !e.mute {
+		if within(key, w.prefix) && !e.mute {
 			w.send(clientv3.WatchResponse{Header: e.header(), Events: []*mvccpb.Event{ev}})
 		}
 	}
+}
+
+// within reports whether key is meant by what: a prefix, which ends in /, or one key.
+func within(key, what string) bool {
+	return key == what || strings.HasSuffix(what, "/") && strings.HasPrefix(key, what)
 }
 
 func (w *fakeWatch) send(r clientv3.WatchResponse) {
@@ -208,7 +213,7 @@ func (c *fakeClient) Page(ctx context.Context, prefix, from string, rev int64, l
 func (e *fakeEtcd) sortedLocked(prefix string) []string {
 	var keys []string
 	for k := range e.keys {
-		if strings.HasPrefix(k, prefix) {
+		if within(k, prefix) {
 			keys = append(keys, k)
 		}
 	}

@@ -61,7 +61,7 @@ func (f *follower) run(ctx context.Context) {
 		f.after = nil
 	}
 	f.seed(time.Now())
-	if f.follow.Prefix == "" {
+	if f.follow.keys() == "" {
 		return
 	}
 	dec, err := format.New(f.follow.Format)
@@ -95,19 +95,26 @@ func (f *follower) seed(now time.Time) {
 		return
 	}
 	f.seeded = true
-	if f.follow.Prefix == "" {
+	if f.follow.keys() == "" {
 		f.emit(now, staticList(now, f.follow))
 		return
 	}
-	if l := f.d.spool.load(f.follow, now); l != nil {
+	if l := f.d.spool.load(f.follow, now); l != nil && f.stillWanted(l) {
 		f.records, f.epoch, f.rev = records{shown: l.Backends}, l.Epoch, l.Revision
 		f.emit(now, l)
 	}
 }
 
+// stillWanted leaves out of a spooled list what is no longer wanted. If that leaves nothing, the list is of no use: an empty one would be none that etcd ever had.
+func (f *follower) stillWanted(l *service.List) bool {
+	had := len(l.Backends)
+	f.follow.Select.choose(l)
+	return had == 0 || len(l.Backends) > 0
+}
+
 // attempt reads the list and watches it until something fails; it never returns nil.
 func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
-	s, err := read(ctx, l, f.decoder, f.follow.Prefix)
+	s, err := read(ctx, l, f.decoder, f.follow.keys())
 	if err != nil {
 		return err
 	}
@@ -129,7 +136,7 @@ func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 	default:
 		f.back.Most()
 	}
-	return fmt.Errorf("watch %q: %w", f.follow.Prefix, err)
+	return fmt.Errorf("watch %q: %w", f.follow.keys(), err)
 }
 
 // install takes what a whole read found.
@@ -153,7 +160,7 @@ func (f *follower) install(s snapshot) {
 // watch follows from the revision that was read (1.2) until the watch fails.
 func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *time.Timer) error {
 	defer guard.Stop()
-	responses := l.Watch(ctx, f.follow.Prefix, f.rev)
+	responses := l.Watch(ctx, f.follow.keys(), f.rev)
 	quiet := time.NewTimer(silence + rand.N(silenceJoin))
 	defer quiet.Stop()
 	for {
@@ -252,7 +259,7 @@ func (f *follower) check(ctx context.Context, l *etcd.Link) error {
 	defer release()
 	rctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	r, err := l.Newest(rctx, f.follow.Prefix)
+	r, err := l.Newest(rctx, f.follow.keys())
 	if err != nil {
 		return err
 	}
@@ -278,6 +285,7 @@ func (f *follower) publish(now time.Time, spool bool) {
 		Service: f.follow.Name, Source: service.FromEtcd, Epoch: f.epoch, Revision: f.rev, Confirmed: now, Backends: f.records.shown,
 	}
 	l.Bad, l.BadCount = f.records.bad()
+	f.follow.Select.choose(l)
 	f.emit(now, l)
 	if spool {
 		f.d.spool.put(f.follow, l)

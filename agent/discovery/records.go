@@ -153,7 +153,7 @@ func better(a, b *service.Backend) int {
 // difference says what differs between two backends of one address.
 func difference(a, b *service.Backend) effect {
 	switch {
-	case a.Key != b.Key || a.Created != b.Created || a.Host != b.Host || a.Weight != b.Weight || a.Draining != b.Draining ||
+	case a.Key != b.Key || a.Created != b.Created || a.Host != b.Host || a.Weight != b.Weight || a.Draining != b.Draining || a.Priority != b.Priority ||
 		a.Zone != b.Zone || a.Region != b.Region || !maps.Equal(a.Metadata, b.Metadata):
 		return content
 	case a.Modified != b.Modified:

@@ -65,6 +65,8 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 			l.Bad = append(l.Bad, decodeBad(c.message()))
 		case fieldBadCount:
 			l.BadCount = int(c.number)
+		case fieldLeftOut:
+			l.LeftOut = int(c.number)
 		}
 	}
 	switch {
@@ -72,7 +74,7 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 		return nil, fmt.Errorf("%w: broken body", errUnreadable)
 	case l.Service != f.Name:
 		return nil, fmt.Errorf("%w: the list of service %.80q", errUnreadable, l.Service)
-	case prefix != f.Prefix || format != f.Format:
+	case prefix != f.keys() || format != f.Format:
 		return nil, errOtherList
 	case len(l.Bad) > service.MaxBadRecords || l.BadCount < len(l.Bad):
 		return nil, fmt.Errorf("%w: %d bad records of %d", errUnreadable, len(l.Bad), l.BadCount)
@@ -104,6 +106,8 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 			b.Weight = uint32(min(c.number, 1<<32-1))
 		case backendDraining:
 			b.Draining = protowire.DecodeBool(c.number)
+		case backendPriority:
+			b.Priority = uint16(min(c.number, 1<<16-1))
 		case backendZone:
 			b.Zone = c.str()
 		case backendRegion:

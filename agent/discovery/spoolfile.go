@@ -36,6 +36,7 @@ const (
 	fieldBackend   = 7
 	fieldBad       = 8
 	fieldBadCount  = 9
+	fieldLeftOut   = 10
 )
 
 // Fields of a backend.
@@ -51,6 +52,7 @@ const (
 	backendKey      = 9
 	backendCreated  = 10
 	backendModified = 11
+	backendPriority = 12
 )
 
 var (
@@ -83,7 +85,7 @@ func readSpoolFile(path string) ([]byte, time.Time, error) {
 func encodeSpool(f Follow, l *service.List) []byte {
 	b := make([]byte, spoolHeader, spoolHeader+256+len(l.Backends)*128)
 	b = appendString(b, fieldService, f.Name)
-	b = appendString(b, fieldPrefix, f.Prefix)
+	b = appendString(b, fieldPrefix, f.keys())
 	b = appendString(b, fieldFormat, f.Format)
 	b = appendUint(b, fieldEpoch, l.Epoch)
 	b = appendUint(b, fieldRevision, uint64(l.Revision))
@@ -100,6 +102,7 @@ func encodeSpool(f Follow, l *service.List) []byte {
 		b = protowire.AppendBytes(b, one)
 	}
 	b = appendUint(b, fieldBadCount, uint64(l.BadCount))
+	b = appendUint(b, fieldLeftOut, uint64(l.LeftOut))
 
 	copy(b, spoolMagic)
 	binary.BigEndian.PutUint32(b[8:], spoolVersion)
@@ -128,7 +131,8 @@ func appendBackend(b []byte, e *service.Backend) []byte {
 	}
 	b = appendString(b, backendKey, e.Key)
 	b = appendUint(b, backendCreated, uint64(e.Created))
-	return appendUint(b, backendModified, uint64(e.Modified))
+	b = appendUint(b, backendModified, uint64(e.Modified))
+	return appendUint(b, backendPriority, uint64(e.Priority))
 }
 
 // appendString and appendUint leave out what is empty or 0.

@@ -41,6 +41,8 @@ func (e *Config) clone() *Config {
 }
 
 // Client is what discovery asks of etcd. These few methods are faked where time matters; the real ones are tested against a real etcd.
+//
+// A prefix ends in /; what doesn't is one key (SEMANTICS 1.2).
 type Client interface {
 	// Ready returns when there is a connection.
 	Ready(ctx context.Context) error
@@ -142,18 +144,26 @@ func (e *etcdClient) Ready(ctx context.Context) error {
 	}
 }
 
+// rangeEnd is the first key after those that prefix means.
+func rangeEnd(prefix string) string {
+	if strings.HasSuffix(prefix, "/") {
+		return clientv3.GetPrefixRangeEnd(prefix)
+	}
+	return prefix + "\x00"
+}
+
 func (e *etcdClient) Page(ctx context.Context, prefix, from string, rev int64, limit int) (*clientv3.GetResponse, error) {
-	return e.c.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithLimit(int64(limit)))
+	return e.c.Get(ctx, from, clientv3.WithRange(rangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithLimit(int64(limit)))
 }
 
 func (e *etcdClient) Newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error) {
-	return e.c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly(),
+	return e.c.Get(ctx, prefix, clientv3.WithRange(rangeEnd(prefix)), clientv3.WithLimit(1), clientv3.WithKeysOnly(),
 		clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend))
 }
 
 // Watch uses one stream for all prefixes: clientv3 opens one per set of outgoing metadata, which is the same for all.
 func (e *etcdClient) Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
-	return e.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(rev), clientv3.WithCreatedNotify())
+	return e.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithRange(rangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithCreatedNotify())
 }
 
 func (e *etcdClient) Progress(ctx context.Context) error {

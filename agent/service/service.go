@@ -35,6 +35,7 @@ type Backend struct {
 	Addr     netip.AddrPort
 	Weight   uint32            // static weight, >= 1; a record with weight 0 is Draining instead (1.11)
 	Draining bool              // the record says that it is out of service (1.11)
+	Priority uint16            // tier: lower ones get the calls first (3.8)
 	Created  int64             // CreateRevision of Key: another value for the same address is a restarted process (1.1)
 	Modified int64             // ModRevision of Key
 	Metadata map[string]string // nil if none; never written after the List is made
@@ -70,6 +71,7 @@ type List struct {
 	Backends  []Backend   // sorted by Addr, one each
 	Bad       []BadRecord // at most MaxBadRecords
 	BadCount  int         // all of them
+	LeftOut   int         // addresses that `select:` leaves out of Backends
 }
 
 // MaxBadRecords bounds the bad records that a List names; BadCount counts the others.

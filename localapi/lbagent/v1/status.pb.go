@@ -333,7 +333,7 @@ type ExplainResponse struct {
 	// Keys whose values could not be read.
 	BadRecords     []*BadRecord `protobuf:"bytes,4,rep,name=bad_records,json=badRecords,proto3" json:"bad_records,omitempty"`
 	BadRecordCount uint32       `protobuf:"varint,5,opt,name=bad_record_count,json=badRecordCount,proto3" json:"bad_record_count,omitempty"`
-	// What the proxy could tell about the protocol of connections under "auto".
+	// What else a person should know: what the list leaves out, and what the proxy could tell about the protocol of connections under "auto".
 	Hints         []string `protobuf:"bytes,6,rep,name=hints,proto3" json:"hints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
