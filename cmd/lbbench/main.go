@@ -22,6 +22,7 @@ import (
 const usage = `lbbench measures lbagent beside other proxies, on this machine, in one run.
 
 usage: lbbench [flags] [shape ...]
+       lbbench fleet [flags]        what the discovery of many hosts costs one etcd
 
 shapes (all, or none named, is every one):
 `
@@ -63,6 +64,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return 0
 		}
 	}
+	if len(args) > 0 && args[0] == fleetVerb {
+		return fleetMain(ctx, args[1:], stdout, stderr)
+	}
 	o, err := parse(args, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -103,6 +107,8 @@ func parts() map[string]func(ctx context.Context, args []string) error {
 		http1BackendVerb: func(ctx context.Context, args []string) error { return serveEach(ctx, args, answerHTTP1) },
 		grpcBackendVerb:  runGRPCBackend,
 		etcdVerb:         runEtcd,
+		fleetEtcdVerb:    runFleetEtcd,
+		fleetHostsVerb:   runFleetHosts,
 		noiseVerb:        runNoise,
 		tcpBackendVerb:   func(ctx context.Context, args []string) error { return serveEach(ctx, args, answerTCP) },
 	}

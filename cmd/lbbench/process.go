@@ -31,8 +31,8 @@ type process struct {
 
 // startProcess starts argv and waits until it accepts at listen, "unix:PATH" or HOST:PORT.
 func startProcess(ctx context.Context, listen string, env []string, argv ...string) (*process, error) {
-	p := &process{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), exited: make(chan struct{}), output: &strings.Builder{}}
-	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p := newProcess(exec.CommandContext(ctx, argv[0], argv[1:]...))
+	p.cmd.Stdout = p.output
 	if err := p.start(env); err != nil {
 		return nil, err
 	}
@@ -41,6 +41,12 @@ func startProcess(ctx context.Context, listen string, env []string, argv ...stri
 		return nil, err
 	}
 	return p, nil
+}
+
+func newProcess(cmd *exec.Cmd) *process {
+	p := &process{cmd: cmd, exited: make(chan struct{}), output: &strings.Builder{}}
+	cmd.Stderr = p.output
+	return p
 }
 
 func (p *process) start(env []string) error {

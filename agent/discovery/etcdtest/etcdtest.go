@@ -32,6 +32,7 @@ type Config struct {
 	Addr     string        // host:port for clients; empty = a free port of 127.0.0.1
 	TLS      *TLS          // nil = plain text
 	TokenTTL time.Duration // life of an authentication token, in whole seconds; 0 = etcd's default of 5 min
+	Bcrypt   int           // cost of a password's hash; 0 = 4, the least: etcd's own default is 10, which makes a login cost 50 ms of CPU
 	Token    string        // a new cluster token makes a new cluster id; empty = always the same id
 	LogLevel string        // empty = fatal
 	// AuthToken is what authentication tokens are, in etcd's words ("simple", "jwt,..."); empty = simple.
@@ -163,7 +164,10 @@ func (s *Server) config() *embed.Config {
 	if s.cfg.TokenTTL > 0 {
 		c.AuthTokenTTL = uint(max(1, s.cfg.TokenTTL/time.Second))
 	}
-	c.BcryptCost = 4 // the least there is: a login need not cost 50 ms here
+	c.BcryptCost = 4
+	if s.cfg.Bcrypt > 0 {
+		c.BcryptCost = uint(s.cfg.Bcrypt)
+	}
 	c.TickMs, c.ElectionMs = 50, 500
 	c.UnsafeNoFsync = true
 	c.LogLevel = s.cfg.LogLevel
