@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +62,6 @@ type Client interface {
 const (
 	KeepaliveTime    = 10 * time.Second
 	KeepaliveTimeout = 5 * time.Second
-	loginTimeout     = 10 * time.Second
 	dialTimeout      = 5 * time.Second
 	maxMessage       = 64 << 20 // of an answer; a larger page is read in smaller ones
 )
@@ -81,11 +79,10 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 	cfg := clientv3.Config{
 		Endpoints:            e.Endpoints,
 		Context:              ctx,
-		DialTimeout:          loginTimeout,
 		DialKeepAliveTime:    KeepaliveTime,
 		DialKeepAliveTimeout: KeepaliveTimeout,
 		MaxCallRecvMsgSize:   maxMessage,
-		MaxUnaryRetries:      3, // the second with a fresh token; longer waits are ours to make
+		MaxUnaryRetries:      3, // longer waits are ours to make
 		Logger:               zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect(), MinConnectTimeout: dialTimeout}),
@@ -95,16 +92,20 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 			grpc.WithChainStreamInterceptor(endBrokenWatch),
 		},
 	}
+	var who *login
 	if e.Username != "" && e.PasswordFile != "" {
-		password, err := os.ReadFile(e.PasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("read the password of etcd user %s: %w", e.Username, err)
-		}
-		cfg.Username, cfg.Password = e.Username, strings.TrimRight(string(password), "\r\n")
+		who = &login{ctx: ctx, name: e.Username, passwordFile: e.PasswordFile}
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.call))
 	}
 	c, err := clientv3.New(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("log in to etcd: %w", err)
+		return nil, fmt.Errorf("make a client of etcd: %w", err)
+	}
+	if who != nil {
+		if err := who.renew(ctx, c.ActiveConnection(), ""); err != nil {
+			c.Close()
+			return nil, err
+		}
 	}
 	return Wrap(c), nil
 }

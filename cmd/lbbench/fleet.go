@@ -124,7 +124,7 @@ type fleetResult struct {
 	Auth       string  `json:"auth"`
 	StartMs    float64 `json:"start_ms"`     // until all hosts have all lists
 	StartCPU   float64 `json:"start_cpu_ms"` // of etcd, for all
-	StartDials int     `json:"start_dials"`  // clients that were made: logins, with a password
+	StartDials int     `json:"start_dials"`  // clients that were made
 	HostKiB    float64 `json:"etcd_kib_per_host"`
 
 	QuietCPU float64 `json:"quiet_cpu_ms_per_s"`
@@ -178,7 +178,7 @@ func printFleet(w io.Writer, o fleetOptions, all []fleetResult) error {
 	row("AUTH", func(r fleetResult) string { return r.Auth })
 	row("all hosts start: until the last has all lists, s", number("%.1f", func(r fleetResult) float64 { return r.StartMs / 1000 }))
 	row("  CPU of etcd per host, ms", number("%.2f", func(r fleetResult) float64 { return r.StartCPU / hosts }))
-	row("  clients made (logins)", number("%.0f", func(r fleetResult) float64 { return float64(r.StartDials) }))
+	row("  clients made", number("%.0f", func(r fleetResult) float64 { return float64(r.StartDials) }))
 	row("memory of etcd per host, KiB", number("%.0f", func(r fleetResult) float64 { return r.HostKiB }))
 	row("quiet: CPU of etcd per host, us per s", number("%.0f", func(r fleetResult) float64 { return r.QuietCPU * 1000 / hosts }))
 	row("changes: CPU of etcd, % of a core", number("%.0f", func(r fleetResult) float64 { return r.ChurnCPU / 10 }))
@@ -189,7 +189,7 @@ func printFleet(w io.Writer, o fleetOptions, all []fleetResult) error {
 	row("etcd killed: until it accepts again, s", number("%.1f", func(r fleetResult) float64 { return r.DownMs / 1000 }))
 	row("  until a host is current, ms, p50 / p99 / max", func(r fleetResult) string { return r.CurrentMs.String() })
 	row("  CPU of etcd per host until then, ms", number("%.2f", func(r fleetResult) float64 { return r.RestartCPU / hosts }))
-	row("  clients made (logins)", number("%.0f", func(r fleetResult) float64 { return float64(r.RestartDials) }))
+	row("  clients made", number("%.0f", func(r fleetResult) float64 { return float64(r.RestartDials) }))
 	return t.Flush()
 }
 

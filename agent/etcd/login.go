@@ -1,0 +1,124 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+)
+
+// loginTimeout bounds a login. etcd computes for 50 ms over each password, so after its restart the last of a thousand hosts waits for most of a minute; whoever gave up
+// before and came again would have etcd compute twice. A member that hangs is found sooner, by the keepalive, and one without a leader says so.
+const loginTimeout = 2 * time.Minute
+
+// login is who we are to etcd: the token of a user, which all calls carry. clientv3 could do it, too, but it logs in anew for each stream, and for each of the calls that
+// find the token expired, all at once. Here there is one login at a time, for all who wait. Safe for concurrent use.
+type login struct {
+	ctx          context.Context // of the client
+	name         string
+	passwordFile string // read at each login (1.4)
+
+	mu      sync.Mutex
+	token   string   // empty before the first login, and if etcd wants none
+	running *attempt // nil if no login is under way
+}
+
+// attempt is one login.
+type attempt struct {
+	done chan struct{} // closed when it is over
+	err  error
+}
+
+// GetRequestMetadata is what each call carries.
+func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if token := l.current(); token != "" {
+		return map[string]string{rpctypes.TokenFieldNameGRPC: token}, nil
+	}
+	return nil, nil
+}
+
+// RequireTransportSecurity: etcd itself lets passwords and tokens go in clear text, and says so in its documentation.
+func (l *login) RequireTransportSecurity() bool { return false }
+
+func (l *login) current() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.token
+}
+
+// call logs in again if a call finds its token expired, and makes it once more.
+func (l *login) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	token := l.current()
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if err == nil || method == pb.Auth_Authenticate_FullMethodName || !isExpired(rpctypes.Error(err)) {
+		return err
+	}
+	if err := l.renew(ctx, cc, token); err != nil {
+		return err
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+// isExpired reports whether err says that etcd has forgotten who we are.
+func isExpired(err error) bool {
+	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
+}
+
+// renew returns when there is another token than old. It waits until ctx ends at most; the login goes on, for those who come later.
+func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) error {
+	l.mu.Lock()
+	if l.token != old {
+		l.mu.Unlock()
+		return nil
+	}
+	a := l.running
+	if a == nil {
+		a = &attempt{done: make(chan struct{})}
+		l.running = a
+		go l.run(a, cc)
+	}
+	l.mu.Unlock()
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+		return fmt.Errorf("log in to etcd as %s: no answer yet: %w", l.name, ctx.Err())
+	}
+}
+
+func (l *login) run(a *attempt, cc *grpc.ClientConn) {
+	token, err := l.authenticate(cc)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.token = token
+	}
+	a.err, l.running = err, nil
+	close(a.done)
+}
+
+// authenticate asks for a token; none is wanted if authentication is off.
+func (l *login) authenticate(cc *grpc.ClientConn) (string, error) {
+	password, err := os.ReadFile(l.passwordFile)
+	if err != nil {
+		return "", fmt.Errorf("read the password of etcd user %s: %w", l.name, err)
+	}
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(l.ctx), loginTimeout)
+	defer cancel()
+	r, err := pb.NewAuthClient(cc).Authenticate(ctx, &pb.AuthenticateRequest{Name: l.name, Password: strings.TrimRight(string(password), "\r\n")}, grpc.WaitForReady(true))
+	switch err = rpctypes.Error(err); {
+	case errors.Is(err, rpctypes.ErrAuthNotEnabled):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("log in to etcd as %s: %w", l.name, err)
+	}
+	return r.Token, nil
+}
