@@ -21,6 +21,8 @@ const (
 	Agent    Kind = "agent"    // start, ready, stop
 	// Protection: a peer did what is not put up with, such as a flood; at most one per service and what it did in 10 s on each loop. Backend is set if that was it.
 	Protection Kind = "protection"
+	// Mute: a backend was muted or unmuted, or the time of a mute is over; Detail says by whom and why.
+	Mute Kind = "mute"
 	// Retry: a service's budget for retries is used up; at most one in 10 s.
 	Retry Kind = "retry"
 )
