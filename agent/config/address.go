@@ -46,10 +46,14 @@ func (v value) etcdKey(to *string) {
 	}
 }
 
-// format reads the format of a service list; ETCD-FORMATS names them all.
+// formats are those of agent/discovery/format, in its order.
+func formats() []string {
+	return []string{"grpc-naming", "gozero", "kratos", "kitex", "hertz", "go-micro", "rpcx", "skydns", "plain"}
+}
+
+// format reads the format of a service list.
 func (v value) format(to *string) {
-	v.oneOf(to, []string{"grpc-naming", "plain"}, "gozero", "kratos", "kitex", "hertz", "go-micro", "rpcx", "skydns", "dubbo-interface",
-		"dubbo-application", "goframe", "jupiter", "traefik", "apisix", "patroni")
+	v.oneOf(to, formats(), "dubbo-interface", "dubbo-application", "goframe", "jupiter", "traefik", "apisix", "patroni")
 }
 
 // absolute reads an absolute path.

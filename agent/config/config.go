@@ -80,7 +80,7 @@ type Service struct {
 	EtcdPrefix   string // Prefix with the namespace applied: what discovery follows
 	EtcdKey      string // likewise
 	Namespace    string // the namespace that was applied
-	Format       string // grpc-naming, plain
+	Format       string // one of formats()
 	Select       map[string][]string
 	Backends     []service.Backend // static, sorted by address
 	Listen       []Listen

@@ -252,7 +252,7 @@ func TestPageTooLarge(t *testing.T) {
 	}
 	defer small.Close()
 	l := etcd.NewLink(t.Context(), etcd.Wrap(small))
-	dec, err := format.New("grpc-naming")
+	dec, err := format.New("grpc-naming", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestNewestAgreesWithRead(t *testing.T) {
 	}
 	defer cl.Close()
 	l := etcd.NewLink(t.Context(), cl)
-	dec, err := format.New("grpc-naming")
+	dec, err := format.New("grpc-naming", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (f *follower) run(ctx context.Context) {
 	if f.follow.keys() == "" {
 		return
 	}
-	dec, err := format.New(f.follow.Format)
+	dec, err := format.New(f.follow.Format, f.follow.Select)
 	if err != nil {
 		f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
@@ -83,14 +84,21 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 func decode(dec *format.Decoder, room []service.Backend, kv *mvccpb.KeyValue) change {
 	key := string(kv.Key)
 	backends, err := dec.Append(room, key, kv.Value)
-	if err != nil {
-		return change{other: &other{reason: err.Error(), modified: kv.ModRevision}}
-	}
-	if len(backends) == 0 {
-		return change{other: &other{modified: kv.ModRevision}}
-	}
+	backends = slices.DeleteFunc(backends, func(b service.Backend) bool {
+		if b.Addr.Addr().IsValid() {
+			return false
+		}
+		err = fmt.Errorf("address \"%s:%d\": host names are not supported yet", b.Host, b.Addr.Port())
+		return true
+	})
+	c := change{backends: backends}
 	for i := range backends {
 		backends[i].Key, backends[i].Created, backends[i].Modified = key, kv.CreateRevision, kv.ModRevision
 	}
-	return change{backends: backends}
+	if err != nil {
+		c.other = &other{reason: err.Error(), modified: kv.ModRevision}
+	} else if len(backends) == 0 {
+		c.other = &other{modified: kv.ModRevision}
+	}
+	return c
 }

@@ -16,19 +16,19 @@ import (
 type records struct {
 	shown  []service.Backend // sorted by Addr, one each. Shared with the List that was made of it, so never written
 	hidden []service.Backend // what older keys say of addresses in shown
-	other  map[string]other  // keys without a backend
+	other  map[string]other  // keys that give no backend, or not all that they list
 }
 
-// other is a key that gives no backend.
+// other is a key that gives no backend, or not all that its value lists.
 type other struct {
-	reason   string // why not (1.7); empty if the format wants none of it
+	reason   string // what is wrong (1.7); empty if the format wants none of it
 	modified int64
 }
 
 // change is what a key says now.
 type change struct {
 	backends []service.Backend // with Key, Created and Modified
-	other    *other            // set if there are no backends, nil for a deleted key
+	other    *other            // set if there are no backends or something is wrong, nil for a deleted key
 }
 
 // effect says how much a change changed.
@@ -200,10 +200,11 @@ func (r records) keys() (n int, newest int64) {
 			newest = max(newest, list[i].Modified)
 		}
 	}
-	for _, o := range r.other {
+	for key, o := range r.other {
+		seen[key] = struct{}{}
 		newest = max(newest, o.modified)
 	}
-	return len(seen) + len(r.other), newest
+	return len(seen), newest
 }
 
 // bad returns the first MaxBadRecords bad keys in order, and how many there are (1.7).

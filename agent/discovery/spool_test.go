@@ -38,7 +38,9 @@ func sampleList() *service.List {
 }
 
 func TestSpoolFileRoundTrip(t *testing.T) {
-	for _, l := range []*service.List{sampleList(), {Service: "user", Source: service.FromSpool, Confirmed: time.Unix(1, 0), Backends: []service.Backend{}}} {
+	tiers := sampleList() // what came later than version 1's first file
+	tiers.Backends[1].Priority, tiers.Backends[2].Priority = 1<<16-1, 7
+	for _, l := range []*service.List{sampleList(), tiers, {Service: "user", Source: service.FromSpool, Confirmed: time.Unix(1, 0), Backends: []service.Backend{}}} {
 		got, err := decodeSpool(encodeSpool(sampleFollow(), l), sampleFollow())
 		if err != nil {
 			t.Fatal(err)

@@ -1,13 +1,13 @@
-// Package format turns what a key of etcd holds into backends: one file per key/value format of service lists.
+// Package format turns what a key of etcd holds into backends, and a registration into what a key holds: one file per key/value format of service lists.
 //
 // A format appends the backends of one key: none (the record says nothing yet), one, or many (a value that lists them); they may stand in the value or in the
-// key, so it gets both. A format whose backends are the join of sibling keys (traefik's url and weight) will name, beside this, the record that a key belongs
-// to; then the keys of a record are decoded together.
+// key, so it gets both. Where a backend is what several keys say together (traefik's url and weight), the decoder has a Joiner, which keeps those keys.
 package format
 
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/lbagent/lbagent/agent/service"
@@ -16,8 +16,20 @@ import (
 // Names of the formats, as `format:` in the configuration has them.
 const (
 	GRPCNaming = "grpc-naming"
+	GoZero     = "gozero"
+	Kratos     = "kratos"
+	Kitex      = "kitex"
+	Hertz      = "hertz"
+	GoMicro    = "go-micro"
+	RPCX       = "rpcx"
+	SkyDNS     = "skydns"
 	Plain      = "plain"
 )
+
+// Names returns every format, the default first.
+func Names() []string {
+	return []string{GRPCNaming, GoZero, Kratos, Kitex, Hertz, GoMicro, RPCX, SkyDNS, Plain}
+}
 
 // MaxValue bounds a value in bytes. Registrations have some hundred bytes; a larger limit lets one key cost more memory and time.
 const MaxValue = 64 << 10
@@ -25,21 +37,39 @@ const MaxValue = 64 << 10
 // Decoder reads one service's keys. It is for one goroutine.
 type Decoder struct {
 	decode func(dst []service.Backend, key string, value []byte) ([]service.Backend, error)
+	shared sharer
 }
 
-// New returns a decoder of the format called name.
-func New(name string) (*Decoder, error) {
+// New returns a decoder of the format called name. What a service selects (`select:`) is for those formats whose records name several endpoints of one process:
+// they give only the selected ones, or, if nothing is selected among them, those of the scheme that the format's file says comes first.
+func New(name string, selected map[string][]string) (*Decoder, error) {
+	d := &Decoder{}
 	switch name {
 	case GRPCNaming:
-		return &Decoder{(&grpcNaming{}).decode}, nil
+		d.decode = (&grpcNaming{}).decode
+	case GoZero:
+		d.decode = goZero
+	case Kratos:
+		d.decode = kratos{schemes: selected["scheme"]}.decode
+	case Kitex, Hertz:
+		d.decode = kitex
+	case GoMicro:
+		d.decode = goMicro
+	case RPCX:
+		d.decode = rpcx
+	case SkyDNS:
+		d.decode = skyDNS
 	case Plain:
-		return &Decoder{plain}, nil
+		d.decode = plain
+	default:
+		return nil, fmt.Errorf("format %q is not known: use one of %s", name, strings.Join(Names(), ", "))
 	}
-	return nil, fmt.Errorf("format %q is not known: use %s or %s", name, GRPCNaming, Plain)
+	return d, nil
 }
 
-// Append appends the backends of one key to dst, without Key, Created and Modified. On an error dst comes back as it was; the error says what is wrong
-// with this key in words for `explain` (SEMANTICS 1.7), in valid UTF-8.
+// Append appends the backends of one key to dst, without Key, Created and Modified; one by host name has it in Host, and an invalid Addr with its port. The error
+// says what is wrong with this key in words for `explain` (SEMANTICS 1.7), in valid UTF-8. A value that lists many backends may give both: what could be read is
+// appended, and the error is about the first that could not. What dst held before stays as it was in any case.
 func (d *Decoder) Append(dst []service.Backend, key string, value []byte) ([]service.Backend, error) {
 	switch {
 	case !utf8.ValidString(key):
@@ -47,9 +77,10 @@ func (d *Decoder) Append(dst []service.Backend, key string, value []byte) ([]ser
 	case len(value) > MaxValue:
 		return dst, fmt.Errorf("the value has %d bytes, more than %d", len(value), MaxValue)
 	}
+	n := len(dst)
 	out, err := d.decode(dst, key, value)
-	if err != nil {
-		return dst, err
+	for i := n; i < len(out); i++ {
+		d.shared.share(&out[i])
 	}
-	return out, nil
+	return out, err
 }
