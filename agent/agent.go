@@ -57,6 +57,7 @@ type Agent struct {
 	lists     *localapi.Lists
 	admin     *admin.Server
 	ondemand  *onDemand
+	own       own
 	notifier  handoff.Notifier
 
 	ready   atomic.Bool

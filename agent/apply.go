@@ -15,7 +15,7 @@ import (
 
 // follow is s as discovery takes it.
 func follow(s config.Service) discovery.Follow {
-	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Select: s.Select}
+	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Select: s.Select, Allow: s.Allow, Deny: s.Deny}
 }
 
 // etcdOf is e as package etcd takes it; nil stays nil.
@@ -116,6 +116,7 @@ func differs(old, next *config.Config) ([]string, error) {
 // listeners are closed in between.
 func (a *Agent) put(old, next *config.Config) {
 	a.etcd.Set(etcdOf(next.Etcd))
+	a.own.set(next)
 	change := config.Compare(old, next)
 	for _, s := range next.Services {
 		// What did not change isn't touched (6.1).
@@ -124,6 +125,7 @@ func (a *Agent) put(old, next *config.Config) {
 		}
 	}
 	a.ondemand.set(next)
+	a.discovery.Remake(a.now())
 }
 
 // prune drops the services that old names and next doesn't.

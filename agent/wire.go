@@ -48,6 +48,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Etcd:      a.etcd,
 		OnList:    a.table.Apply,
 		OnConfirm: a.table.Confirm,
+		Own:       a.own.listens,
 	}); err != nil {
 		return err
 	}

@@ -82,6 +82,7 @@ type Service struct {
 	Namespace    string // the namespace that was applied
 	Format       string // one of formats()
 	Select       map[string][]string
+	Allow, Deny  []netip.Prefix    // sorted; an address is a range of one
 	Backends     []service.Backend // static, sorted by address
 	Listen       []Listen
 	Protocol     string // auto, h2, http1, tcp

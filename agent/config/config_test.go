@@ -158,6 +158,8 @@ services:
     timeout: {connect: 2s, request: 1m30s, idle: 1m}
     drain: 1m
   - name: http
+    allow: [127.0.0.1, 10.0.0.0/8, "::/0", 10.0.0.0/8, "::ffff:10.0.0.9"]
+    deny: [169.254.0.0/16]
     backends: ["[2001:db8::1]:80", "[::ffff:10.0.0.2]:80", 10.0.0.1:80]
     probe: {type: http, path: "/healthz?x=1", status: 204}
 `)
@@ -181,6 +183,10 @@ services:
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
+	for _, p := range []string{"10.0.0.0/8", "10.0.0.9/32", "127.0.0.1/32", "::/0"} {
+		http.Allow = append(http.Allow, netip.MustParsePrefix(p))
+	}
+	http.Deny = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")}
 	http.Probe.Type, http.Probe.Path, http.Probe.StatusMin, http.Probe.StatusMax = "http", "/healthz?x=1", 204, 204
 	defaults := defaultService()
 	defaults.Namespace = "/prod/"

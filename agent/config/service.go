@@ -27,7 +27,7 @@ type draft struct {
 func ownKeys() []string { return []string{"name", "prefix", "key", "backends", "listen"} }
 
 func laterKeys() others {
-	return notYet("guard", "allow", "deny", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load", "only")
+	return notYet("guard", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load", "only")
 }
 
 // services reads defaults: and every entry of services:.
@@ -154,6 +154,8 @@ func (dr *draft) keys() keys {
 		},
 		"format":   func(v value) { v.format(&s.Format) },
 		"overlap":  func(v value) { v.boolean(&dr.overlap) },
+		"allow":    func(v value) { s.Allow = v.ranges() },
+		"deny":     func(v value) { s.Deny = v.ranges() },
 		"backends": func(v value) { s.Backends = v.backends() },
 		"listen":   func(v value) { s.Listen = v.listeners() },
 		"protocol": func(v value) { v.oneOf(&s.Protocol, []string{"auto", "h2", "http1", "tcp"}) },

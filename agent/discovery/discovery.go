@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"slices"
@@ -29,6 +30,8 @@ type Follow struct {
 	Format string
 	Static []service.Backend
 	Select Select // what is wanted of it; nil = all
+	Allow  []netip.Prefix
+	Deny   []netip.Prefix
 }
 
 // keys is what to read of etcd: a prefix, which ends in /, or else a key; empty for a static list.
@@ -51,6 +54,8 @@ type Config struct {
 	// OnConfirm is called when the source said that name's list is still so (1.3): at most every 10 s or so while etcd answers. Static lists are confirmed in
 	// the same way, so that their age stays near 0.
 	OnConfirm func(name string, at time.Time)
+	// Own reports whether the agent itself listens at an address (1.14); nil = nowhere.
+	Own func(netip.AddrPort) bool
 }
 
 // Discovery follows services. Safe for concurrent use.
@@ -215,6 +220,16 @@ func (d *Discovery) Set(f Follow) {
 	n := &follower{d: d, follow: f, after: d.ending[f.Name], done: make(chan struct{})}
 	d.follows[f.Name] = n
 	d.startLocked(n)
+}
+
+// Remake makes the lists anew of what is known, where something else than etcd has a say in them and has changed: where the agent itself listens.
+func (d *Discovery) Remake(now time.Time) {
+	d.mu.Lock()
+	followed := slices.Collect(maps.Values(d.follows))
+	d.mu.Unlock()
+	for _, f := range followed {
+		f.remake(now)
+	}
 }
 
 // Remove stops following; its list leaves the spool.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
@@ -39,23 +41,29 @@ type follower struct {
 	cancel context.CancelFunc // set when it is started
 	done   chan struct{}      // closed when it has ended
 
-	seeded  bool
-	decoder *format.Decoder
-	records records
-	list    *service.List // the last one given to OnList
-	epoch   uint64        // of records
-	rev     int64         // of records
-	back    etcd.Backoff
-	fresh   budget
-
+	seeded   bool
+	decoder  *format.Decoder
+	back     etcd.Backoff
+	fresh    budget
 	watching bool   // the watch was made
 	doubt    bool   // by a member with a lower revision than the list has: it is behind, or it was restored
 	trouble  string // the last error that was logged
+
+	mu sync.Mutex // held while a list is made and OnList runs, whoever makes it. What follows is written under it, by the goroutine alone but for list and told
+
+	records   records
+	spooled   *service.List // what the spool had, until etcd says what is; nil without
+	epoch     uint64        // of records
+	rev       int64         // of records
+	confirmed time.Time     // when the list's source last said that it is so
+	list      *service.List // the last one given to OnList
+	told      map[string]bool
+	ended     bool // OnList belongs to the next follower of the service
 }
 
 // run follows until ctx ends.
 func (f *follower) run(ctx context.Context) {
-	defer close(f.done)
+	defer f.end()
 	if f.after != nil {
 		<-f.after
 		f.after = nil
@@ -89,27 +97,72 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
+func (f *follower) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
+	close(f.done)
+}
+
 // seed gives OnList the list that needs no etcd: the static one, or the one in the spool.
 func (f *follower) seed(now time.Time) {
 	if f.seeded {
 		return
 	}
 	f.seeded = true
-	if f.follow.keys() == "" {
-		f.emit(now, staticList(now, f.follow))
-		return
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.follow.keys() != "" {
+		if f.spooled = f.d.spool.load(f.follow, now); f.spooled == nil {
+			return
+		}
+		f.records, f.epoch, f.rev, f.confirmed = records{shown: f.spooled.Backends}, f.spooled.Epoch, f.spooled.Revision, f.spooled.Confirmed
 	}
-	if l := f.d.spool.load(f.follow, now); l != nil && f.stillWanted(l) {
-		f.records, f.epoch, f.rev = records{shown: l.Backends}, l.Epoch, l.Revision
-		f.emit(now, l)
+	l := f.make(now)
+	if len(l.Backends) == 0 && len(f.records.shown) > 0 {
+		return // all that was spooled is of another select:, or refused by now. An empty list would be none that etcd ever had (1.4)
 	}
+	f.emit(now, l)
 }
 
-// stillWanted leaves out of a spooled list what is no longer wanted. If that leaves nothing, the list is of no use: an empty one would be none that etcd ever had.
-func (f *follower) stillWanted(l *service.List) bool {
-	had := len(l.Backends)
-	f.follow.Select.choose(l)
-	return had == 0 || len(l.Backends) > 0
+// make makes a list of what is known: of records, step by step. The caller holds f.mu.
+func (f *follower) make(now time.Time) *service.List {
+	var l service.List
+	switch {
+	case f.follow.keys() == "":
+		return staticList(now, f.follow)
+	case f.spooled != nil:
+		l = *f.spooled // it may be of what select:, allow: and deny: were before
+	default:
+		l = service.List{
+			Service: f.follow.Name, Source: service.FromEtcd, Epoch: f.epoch, Revision: f.rev, Confirmed: f.confirmed, Backends: f.records.shown,
+		}
+		l.Bad, l.BadCount = f.records.bad()
+	}
+	f.follow.Select.choose(&l)
+	f.refuse(now, &l)
+	return &l
+}
+
+// remake gives OnList another list if what is known makes another one by now.
+func (f *follower) remake(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.list == nil || f.ended {
+		return // there is none yet, or it is no longer this follower's
+	}
+	l := f.make(now)
+	if sameList(f.list, l) {
+		return
+	}
+	f.emit(now, l)
+	f.d.spool.put(f.follow, l)
+}
+
+// sameList reports whether two lists of one source say the same.
+func sameList(a, b *service.List) bool {
+	return a.BadCount == b.BadCount && a.LeftOut == b.LeftOut && slices.Equal(a.Bad, b.Bad) &&
+		compare(records{shown: a.Backends}, records{shown: b.Backends}) == nothing
 }
 
 // attempt reads the list and watches it until something fails; it never returns nil.
@@ -142,6 +195,8 @@ func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 // install takes what a whole read found.
 func (f *follower) install(s snapshot) {
 	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.list != nil && f.epoch != 0 && (s.epoch != f.epoch || s.revision < f.rev) {
 		f.d.log.Info("etcd was replaced or restored: its revisions start anew", "service", f.follow.Name, "revision", s.revision)
 	}
@@ -149,12 +204,14 @@ func (f *follower) install(s snapshot) {
 	if f.list != nil && f.list.Source == service.FromEtcd && s.epoch == f.epoch && s.revision >= f.rev &&
 		compare(f.records, s.records) == nothing {
 		f.rev = s.revision
-		f.confirm(now)
+		f.confirmLocked(now)
 		return
 	}
-	spooled := f.list != nil && s.epoch == f.epoch && compare(f.records, s.records) != content
-	f.records, f.epoch, f.rev = s.records, s.epoch, s.revision
-	f.publish(now, !spooled)
+	was, sameEpoch := f.list, s.epoch == f.epoch
+	f.records, f.epoch, f.rev, f.spooled = s.records, s.epoch, s.revision, nil
+	f.publish(now, func(l *service.List) bool {
+		return was == nil || !sameEpoch || compare(records{shown: was.Backends}, records{shown: l.Backends}) == content
+	})
 }
 
 // watch follows from the revision that was read (1.2) until the watch fails.
@@ -225,9 +282,10 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 		return
 	}
 	last := make(map[string]*mvccpb.Event, len(batch))
+	rev := f.rev
 	for _, e := range batch {
 		last[string(e.Kv.Key)] = e
-		f.rev = max(f.rev, e.Kv.ModRevision)
+		rev = max(rev, e.Kv.ModRevision)
 	}
 	changes := make(map[string]change, len(last))
 	for key, e := range last {
@@ -238,15 +296,18 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 		}
 	}
 	next, effect := f.records.apply(changes)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rev = rev
 	switch effect {
 	case content:
 		f.records = next
-		f.publish(time.Now(), true)
+		f.publish(time.Now(), func(*service.List) bool { return true })
 	case revisions: // written again as it was: nothing that a caller could see
 		f.records = next
-		f.confirm(time.Now())
+		f.confirmLocked(time.Now())
 	case nothing:
-		f.confirm(time.Now())
+		f.confirmLocked(time.Now())
 	}
 }
 
@@ -279,21 +340,19 @@ func (f *follower) check(ctx context.Context, l *etcd.Link) error {
 	return nil
 }
 
-// publish gives OnList the list of records, and spools it if that is not there yet.
-func (f *follower) publish(now time.Time, spool bool) {
-	l := &service.List{
-		Service: f.follow.Name, Source: service.FromEtcd, Epoch: f.epoch, Revision: f.rev, Confirmed: now, Backends: f.records.shown,
-	}
-	l.Bad, l.BadCount = f.records.bad()
-	f.follow.Select.choose(l)
+// publish gives OnList the list of records, and spools it if that is not there yet. The caller holds f.mu.
+func (f *follower) publish(now time.Time, isNew func(*service.List) bool) {
+	f.confirmed = now
+	l := f.make(now)
 	f.emit(now, l)
-	if spool {
+	if isNew(l) {
 		f.d.spool.put(f.follow, l)
 	} else {
 		f.d.spool.confirm(f.follow.Name, now)
 	}
 }
 
+// emit gives OnList a list. The caller holds f.mu.
 func (f *follower) emit(now time.Time, l *service.List) {
 	f.list = l
 	f.d.cfg.OnList(now, l)
@@ -301,6 +360,13 @@ func (f *follower) emit(now time.Time, l *service.List) {
 
 // confirm tells that the list is still so.
 func (f *follower) confirm(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.confirmLocked(now)
+}
+
+func (f *follower) confirmLocked(now time.Time) {
+	f.confirmed = now
 	f.d.cfg.OnConfirm(f.follow.Name, now)
 	f.d.spool.confirm(f.follow.Name, now)
 }

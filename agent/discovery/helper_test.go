@@ -180,6 +180,9 @@ func (r *running) Status() known { return known{r.Discovery.Status(), r.links.St
 type setup struct {
 	Etcd     *etcd.Config
 	SpoolDir string
+
+	dial etcd.DialFunc
+	own  func(netip.AddrPort) bool
 }
 
 // start runs discovery with s until the test ends or stop is called; follows are set, and the spool is loaded, before.
@@ -191,11 +194,24 @@ func start(t *testing.T, s setup, follows ...Follow) *running {
 // startWith is start with another way to make clients.
 func startWith(t *testing.T, s setup, dial etcd.DialFunc, follows ...Follow) *running {
 	t.Helper()
+	s.dial = dial
+	return s.start(t, follows...)
+}
+
+// startOwn is start of an agent that listens somewhere.
+func startOwn(t *testing.T, s setup, own func(netip.AddrPort) bool, follows ...Follow) *running {
+	t.Helper()
+	s.own = own
+	return startWith(t, s, etcd.Dial, follows...)
+}
+
+func (s setup) start(t *testing.T, follows ...Follow) *running {
+	t.Helper()
 	rec := newRecorder(t)
 	out := &logBuffer{}
 	events, log := event.NewLog(1000), hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Debug})
-	links := etcd.New(etcd.Options{Log: log, Events: events, Etcd: s.Etcd, Dial: dial})
-	cfg := Config{Log: log, Events: events, SpoolDir: s.SpoolDir, Etcd: links, OnList: rec.onList, OnConfirm: rec.onConfirm}
+	links := etcd.New(etcd.Options{Log: log, Events: events, Etcd: s.Etcd, Dial: s.dial})
+	cfg := Config{Log: log, Events: events, SpoolDir: s.SpoolDir, Etcd: links, OnList: rec.onList, OnConfirm: rec.onConfirm, Own: s.own}
 	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

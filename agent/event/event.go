@@ -17,6 +17,7 @@ const (
 	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool
 	Config   Kind = "config"   // a reload was applied or refused
 	Listener Kind = "listener" // a listener was bound or closed
+	Address  Kind = "address"  // an address of a list was refused (1.14): the first of each kind of a service
 	Hang     Kind = "hang"     // a backend's connection was given up: no byte came, not even the answer to a PING
 	Agent    Kind = "agent"    // start, ready, stop
 	// Protection: a peer did what is not put up with, such as a flood; at most one per service and what it did in 10 s on each loop. Backend is set if that was it.

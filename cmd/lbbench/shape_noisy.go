@@ -190,7 +190,7 @@ func (r *rig) noisyAgent(ctx context.Context, endpoint, prefix string, procs int
 	if err != nil {
 		return fail(err)
 	}
-	text += fmt.Sprintf("etcd: {endpoints: [%q]}\nservices:\n  - {name: %s, prefix: %s/%s/, listen: [%q]}\n", endpoint, benchService, prefix, benchService, listen)
+	text += fmt.Sprintf("etcd: {endpoints: [%q]}\nservices:\n  - {name: %s, prefix: %s/%s/, allow: [127.0.0.0/8], listen: [%q]}\n", endpoint, benchService, prefix, benchService, listen)
 	for i := 1; i < noisyServices; i++ {
 		text += fmt.Sprintf("  - {name: %s, prefix: %s/%s/, probe: {type: none}}\n", serviceOf(i), prefix, serviceOf(i))
 	}

@@ -53,6 +53,7 @@ state_dir: %s
 services:
   - name: %s
     prefix: %s/
+    allow: [127.0.0.0/8]
     listen: [%d]
 `, etcdAddr, a.socket, filepath.Join(dir, "admin.sock"), admin, filepath.Join(dir, "state"), serviceName, etcdTarget, port)
 	if err := os.WriteFile(a.config, []byte(text), 0o644); err != nil {
