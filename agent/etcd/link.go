@@ -68,6 +68,7 @@ type Links struct {
 
 	etcd    *Config
 	changed chan struct{} // closed and replaced when etcd changes
+	hurry   chan struct{} // closed and replaced by Hurry
 	link    *Link         // nil while there is none
 	there   chan struct{} // closed and replaced when there is a link
 }
@@ -89,7 +90,7 @@ func New(o Options) *Links {
 		o.Dial = Dial
 	}
 	return &Links{
-		dial: o.Dial, contact: &contact{log: o.Log, events: o.Events}, etcd: o.Etcd.clone(), changed: make(chan struct{}), there: make(chan struct{}),
+		dial: o.Dial, contact: &contact{log: o.Log, events: o.Events}, etcd: o.Etcd.clone(), changed: make(chan struct{}), hurry: make(chan struct{}), there: make(chan struct{}),
 	}
 }
 
@@ -127,6 +128,38 @@ func (k *Links) configured() (*Config, <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.etcd, k.changed
+}
+
+// Hurry ends the wait before the next try to reach etcd, if there is one: for who has something to lose. The waits begin anew from the shortest.
+func (k *Links) Hurry() {
+	k.mu.Lock()
+	close(k.hurry)
+	k.hurry = make(chan struct{})
+	l := k.link
+	k.mu.Unlock()
+	if l == nil {
+		return
+	}
+	if c := l.Raw(); c != nil {
+		c.ActiveConnection().ResetConnectBackoff()
+	}
+}
+
+// wait waits for d, or until ctx ends, etcd changes or somebody is in a hurry.
+func (k *Links) wait(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+	k.mu.Lock()
+	hurry := k.hurry
+	k.mu.Unlock()
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-hurry:
+			cancel()
+		case <-both.Done():
+		}
+	}()
+	Sleep(both, d, changed)
 }
 
 // Get waits for a link with a connection.
@@ -204,7 +237,7 @@ func (k *Links) Run(ctx context.Context) error {
 			} else if IsAuth(err) {
 				k.contact.fail(err)
 			}
-			Sleep(ctx, back.Next(), changed)
+			k.wait(ctx, back.Next(), changed)
 		}
 	}
 	return nil

@@ -26,6 +26,8 @@ const (
 	Mute Kind = "mute"
 	// Retry: a service's budget for retries is used up; at most one in 10 s.
 	Retry Kind = "retry"
+	// Registration: a service of this host came into etcd, left it, was drained; Detail says why.
+	Registration Kind = "registration"
 )
 
 // Event is one thing that happened. Service and Backend are empty where they don't apply.

@@ -1,0 +1,303 @@
+package registrar
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/etcd"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/health"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const patience = 30 * time.Second
+
+// life is an agent's registrar on a real etcd.
+type life struct {
+	t      *testing.T
+	r      *Registrar
+	events *event.Log
+	cancel context.CancelFunc
+	done   chan struct{}
+	alive  atomic.Bool // what probes find
+}
+
+// live begins one; c names the etcd. The lease lives for ttl.
+func live(t *testing.T, c etcd.Config, dir string, ttl time.Duration, regs ...Registration) *life {
+	t.Helper()
+	l := &life{t: t, events: event.NewLog(1000), done: make(chan struct{})}
+	l.alive.Store(true)
+	links := etcd.New(etcd.Options{Events: l.events, Etcd: &c})
+	r, err := New(Config{
+		Log: hclog.NewNullLogger(), Events: l.events, Etcd: links, Dir: dir,
+		Place: func(service, format string) (Place, error) {
+			return Place{"services/" + service + "/", "grpc-naming"}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.probe = func(context.Context, health.Options, netip.AddrPort) health.Check {
+		if !l.alive.Load() {
+			return health.Check{Refused: true, Cause: "connection refused"}
+		}
+		return health.Check{Passed: true}
+	}
+	for i := range regs {
+		regs[i].Probe.Interval = 100 * time.Millisecond
+	}
+	r.Set(regs, ttl)
+	ctx, cancel := context.WithCancel(context.Background())
+	l.r, l.cancel = r, cancel
+	go func() { _ = links.Run(ctx) }()
+	go func() {
+		defer close(l.done)
+		_ = r.Run(ctx)
+	}()
+	t.Cleanup(l.stop)
+	return l
+}
+
+func (l *life) stop() {
+	l.cancel()
+	<-l.done
+}
+
+// await waits until cond holds.
+func await(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(patience)
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+func reg(n int) Registration {
+	return Registration{Service: "user", Address: fmt.Sprintf("10.0.0.1:%d", n)}
+}
+
+func keyOf(n int) string { return fmt.Sprintf("services/user/10.0.0.1:%d", n) }
+
+// get is what etcd has at a key; nil if nothing.
+func get(t *testing.T, c *clientv3.Client, key string) (value string, lease int64, create int64) {
+	t.Helper()
+	r, err := c.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Kvs) == 0 {
+		return "", 0, 0
+	}
+	return string(r.Kvs[0].Value), r.Kvs[0].Lease, r.Kvs[0].CreateRevision
+}
+
+func has(t *testing.T, c *clientv3.Client, key string) bool {
+	v, _, _ := get(t, c, key)
+	return strings.Contains(v, "10.0.0.1")
+}
+
+// watcher counts the deletions under services/ until the test ends.
+func watcher(t *testing.T, c *clientv3.Client) *atomic.Int64 {
+	t.Helper()
+	n := new(atomic.Int64)
+	watch := c.Watch(t.Context(), "services/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	<-watch
+	go func() {
+		for r := range watch {
+			for _, e := range r.Events {
+				if e.Type == clientv3.EventTypeDelete {
+					n.Add(1)
+				}
+			}
+		}
+	}()
+	return n
+}
+
+// What people and accidents do to keys and leases, on a real etcd (5.1, 5.5).
+func TestRealEtcd(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	// Of somebody else, there before us.
+	if _, err := c.Put(t.Context(), keyOf(9), "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	var regs []Registration
+	for n := 1; n <= 250; n++ { // more than one transaction holds
+		regs = append(regs, reg(n))
+	}
+	l := live(t, etcd.Config{Endpoints: s.Endpoints()}, t.TempDir(), 6*time.Second, regs...)
+	await(t, "all are announced", func() bool { return l.r.Stats().Announced == 249 })
+
+	lease := func() int64 {
+		_, id, _ := get(t, c, keyOf(1))
+		return id
+	}
+	first := lease()
+	if r, err := c.TimeToLive(t.Context(), clientv3.LeaseID(first), clientv3.WithAttachedKeys()); err != nil || len(r.Keys) != 249 || r.GrantedTTL != 6 {
+		t.Errorf("the lease has %d keys, ttl %d: %v; want one for all", len(r.Keys), r.GrantedTTL, err)
+	}
+	if _, err := c.Delete(t.Context(), keyOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), keyOf(2), "by hand"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a deleted key is back", func() bool { return has(t, c, keyOf(1)) })
+	await(t, "a changed key is as it was", func() bool { return has(t, c, keyOf(2)) })
+	if _, id, _ := get(t, c, keyOf(2)); id != first {
+		t.Errorf("the changed key hangs on %x, want %x", id, first)
+	}
+
+	if err := s.Compact(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Revoke(t.Context(), clientv3.LeaseID(first)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "all are back after the lease was revoked", func() bool { return has(t, c, keyOf(1)) && has(t, c, keyOf(250)) })
+	await(t, "one lost lease is counted", func() bool { return l.r.Stats().LeaseLosses == 1 })
+	if v, _, _ := get(t, c, keyOf(9)); v != "theirs" {
+		t.Errorf("somebody else's key became %q", v)
+	}
+
+	// A restart of etcd: its leases begin anew, no key goes.
+	_, second, create := get(t, c, keyOf(1))
+	if err := s.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	failures := l.r.Stats().LastOK
+	await(t, "the registrar has spoken with the etcd that is back", func() bool { return l.r.Stats().LastOK.After(failures) })
+	if v, id, again := get(t, c, keyOf(1)); v == "" || id != second || again != create {
+		t.Errorf("after a restart of etcd: %q on %x, created at %d; want %x and %d", v, id, again, second, create)
+	}
+	l.alive.Store(false)
+	await(t, "the key of a dead service goes", func() bool { return !has(t, c, keyOf(3)) })
+	if r, err := c.TimeToLive(t.Context(), clientv3.LeaseID(second)); err != nil || r.TTL <= 0 {
+		t.Errorf("the lease died with it: readers would take that for the death of the host: %v %v", r, err)
+	}
+}
+
+// 5.3: a new life of the agent takes over what the old one left, and a watcher sees nothing of it. Nothing is done at the end of a life, so that kill -9 is no different.
+func TestTakeOver(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	dir := t.TempDir()
+	l := live(t, etcd.Config{Endpoints: s.Endpoints()}, dir, 20*time.Second, reg(1), reg(2))
+	if err := l.r.Register(reg(3), Who{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "three are announced", func() bool { return l.r.Stats().Announced == 3 })
+	gone := watcher(t, c)
+	_, lease, create := get(t, c, keyOf(1))
+	for range 3 {
+		l.stop()
+		l = live(t, etcd.Config{Endpoints: s.Endpoints()}, dir, 20*time.Second, reg(1), reg(2))
+		await(t, "taken over", func() bool { return l.r.Stats().Announced == 3 })
+		if n := l.r.Stats().Writes; n != 0 {
+			t.Errorf("%d keys written anew", n)
+		}
+	}
+	if _, id, again := get(t, c, keyOf(1)); id != lease || again != create {
+		t.Errorf("lease %x, created at %d; want %x and %d", id, again, lease, create)
+	}
+	l.stop()
+	if gone.Load() != 0 {
+		t.Errorf("a watcher saw %d keys go", gone.Load())
+	}
+	// Another etcd takes its place, on which nothing is ours yet, but for a namesake of a key.
+	other := etcdtest.Start(t, etcdtest.Config{Token: "another"})
+	oc := etcdtest.NewClient(t, other)
+	if _, err := oc.Put(t.Context(), keyOf(2), "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	l = live(t, etcd.Config{Endpoints: other.Endpoints()}, dir, 20*time.Second, reg(1), reg(2))
+	await(t, "announced in another etcd", func() bool { return l.r.Stats().Announced == 2 })
+	if v, _, _ := get(t, oc, keyOf(2)); v != "theirs" {
+		t.Errorf("the namesake became %q", v)
+	}
+}
+
+// Users: a token that expired costs nothing, and a key that the user may not write only itself.
+func TestUser(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{TokenTTL: time.Second})
+	c := etcdtest.NewClient(t, s)
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := t.Context()
+	must(c.UserAdd(ctx, "root", "root"))
+	must(c.UserGrantRole(ctx, "root", "root"))
+	must(c.RoleAdd(ctx, "registrar"))
+	must(c.RoleGrantPermission(ctx, "registrar", "services/user/", clientv3.GetPrefixRangeEnd("services/user/"), clientv3.PermissionType(clientv3.PermReadWrite)))
+	must(c.UserAdd(ctx, "lbagent", "secret"))
+	must(c.UserGrantRole(ctx, "lbagent", "registrar"))
+	must(c.AuthEnable(ctx))
+	root, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Username: "root", Password: "root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+
+	l := live(t, etcd.Config{Endpoints: s.Endpoints(), Username: "lbagent", PasswordFile: password}, t.TempDir(), 6*time.Second,
+		reg(1), reg(2), Registration{Service: "forbidden", Address: "10.0.0.1:1"})
+	await(t, "those that the user may write are announced", func() bool { return l.r.Stats().Announced == 2 })
+	await(t, "the other says why not", func() bool {
+		return slices.ContainsFunc(l.r.Status(), func(st Status) bool {
+			return st.Service == "forbidden" && !st.Announced && strings.Contains(st.Why, "permission denied")
+		})
+	})
+	_, lease, _ := get(t, root, keyOf(1))
+	gone := watcher(t, root)
+	// Each check finds its token expired: simple tokens live for a second here, and the checks are 2 s apart at most, 1.6 s at least.
+	ok := l.r.Stats().LastOK
+	for range 3 {
+		await(t, "a check with an expired token", func() bool { return l.r.Stats().LastOK.After(ok.Add(1200 * time.Millisecond)) })
+		ok = l.r.Stats().LastOK
+	}
+	if _, id, _ := get(t, root, keyOf(1)); id != lease || gone.Load() != 0 {
+		t.Errorf("lease %x, was %x; %d keys went", id, lease, gone.Load())
+	}
+}
+
+// The way to etcd is cut for longer than the lease lives: the keys go, and are back within a third of its life after the way is whole, though the connection's own
+// back-off has grown beyond that.
+func TestPartition(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	p := etcdtest.StartProxy(t, s.Addr())
+	l := live(t, etcd.Config{Endpoints: []string{"http://" + p.Addr()}}, t.TempDir(), 3*time.Second, reg(1))
+	await(t, "announced", func() bool { return l.r.Stats().Announced == 1 })
+	p.Cut()
+	await(t, "the lease ends", func() bool { return !has(t, c, keyOf(1)) })
+	await(t, "the status says so", func() bool { return !l.r.Status()[0].Announced })
+	p.Heal()
+	await(t, "it is back", func() bool { return has(t, c, keyOf(1)) })
+	await(t, "and known to be", func() bool { return l.r.Status()[0].Announced })
+	if n := l.r.Stats().LeaseLosses; n != 1 {
+		t.Errorf("%d leases lost", n)
+	}
+}
