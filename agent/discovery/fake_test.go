@@ -34,6 +34,7 @@ type fakeEtcd struct {
 	watches  map[*fakeWatch]struct{}
 	down     chan struct{} // closed when there is a connection again; nil while there is one
 
+	heard  time.Time   // what Heard says
 	failed func(error) // what the last client tells of endpoints that can't be reached
 
 	// Faults.
@@ -150,6 +151,12 @@ func (e *fakeEtcd) dial(_ context.Context, _ etcd.Config, failed func(error)) (e
 type fakeClient struct{ e *fakeEtcd }
 
 func (c *fakeClient) Close() {}
+
+func (c *fakeClient) Heard() time.Time {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	return c.e.heard
+}
 
 func (c *fakeClient) Raw() *clientv3.Client { return nil }
 

@@ -176,7 +176,7 @@ func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 
 	wctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	guard := time.AfterFunc(silence, func() { cancel(errMute) }) // clientv3 waits without limit until etcd has made the watch
+	guard := newWatchGuard(l, func() { cancel(errMute) })
 	f.watching = false
 	err = f.watch(wctx, l, guard)
 	if cause := context.Cause(wctx); cause != nil {
@@ -215,8 +215,8 @@ func (f *follower) install(s snapshot) {
 }
 
 // watch follows from the revision that was read (1.2) until the watch fails.
-func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *time.Timer) error {
-	defer guard.Stop()
+func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *watchGuard) error {
+	defer guard.stop()
 	responses := l.Watch(ctx, f.follow.keys(), f.rev)
 	quiet := time.NewTimer(silence + rand.N(silenceJoin))
 	defer quiet.Stop()
@@ -224,7 +224,7 @@ func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *time.Timer) e
 		var batch []*mvccpb.Event
 		select {
 		case r, ok := <-responses:
-			guard.Stop()
+			guard.stop()
 			err := f.accept(r, ok, &batch)
 			for tries := 0; err == nil && len(batch) > 0 && len(batch) < batchEvents && tries < batchTries; {
 				// A burst comes as many responses. Take what is there or a moment away: one list for all of it.

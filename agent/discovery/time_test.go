@@ -31,6 +31,27 @@ func TestProgressConfirms(t *testing.T) {
 	})
 }
 
+// A watch that etcd doesn't make costs the client only if etcd is silent on all others, too: a slow etcd makes one after the other.
+func TestWatchNotMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEtcd()
+		e.put("services/user/a", record("10.0.0.1:80", 1))
+		e.set(func() { e.uncreated = true })
+		startFake(t, e, setup{}, naming("user"))
+		for range 100 {
+			e.set(func() { e.heard = time.Now() })
+			advance(t, silence/2)
+		}
+		if n := e.seen().dials; n != 1 {
+			t.Errorf("%d clients while etcd makes other watches", n)
+		}
+		advance(t, silence+time.Second)
+		if n := e.seen().dials; n < 2 {
+			t.Errorf("%d clients though etcd is silent", n)
+		}
+	})
+}
+
 // A watch without a word for 30 s: one cheap read; if nothing has changed the list is confirmed and the watch stays (1.3).
 func TestSilenceUnchanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -51,6 +52,8 @@ type Client interface {
 	Newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error)
 	// Watch returns what happens to prefix from revision rev on; first comes a response with Created. A broken stream ends it: it does not resume.
 	Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan
+	// Heard is when the last response came on any watch; zero if none did.
+	Heard() time.Time
 	// Progress asks for a response on each watch. Its error says that there is no connection.
 	Progress(ctx context.Context) error
 	// Raw is the client itself, for those who write; nil in a fake.
@@ -72,10 +75,14 @@ func reconnect() grpcbackoff.Config {
 }
 
 // etcdClient is the real client: one connection per endpoint, one stream for all watches.
-type etcdClient struct{ c *clientv3.Client }
+type etcdClient struct {
+	c     *clientv3.Client
+	heard atomic.Pointer[time.Time]
+}
 
 // Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
 func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
+	own := &etcdClient{}
 	cfg := clientv3.Config{
 		Endpoints:            e.Endpoints,
 		Context:              ctx,
@@ -89,7 +96,7 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 			grpc.WithIdleTimeout(0),
 			grpc.WithContextDialer(dialer(failed)),
 			grpc.WithTransportCredentials(newHandshaker(e, failed)),
-			grpc.WithChainStreamInterceptor(endBrokenWatch),
+			grpc.WithChainStreamInterceptor(own.watchStream),
 		},
 	}
 	var who *login
@@ -97,21 +104,21 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 		who = &login{ctx: ctx, name: e.Username, passwordFile: e.PasswordFile}
 		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.call))
 	}
-	c, err := clientv3.New(cfg)
-	if err != nil {
+	var err error
+	if own.c, err = clientv3.New(cfg); err != nil {
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
 	if who != nil {
-		if err := who.renew(ctx, c.ActiveConnection(), ""); err != nil {
-			c.Close()
+		if err := who.renew(ctx, own.c.ActiveConnection(), ""); err != nil {
+			own.Close()
 			return nil, err
 		}
 	}
-	return Wrap(c), nil
+	return own, nil
 }
 
 // Wrap is c as a Client.
-func Wrap(c *clientv3.Client) Client { return &etcdClient{c} }
+func Wrap(c *clientv3.Client) Client { return &etcdClient{c: c} }
 
 // dialer dials TCP and unix sockets.
 func dialer(failed func(error)) func(context.Context, string) (net.Conn, error) {
@@ -181,9 +188,16 @@ func (e *etcdClient) Raw() *clientv3.Client { return e.c }
 
 func (e *etcdClient) Close() { e.c.Close() }
 
-// endBrokenWatch ends all watches when their stream breaks. Left alone, clientv3 resumes them from the revision after the last one it saw, and that would be wrong
+func (e *etcdClient) Heard() time.Time {
+	if at := e.heard.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
+}
+
+// watchStream ends all watches when their stream breaks, and notes when something came on it. Left alone, clientv3 resumes them from the revision after the last one it saw, and that would be wrong
 // twice: on a quiet etcd such a watch never gets a progress notice (SEMANTICS 1.2), and on a restored one, whose revisions are lower, it stays silent.
-func endBrokenWatch(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func (e *etcdClient) watchStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	s, err := open(ctx, desc, cc, method, opts...)
 	if method != "/etcdserverpb.Watch/Watch" {
 		return s, err
@@ -191,12 +205,21 @@ func endBrokenWatch(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientC
 	if err != nil {
 		return nil, final(err)
 	}
-	return watchStream{s}, nil
+	return watchStream{s, &e.heard}, nil
 }
 
-type watchStream struct{ grpc.ClientStream }
+type watchStream struct {
+	grpc.ClientStream
+	heard *atomic.Pointer[time.Time]
+}
 
-func (s watchStream) RecvMsg(m any) error { return final(s.ClientStream.RecvMsg(m)) }
+func (s watchStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if err == nil {
+		s.heard.Store(new(time.Now()))
+	}
+	return final(err)
+}
 
 // final makes of an error that clientv3 would try again, by its code, one without a code.
 func final(err error) error {
