@@ -19,6 +19,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
@@ -51,6 +52,7 @@ type Agent struct {
 	monitor   *health.Monitor
 	table     *table.Table
 	etcd      *etcd.Links
+	fleet     *fleet.Fleet
 	discovery *discovery.Discovery
 	proxy     *proxy.Proxy
 	api       *localapi.Server
@@ -67,8 +69,9 @@ type Agent struct {
 
 // applied is the configuration in force, and what is wrong with the file if that isn't it.
 type applied struct {
-	config *config.Config
-	err    error // why the file at hand isn't in force; nil if it is
+	files  *config.Config // what the files of this host say
+	config *config.Config // that, with what the fleet's configuration adds
+	err    error          // why the file at hand isn't in force; nil if it is
 }
 
 // New reads the configuration, binds every socket and loads the lists that need no etcd; Run starts the stages. An error says what to mend.
@@ -85,17 +88,20 @@ func New(o Options) (*Agent, error) {
 	if err := a.wire(c); err != nil {
 		return nil, err
 	}
-	a.put(&config.Config{}, c)
-	a.discovery.LoadSpool(a.started)
-	change, err := a.proxy.Prepare(served(c))
+	a.fleet.Set(a.started, fleetPrefix(c))
+	p, err := a.prepare(c)
 	if err != nil {
 		return nil, err
 	}
+	a.put(&config.Config{}, p.config)
+	a.discovery.LoadSpool(a.started)
 	if err := a.api.Listen(); err != nil {
-		change.Abort() // or its unix sockets stay behind
+		p.change.Abort() // or its unix sockets stay behind
 		return nil, err
 	}
-	change.Commit()
+	p.change.Commit()
+	a.applied.Store(&applied{files: c, config: p.config, err: a.applied.Load().err})
+	a.fleet.Settle(a.started, p.entries, p.outcomes)
 	if a.applied.Load().err == nil {
 		a.saveGood(c)
 	}
@@ -107,7 +113,7 @@ func (a *Agent) load() (*config.Config, error) {
 	c, err := config.Load(a.options.ConfigPath)
 	if err == nil {
 		a.log = a.options.NewLog(c.Log)
-		a.applied.Store(&applied{config: c})
+		a.applied.Store(&applied{files: c, config: c})
 		return c, nil
 	}
 	if a.options.Strict {
@@ -124,7 +130,7 @@ func (a *Agent) load() (*config.Config, error) {
 	a.log = a.options.NewLog(good.Log)
 	a.log.Error("the configuration is invalid, running on the last one that worked; mend it, then run lbagent reload", "file", a.options.ConfigPath, "error", err)
 	a.events.Add(event.Event{Time: a.started, Kind: event.Config, Detail: "started on the last good configuration: " + err.Error()})
-	a.applied.Store(&applied{config: good, err: err})
+	a.applied.Store(&applied{files: good, config: good, err: err})
 	return good, nil
 }
 
@@ -133,6 +139,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("starting", "version", a.options.Version, "services", len(a.config().Services), "node", a.config().Node.Name)
 	err := runStages(ctx, a.log, stopGrace,
 		stage{"readiness", a.announce},
+		stage{"fleet", a.fleet.Run},
 		stage{"proxy", a.proxy.Run},
 		stage{"local api", a.api.Run},
 		stage{"lists", a.lists.Run},
@@ -154,8 +161,12 @@ func spoolDir(c *config.Config) string { return filepath.Join(c.StateDir, "lists
 
 // announce tells the service manager when the agent is ready, and that it stops.
 func (a *Agent) announce(ctx context.Context) error {
-	if err := a.awaitLists(ctx, a.names()); err != nil {
+	began := time.Now()
+	if err := a.awaitFleet(ctx); err != nil {
 		return nil // stopped before it was ready
+	}
+	if err := a.awaitLists(ctx, readyWithin-time.Since(began), a.names()); err != nil {
+		return nil
 	}
 	a.ready.Store(true)
 	missing := a.missing()
@@ -175,9 +186,9 @@ func (a *Agent) tell(err error) {
 	}
 }
 
-// awaitLists waits until every one of names has a list, at most readyWithin (6.4).
-func (a *Agent) awaitLists(ctx context.Context, names []string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyWithin, errNotAll)
+// awaitLists waits until every one of names has a list, for the time that is left (6.4).
+func (a *Agent) awaitLists(ctx context.Context, left time.Duration, names []string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, left, errNotAll)
 	defer cancel()
 	for _, name := range names {
 		for {

@@ -41,6 +41,7 @@ func spec(s config.Service) table.Spec {
 		PanicPercent: s.PanicPercent,
 		Drain:        s.Drain,
 		OnDemand:     s.OnDemand,
+		Fleet:        s.Item != "",
 		Listeners:    listeners,
 		Protocol:     s.Protocol,
 		InUse:        len(s.Listen) > 0,

@@ -18,7 +18,8 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 	now := a.now()
 	lines, err := a.reloadLocked(ctx)
 	if err != nil {
-		a.applied.Store(&applied{config: a.config(), err: err})
+		in := a.applied.Load()
+		a.applied.Store(&applied{files: in.files, config: in.config, err: err})
 		a.log.Error("reload refused, the old configuration stays in force", "file", a.options.ConfigPath, "error", err)
 		a.events.Add(event.Event{Time: now, Kind: event.Config, Detail: "reload refused: " + err.Error()})
 		return nil, err
@@ -36,33 +37,41 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 }
 
 func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
-	next, err := config.Load(a.options.ConfigPath)
+	files, err := config.Load(a.options.ConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.prepare(files)
 	if err != nil {
 		return nil, err
 	}
 	old := a.config()
-	lines, err := differs(old, next)
+	lines, err := differs(old, p.config)
 	if err != nil {
+		p.change.Abort()
 		return nil, err
 	}
-	// The sockets are the one thing that can fail from here on: they are bound before anything is touched.
-	change, err := a.proxy.Prepare(served(next))
-	if err != nil {
-		return nil, err
+	a.swap(ctx, p)
+	if files.Limits != old.Limits {
+		a.proxy.SetLimits(limits(files.Limits))
 	}
-	a.put(old, next)
-	// Callers of a new port wait in its backlog until there is a list, instead of being told that there is none. That whoever asked for the reload has
-	// gone ends the wait, not the reload.
-	_ = a.awaitLists(ctx, config.Compare(old, next).Added)
-	if next.Limits != old.Limits {
-		a.proxy.SetLimits(limits(next.Limits))
-	}
-	change.Commit()
-	a.prune(old, next)
-	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))
-	a.applied.Store(&applied{config: next})
-	a.saveGood(next)
+	a.log.SetLevel(hclog.LevelFromString(files.Log.Level))
+	a.applied.Store(&applied{files: files, config: p.config})
+	a.fleet.Set(a.now(), fleetPrefix(files))
+	a.saveGood(files)
 	return lines, nil
+}
+
+// swap puts in force what was prepared.
+func (a *Agent) swap(ctx context.Context, p *prepared) {
+	old := a.config()
+	a.put(old, p.config)
+	// Callers of a new port wait in its backlog until there is a list, instead of being told that there is none. That whoever asked for the change has
+	// gone ends the wait, not the change.
+	_ = a.awaitLists(ctx, readyWithin, config.Compare(old, p.config).Added)
+	p.change.Commit()
+	a.prune(old, p.config)
+	a.fleet.Settle(a.now(), p.entries, p.outcomes)
 }
 
 // saveGood keeps c for a start at which the file is invalid (6.5). That it can't be kept is no reason not to run on it.

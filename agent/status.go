@@ -26,7 +26,8 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Etcd: &lbagentv1.EtcdStatus{
 			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
-		Warnings: warnings(now, e, a.discovery.Status()),
+		Warnings: append(warnings(now, e, a.discovery.Status()), fleetWarnings(a.fleet.Status())...),
+		Fleet:    fleetStatus(now, a.fleet.Status()),
 	}
 	if in.err != nil {
 		out.ConfigError = in.err.Error()

@@ -39,6 +39,7 @@ func levels() map[string]int {
 		"localapi/client":        1,
 
 		"agent/discovery": 2,
+		"agent/fleet":     2,
 		"agent/mute":      2,
 		"agent/registrar": 2,
 
@@ -116,7 +117,7 @@ func owners() []struct {
 		{"github.com/coreos/go-systemd/", []string{"agent/handoff"}, "one package speaks to the service manager"},
 		{"github.com/grpc-ecosystem/grpc-gateway/", []string{"localapi", "localapi/lbagent/v1"}, "the JSON face is localapi's"},
 		{"go.etcd.io/etcd/server/", demo, "the agent follows an etcd, it never is one"},
-		{"go.etcd.io/", append([]string{"agent/etcd", "agent/discovery", "agent/mute", "agent/registrar"}, demo...), "one package makes the connection; few stages speak over it"},
+		{"go.etcd.io/", append([]string{"agent/etcd", "agent/discovery", "agent/fleet", "agent/mute", "agent/registrar"}, demo...), "one package makes the connection; few stages speak over it"},
 		{"golang.org/x/net/http2/hpack", []string{"agent/proxy/h2", "health", "localapi"}, "header compression belongs to those who read frames"},
 		{"golang.org/x/net/", demo, "of x/net the agent uses hpack only: the relay is our own"},
 		{"testing", []string{"agent/testneed", "agent/discovery/etcdtest"}, "test code is not linked into programs"},

@@ -10,6 +10,7 @@ import (
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
+	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -41,6 +42,11 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		return err
 	}
 	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: etcdOf(c.Etcd)})
+	if a.fleet, err = fleet.New(fleet.Config{
+		Log: a.log.Named("fleet"), Events: a.events, Dir: c.StateDir, Etcd: a.etcd, OnChange: a.applyFleet,
+	}); err != nil {
+		return err
+	}
 	if a.discovery, err = discovery.New(discovery.Config{
 		Log:       a.log.Named("discovery"),
 		Events:    a.events,
@@ -71,7 +77,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Follow:      func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
 		Reload:      a.Reload,
 		Status:      a.status,
-		Hints:       a.proxy.Hints,
+		Hints:       a.hints,
 	}); err != nil {
 		return err
 	}
@@ -89,6 +95,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		ConfigOK:      func() bool { return a.applied.Load().err == nil },
 		Etcd:          a.etcd.Status,
 		Discovery:     a.discovery.Status,
+		Fleet:         a.fleet.Status,
 		Health:        a.monitor.Stats,
 		Proxy:         a.proxyStats,
 	})

@@ -120,6 +120,9 @@ func serviceInfo(svc *table.Service, v *table.View, now time.Time) *lbagentv1.Se
 	if spec.OnDemand {
 		origin = "on-demand"
 	}
+	if spec.Fleet {
+		origin = "fleet"
+	}
 	return &lbagentv1.ServiceInfo{
 		Name:       svc.Name(),
 		Listeners:  spec.Listeners,

@@ -41,8 +41,14 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 	s, now := t.s, t.s.now()
 	svc := s.cfg.Table.Lookup(r.Service)
 	if svc == nil {
+		why := ""
+		if s.cfg.Hints != nil {
+			for _, hint := range s.cfg.Hints(r.Service) {
+				why += "; " + hint
+			}
+		}
 		return nil, failure(codes.NotFound, reasonUnknown, r.Service,
-			"service %q isn't followed; `lbagent services` names those that are, and a lookup follows one on demand", r.Service)
+			"service %q isn't followed; `lbagent services` names those that are, and a lookup follows one on demand%s", r.Service, why)
 	}
 	v := svc.View()
 	resp := &lbagentv1.ExplainResponse{Service: serviceInfo(svc, v, now), Summary: summary(svc, v, now), BadRecordCount: uint32(v.List.BadCount)}

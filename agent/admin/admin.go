@@ -16,6 +16,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
@@ -49,6 +50,8 @@ type Config struct {
 	// Etcd is what is known of etcd, Discovery of the spool and the lists. Nil = none of their metrics.
 	Etcd      func() etcd.Status
 	Discovery func() discovery.Status
+	// Fleet is what this host made of the fleet's configuration. Nil = none of its metrics.
+	Fleet func() fleet.Status
 	// Health counts probes and ejections. Nil = none of its metrics.
 	Health func() health.Stats
 	// Proxy is what went through the proxy. Nil = none of its metrics.

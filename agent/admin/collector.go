@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if c.cfg.Discovery != nil {
 		c.discovery(m)
 	}
+	if c.cfg.Fleet != nil {
+		c.fleet(m)
+	}
 	if c.cfg.Health != nil {
 		c.health(m)
 	}
@@ -96,6 +100,20 @@ func (c *collector) discovery(m metrics) {
 	d, s := &c.descs, c.cfg.Discovery()
 	m.gauge(d.spoolOK, boolean(s.SpoolError == ""))
 	m.counter(d.reads, float64(s.Reads))
+}
+
+func (c *collector) fleet(m metrics) {
+	s := c.cfg.Fleet()
+	states := make(map[string]int)
+	for i := range s.Items {
+		states[s.Items[i].State()]++
+	}
+	for _, state := range fleet.States() {
+		m.gauge(c.descs.fleetItems, float64(states[state]), state)
+	}
+	if !s.Confirmed.IsZero() {
+		m.gauge(c.descs.fleetAge, max(0, c.cfg.Now().Sub(s.Confirmed).Seconds()))
+	}
 }
 
 func (c *collector) etcd(m metrics) {

@@ -8,6 +8,7 @@ type descs struct {
 	backends, usable, panic, picks, listReady, listAge, badRecords                                             *prometheus.Desc
 	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                     *prometheus.Desc
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
+	fleetItems, fleetAge                                                                                       *prometheus.Desc
 	verdicts, events                                                                                           *prometheus.Desc
 	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections *prometheus.Desc
 	backendConns, backendOpened, backendClosed, backendFailed                                                  *prometheus.Desc
@@ -36,6 +37,9 @@ func newCollector(cfg Config) *collector {
 		reads:          d("discovery_reads_total", "Whole reads of a prefix."),
 		reconnects:     d("discovery_reconnects_total", "Connections to etcd that had to be made anew."),
 		spoolOK:        d("discovery_spool_ok", "0 if the last good lists can't be written to disk."),
+
+		fleetItems: d("fleet_items", "Services that etcd keeps for all hosts, by what this host made of them; bad: an older form or nothing is in force, held: they vanished from etcd and stay.", "state"),
+		fleetAge:   d("fleet_age_seconds", "Time since etcd last confirmed the services that it keeps for all hosts."),
 
 		verdicts: d("health_verdicts_total", "Backends that came to a verdict, by what counts most of all that applies.", "service", "verdict"),
 		events:   d("event_events_total", "Events, as lbagent events shows them."),

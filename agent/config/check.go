@@ -9,17 +9,34 @@ import (
 )
 
 // check finds what only shows when all services are known.
-func (d *decoder) check(s *sections, drafts []*draft) {
+func check(s *sections, drafts []*draft) {
 	checkPrefixes(drafts)
+	checkFleet(s.cfg.Fleet, drafts)
 	checkOnDemand(s, drafts)
-	c := claims{tcp: make(map[netip.AddrPort]string), unix: make(map[string]string)}
-	c.sections(d, s)
+	c := newClaims()
+	c.sections(s)
 	for _, dr := range drafts {
-		c.service(dr)
+		if !dr.refused() {
+			c.service(dr)
+		}
 	}
 	for _, dr := range drafts {
-		c.backends(dr)
+		if !dr.refused() {
+			c.backends(dr)
+		}
 	}
+}
+
+// clash says which of two services that can't both be has to go: the one that the check came to later, unless the other is the fleet's and of higher rank. It is
+// nil if no host has both of them.
+func clash(dr, other *draft) (guilty, stays *draft) {
+	switch {
+	case dr.rank > 0 && other.rank > 0 && (dr.Name == other.Name || dr.only.apart(other.only)):
+		return nil, nil // variants of one service, or items for different hosts
+	case dr.rank < other.rank:
+		return other, dr
+	}
+	return dr, other
 }
 
 // checkPrefixes refuses services that would read each other's keys. A service with overlap: true is meant so.
@@ -36,22 +53,33 @@ func checkPrefixes(drafts []*draft) {
 		for len(outer) > 0 && !outer[len(outer)-1].holds(dr.etcdKeys()) {
 			outer = outer[:len(outer)-1]
 		}
-		if len(outer) == 0 {
+		leave := false // a prefix that is there already, or an item of the fleet that has to go: others don't clash with it
+		for i := len(outer) - 1; i >= 0; i-- {
+			guilty, stays := clash(dr, outer[i])
+			if guilty == nil {
+				continue
+			}
+			how, what := "lies inside", "prefix"
+			switch {
+			case stays.etcdKeys() == guilty.etcdKeys():
+				how, leave = "is", true
+			case guilty != dr:
+				how = "holds"
+			}
+			if stays.EtcdKey != "" {
+				what = "key"
+			}
+			guilty.source().fail("write overlap: true if that is meant", "%q %s the %s %q of service %q at %s",
+				clip(guilty.etcdKeys(), 128), how, what, clip(stays.etcdKeys(), 128), stays.Name, stays.at.place())
+			if guilty == dr {
+				leave = leave || dr.rank > 0
+				break
+			}
+			outer, leave = slices.Delete(outer, i, i+1), false
+		}
+		if !leave {
 			outer = append(outer, dr)
-			continue
 		}
-		last := outer[len(outer)-1]
-		how, what := "lies inside", "prefix"
-		if last.etcdKeys() == dr.etcdKeys() {
-			how = "is"
-		} else {
-			outer = append(outer, dr)
-		}
-		if last.EtcdKey != "" {
-			what = "key"
-		}
-		dr.source().fail("write overlap: true if that is meant", "%q %s the %s %q of service %q at %s",
-			clip(dr.etcdKeys(), 128), how, what, clip(last.etcdKeys(), 128), last.Name, last.at.place())
 	}
 }
 
@@ -87,13 +115,23 @@ func checkOnDemand(s *sections, drafts []*draft) {
 
 // claims says who listens where.
 type claims struct {
-	tcp  map[netip.AddrPort]string
-	unix map[string]string
+	tcp  map[netip.AddrPort][]claimant
+	unix map[string][]claimant
 	any  []netip.AddrPort // all addresses of the host, one port
 }
 
+// claimant is who listens: a service, or a section of the agent itself.
+type claimant struct {
+	words string
+	dr    *draft // nil = a section
+}
+
+func newClaims() *claims {
+	return &claims{tcp: make(map[netip.AddrPort][]claimant), unix: make(map[string][]claimant)}
+}
+
 // sections takes the addresses of the agent itself. Those that were not written stand at the line of no key.
-func (c *claims) sections(d *decoder, s *sections) {
+func (c *claims) sections(s *sections) {
 	for _, own := range []struct {
 		key, addr string
 		at        value
@@ -106,76 +144,101 @@ func (c *claims) sections(d *decoder, s *sections) {
 			continue // off
 		}
 		if own.at.d == nil { // the default: whoever wrote the other one has to move
-			c.tcp[addr] = own.key + " (by default)"
+			c.tcp[addr] = []claimant{{words: own.key + " (by default)"}}
 			continue
 		}
-		c.claim(own.at, addr, own.key)
+		c.claim(own.at, addr, claimant{words: own.key})
 	}
 	api := s.written["api"]
-	c.unix[s.cfg.API.Socket] = "api.socket"
+	c.unix[s.cfg.API.Socket] = []claimant{{words: "api.socket"}}
 	if s.cfg.API.AdminSocket == s.cfg.API.Socket {
 		api.fail("two paths are allowed", "socket and admin_socket are the same")
 	}
-	c.unix[s.cfg.API.AdminSocket] = "api.admin_socket"
+	c.unix[s.cfg.API.AdminSocket] = []claimant{{words: "api.admin_socket"}}
 }
 
 func (c *claims) service(dr *draft) {
 	at := dr.own["listen"]
+	who := claimant{words: fmt.Sprintf("service %q at %s", dr.Name, dr.at.place()), dr: dr}
 	for _, l := range dr.Listen {
-		owner := fmt.Sprintf("service %q at %s", dr.Name, dr.at.place())
 		if l.Unix == "" {
-			if !c.claim(at, l.TCP, owner) {
+			if !c.claim(at, l.TCP, who) {
 				return // its twin on ::1 would say the same
 			}
 			continue
 		}
 		path := filepath.Clean(l.Unix)
-		if first, taken := c.unix[path]; taken {
-			at.fail("write another path", "%s is used by %s already", l, first)
+		if first := who.inTheWay(c.unix[path]); first != nil {
+			at.fail("write another path", "%s is used by %s already", l, first.words)
 			continue
 		}
-		c.unix[path] = owner
+		c.unix[path] = append(c.unix[path], who)
 	}
 }
 
-// claim notes that owner listens at addr; it is false if somebody else does.
-func (c *claims) claim(at value, addr netip.AddrPort, owner string) bool {
-	first, taken := c.tcp[addr]
+// inTheWay is who of those that are there already can't be on one host with c; nil if nobody.
+func (c claimant) inTheWay(there []claimant) *claimant {
+	for i, other := range there {
+		if c.dr != nil && other.dr != nil {
+			if guilty, _ := clash(c.dr, other.dr); guilty == nil {
+				continue
+			}
+		}
+		return &there[i]
+	}
+	return nil
+}
+
+// claim notes that who listens at addr; it is false if somebody else does.
+func (c *claims) claim(at value, addr netip.AddrPort, who claimant) bool {
+	first := who.inTheWay(c.tcp[addr])
 	for _, a := range c.any {
 		if a.Port() == addr.Port() && (a.Addr().Is6() || addr.Addr().Is4()) { // [::] takes IPv4 too
-			first, taken = c.tcp[a], true
+			if other := who.inTheWay(c.tcp[a]); other != nil {
+				first = other
+			}
 		}
 	}
 	if addr.Addr().IsUnspecified() {
-		for other, who := range c.tcp {
+		for other, there := range c.tcp {
 			if other.Port() == addr.Port() && (addr.Addr().Is6() || other.Addr().Is4()) {
-				first, taken = who, true
+				if one := who.inTheWay(there); one != nil {
+					first = one
+				}
 			}
 		}
 		c.any = append(c.any, addr)
 	}
-	if taken {
-		if _, ok := c.tcp[addr]; !ok {
-			c.tcp[addr] = owner
+	if first != nil {
+		if len(c.tcp[addr]) == 0 {
+			c.tcp[addr] = []claimant{who}
 		}
-		at.fail("write another port", "%s is used by %s already", addr, first)
+		at.fail("write another port", "%s is used by %s already", addr, first.words)
 		return false
 	}
-	c.tcp[addr] = owner
+	c.tcp[addr] = append(c.tcp[addr], who)
 	return true
 }
 
 // backends refuses static backends that are the agent itself: a call would go round for ever.
 func (c *claims) backends(dr *draft) {
 	for _, b := range dr.Backends {
-		owner, own := c.tcp[b.Addr]
+		there := c.tcp[b.Addr]
 		for _, a := range c.any {
 			if a.Port() == b.Addr.Port() && b.Addr.Addr().IsLoopback() {
-				owner, own = c.tcp[a], true
+				there = c.tcp[a]
 			}
 		}
-		if own {
-			dr.own["backends"].fail("write the address of the service itself", "%s is a listener of this agent, %s", b.Addr, owner)
+		for _, who := range there {
+			if who.dr != nil && who.dr.rank > dr.rank && !who.dr.only.apart(dr.only) {
+				who.dr.own["listen"].fail("write another port", "%s is a backend of service %q at %s: a call would go round for ever",
+					b.Addr, dr.Name, dr.at.place())
+				continue
+			}
+			if who.dr == nil || dr.rank == 0 || !who.dr.only.apart(dr.only) {
+				dr.own["backends"].fail("write the address of the service itself", "%s is a listener of this agent, %s", b.Addr, who.words)
+				break
+			}
 		}
 	}
 }

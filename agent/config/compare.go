@@ -36,6 +36,7 @@ func Compare(old, new *Config) Change {
 		{"proxy", old.Loops, new.Loops},
 		{"limits", old.Limits, new.Limits},
 		{"on_demand", old.OnDemand, new.OnDemand},
+		{"fleet", old.Fleet, new.Fleet},
 		{"log", old.Log, new.Log},
 		{"defaults", old.Defaults, new.Defaults},
 	} {

@@ -30,11 +30,13 @@ type Config struct {
 	Loops       int // >= 1
 	Limits      Limits
 	OnDemand    *OnDemand // nil = off, or no etcd
+	Fleet       *Fleet    // nil = off
 	Log         Log
 	Defaults    Service   // what defaults: makes of a service that says nothing itself; without Name
 	Services    []Service // sorted by name
 
 	good []byte // the sources as one self-contained file (SaveGood)
+	own  *own   // what WithFleet adds to
 }
 
 // Node is this host.
@@ -96,6 +98,7 @@ type Service struct {
 	Timeout      Timeout
 	Drain        time.Duration // 0 = running calls end at once
 	OnDemand     bool          // not configured: followed because it was asked for
+	Item         string        // of the fleet's configuration: its key below fleet.prefix; "" = of the files
 }
 
 // Listen is one listener: a loopback address or a unix socket's path. A bare port in the file becomes two of them (127.0.0.1 and ::1).

@@ -91,18 +91,18 @@ func TestDefaults(t *testing.T) {
 
 	for _, empty := range []string{"", "# nothing\n", "---\n", "{}\n", "defaults:\nservices:\n", "\ufeff# with a byte order mark\r\n"} {
 		got := mustParse(t, empty)
-		got.good = nil
-		if !reflect.DeepEqual(got, want) {
+		got.good, got.own = nil, nil
+		if !reflect.DeepEqual(got, want) { //nolint:govet // the errors in it are those of own, which is nil
 			t.Errorf("%q: got %+v, want %+v", empty, got, want)
 		}
 	}
 
 	got := mustParse(t, withEtcd+"services:\n  - {name: user, prefix: services/user/}\n")
-	got.good = nil
+	got.good, got.own = nil, nil
 	want.Etcd = &Etcd{Endpoints: []string{"http://etcd:2379"}}
 	want.OnDemand = &OnDemand{Prefix: "services/{service}/", Format: "grpc-naming", Idle: time.Hour}
 	want.Services = []Service{wantService}
-	if !reflect.DeepEqual(got, want) {
+	if !reflect.DeepEqual(got, want) { //nolint:govet // the errors in it are those of own, which is nil
 		t.Errorf("with etcd: got %+v, want %+v", got, want)
 	}
 	if dir := got.API.ListsDir(); dir != "/run/lbagent/lists" {
@@ -133,6 +133,7 @@ etcd:
   password_file: /etc/lbagent/etcd.password
   tls: {ca_file: /ca, cert_file: /cert, key_file: /key, server_name: etcd.local}
 api: {socket: /run/a.sock, admin_socket: /run/b.sock}
+fleet: {prefix: lbagent/config/}
 admin: {listen: "[::1]:9911"}
 metrics: {listen: "0.0.0.0:9912"}
 state_dir: /var/lib/other
@@ -165,7 +166,7 @@ services:
 `)
 	v4, v6 := netip.MustParseAddrPort("127.0.0.1:7001"), netip.MustParseAddrPort("[::1]:7001")
 	user := Service{
-		Name: "user", At: "lbagent.yaml:19", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
+		Name: "user", At: "lbagent.yaml:20", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
 		Listen: []Listen{{TCP: v4}, {TCP: v6}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
 			{TCP: netip.MustParseAddrPort("[::1]:7003")}, {Unix: "/run/user.sock"}},
 		Protocol: "h2", Authority: "user.local:80", Policy: "round_robin",
@@ -179,7 +180,7 @@ services:
 		Drain:        time.Minute,
 	}
 	http := defaultService()
-	http.Name, http.At = "http", "lbagent.yaml:34"
+	http.Name, http.At = "http", "lbagent.yaml:35"
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
@@ -200,11 +201,11 @@ services:
 		Limits: Limits{
 			Connections: 20, StreamsPerConnection: 7, HeaderBytes: 16 << 10, HeaderFields: 100, Buffered: 1 << 30, BackendConnections: 2,
 		},
-		OnDemand: &OnDemand{Prefix: "od/{service}/", Format: "plain", Idle: 10 * time.Minute},
-		Log:      Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
+		OnDemand: &OnDemand{Prefix: "od/{service}/", Format: "plain", Idle: 10 * time.Minute}, Fleet: &Fleet{Prefix: "/prod/lbagent/config/"},
+		Log: Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
 	}
-	got.good = nil
-	if !reflect.DeepEqual(got, want) {
+	got.good, got.own = nil, nil
+	if !reflect.DeepEqual(got, want) { //nolint:govet // the errors in it are those of own, which is nil
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

@@ -26,6 +26,8 @@ type Options struct {
 	Hostname string                      // default of node.name; "" = os.Hostname
 	Cores    int                         // for proxy.loops; 0 = GOMAXPROCS, which heeds a CPU quota
 
+	noVariables bool // ${NAME} is a mistake
+
 	afterRead func(name string) // for tests: a file was read, the next is not yet
 }
 
@@ -245,7 +247,14 @@ const anchorsAllowed = "write what services share in defaults:"
 // expand replaces the variables in one value.
 func (d *decoder) expand(v value, n *yaml.Node) {
 	v.line = max(n.Line, 1)
-	text, err := expand(n.Value, d.opt.Env)
+	env := d.opt.Env
+	if d.opt.noVariables {
+		env = func(string) (string, bool) { return "", false }
+	}
+	text, err := expand(n.Value, env)
+	if err != nil && d.opt.noVariables {
+		err = errNoVariables
+	}
 	if err == nil && len(text) > maxValue {
 		err = fmt.Errorf("it has more than %d bytes", maxValue)
 	}

@@ -16,6 +16,8 @@ type sections struct {
 	admin    value // admin.listen, if written
 	metrics  value // metrics.listen, if written
 	services []value
+
+	base draft // what defaults: makes of a service
 }
 
 func (s *sections) keys() keys {
@@ -34,6 +36,7 @@ func (s *sections) keys() keys {
 		"proxy":      s.proxy,
 		"limits":     cfg.Limits.decode,
 		"on_demand":  s.decodeOnDemand,
+		"fleet":      s.fleet,
 		"log":        cfg.Log.decode,
 		"access_log": accessLog,
 		"defaults":   func(value) {}, // read before the services
@@ -42,7 +45,7 @@ func (s *sections) keys() keys {
 }
 
 func laterSections() others {
-	return notYet("registration_ttl", "drain_timeout", "fleet", "notify", "register", "register_allow")
+	return notYet("registration_ttl", "drain_timeout", "notify", "register", "register_allow")
 }
 
 // decode reads all files into cfg, which has the defaults already.
@@ -59,8 +62,15 @@ func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 	if cfg.Etcd != nil {
 		cfg.OnDemand = s.onDemand
 	}
+	if v, ok := s.written["fleet"]; ok && cfg.Fleet != nil {
+		cfg.Fleet.decided(v, cfg.Etcd)
+		if cfg.Etcd == nil || cfg.Fleet.Prefix == "" {
+			cfg.Fleet = nil
+		}
+	}
 	drafts := d.services(s)
-	d.check(s, drafts)
+	check(s, drafts)
+	cfg.own = &own{opt: d.opt, sections: s, drafts: drafts}
 	for _, dr := range drafts {
 		cfg.Services = append(cfg.Services, dr.Service)
 	}

@@ -21,13 +21,21 @@ type draft struct {
 	overlap   bool
 	namespace *string // nil = etcd's
 	eject     bool    // the mode
+
+	rank int  // 0 = of the files; an item of the fleet has its place among them: of two that clash, the one with the higher rank gives way
+	only only // of an item of the fleet: on which hosts it applies
 }
 
 // ownKeys say which service it is; they have no place in defaults:.
 func ownKeys() []string { return []string{"name", "prefix", "key", "backends", "listen"} }
 
 func laterKeys() others {
-	return notYet("guard", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load", "only")
+	return notYet("guard", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load")
+}
+
+// onlyFleet are keys of the fleet's items: a file is of one host.
+func onlyFleet() others {
+	return others{[]string{"only"}, "belongs to the items that fleet: keeps in etcd", "leave it out"}
 }
 
 // services reads defaults: and every entry of services:.
@@ -38,9 +46,10 @@ func (d *decoder) services(s *sections) []*draft {
 		for _, k := range ownKeys() {
 			delete(known, k)
 		}
-		v.object(known, others{ownKeys(), "has no place in defaults:, it is a service's own", "write it in each service"}, laterKeys())
+		v.object(known, others{ownKeys(), "has no place in defaults:, it is a service's own", "write it in each service"}, laterKeys(), onlyFleet())
 	}
 	base.finish(s.cfg.Etcd)
+	s.base = base
 	s.cfg.Defaults = base.Service
 
 	var drafts []*draft
@@ -67,7 +76,11 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 		v.path = fmt.Sprintf("services[%s]", clip(printable(name), 64))
 	}
 	dr.At = v.place()
-	dr.own = v.object(dr.keys(), laterKeys())
+	known := dr.keys()
+	if dr.rank > 0 {
+		known["only"] = func(v value) { dr.only = v.only() }
+	}
+	dr.own = v.object(known, laterKeys(), onlyFleet())
 	dr.checkProbe()
 	if at, ok := dr.own["retry"]; ok && dr.Protocol == "tcp" && len(dr.Retry.On) > 0 {
 		at.fail("leave it out; a failed connect goes on to the next backend in any case", "belongs to HTTP, the service is of protocol tcp")

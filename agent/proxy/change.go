@@ -40,6 +40,17 @@ func (a Addr) String() string {
 	return a.TCP.String()
 }
 
+// ServiceError says what keeps one service from being served.
+type ServiceError struct {
+	Service string
+	Err     error
+}
+
+func (e *ServiceError) Error() string { return fmt.Sprintf("service %q: %v", e.Service, e.Err) }
+
+// Unwrap returns what is wrong.
+func (e *ServiceError) Unwrap() error { return e.Err }
+
 // Change is a prepared configuration: everything new is bound, nothing of it is served. Commit or Abort ends it, once.
 type Change struct {
 	p     *Proxy
@@ -49,7 +60,7 @@ type Change struct {
 }
 
 // Prepare binds what is new in services (6.1); nothing is served yet, and nothing that is served is touched. All errors come at once, each naming service
-// and address; then nothing is bound. One Change at a time.
+// and address (a *ServiceError where the host is the reason); then nothing is bound. One Change at a time.
 func (p *Proxy) Prepare(services []Service) (*Change, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,7 +106,7 @@ func (p *Proxy) Prepare(services []Service) (*Change, error) {
 			case withoutIPv6(err, a, s.Listen):
 				p.log.Warn("not listening on IPv6: this host has none", "service", s.Name, "listen", a.String())
 			default:
-				errs = append(errs, fmt.Errorf("service %q: listen on %s: %w", s.Name, a, err))
+				errs = append(errs, &ServiceError{s.Name, fmt.Errorf("listen on %s: %w", a, err)})
 			}
 		}
 	}

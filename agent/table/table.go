@@ -26,6 +26,7 @@ type Spec struct {
 	Health       health.Options
 	Drain        time.Duration // 4.7
 	OnDemand     bool          // followed because someone asked (1.15)
+	Fleet        bool          // configured for all hosts, in etcd
 	Listeners    []string      // as configured, for `services` and Status
 	Protocol     string
 	InUse        bool // it has a listener: always probed (2.3)

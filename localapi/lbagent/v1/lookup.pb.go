@@ -747,7 +747,7 @@ type ServiceInfo struct {
 	Listeners []string `protobuf:"bytes,2,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	Backends  uint32   `protobuf:"varint,3,opt,name=backends,proto3" json:"backends,omitempty"`
 	Usable    uint32   `protobuf:"varint,4,opt,name=usable,proto3" json:"usable,omitempty"`
-	// "configured" or "on-demand".
+	// "configured", "fleet" (configured for all hosts, in etcd) or "on-demand".
 	Origin     string      `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
 	Provenance *Provenance `protobuf:"bytes,6,opt,name=provenance,proto3" json:"provenance,omitempty"`
 	// False until its first list has come.

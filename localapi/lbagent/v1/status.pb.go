@@ -74,8 +74,10 @@ type StatusResponse struct {
 	Etcd        *EtcdStatus    `protobuf:"bytes,9,opt,name=etcd,proto3" json:"etcd,omitempty"`
 	Services    []*ServiceInfo `protobuf:"bytes,10,rep,name=services,proto3" json:"services,omitempty"`
 	// Warnings for a person: spool not writable, old lists, listeners that could not be bound.
-	Warnings      []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	Pid           int32    `protobuf:"varint,12,opt,name=pid,proto3" json:"pid,omitempty"`
+	Warnings []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Pid      int32    `protobuf:"varint,12,opt,name=pid,proto3" json:"pid,omitempty"`
+	// The configuration that etcd keeps for all hosts; unset if this host follows none.
+	Fleet         *FleetStatus `protobuf:"bytes,20,opt,name=fleet,proto3" json:"fleet,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +196,209 @@ func (x *StatusResponse) GetPid() int32 {
 	return 0
 }
 
+func (x *StatusResponse) GetFleet() *FleetStatus {
+	if x != nil {
+		return x.Fleet
+	}
+	return nil
+}
+
+// FleetStatus is what this host made of the fleet's configuration.
+type FleetStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// etcd or spool; empty while nothing is known.
+	Source   string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Revision int64  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Time since etcd last confirmed it.
+	Age *durationpb.Duration `protobuf:"bytes,4,opt,name=age,proto3" json:"age,omitempty"`
+	// Why etcd's keys can't be followed; empty if they are.
+	Error         string       `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Items         []*FleetItem `protobuf:"bytes,6,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FleetStatus) Reset() {
+	*x = FleetStatus{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FleetStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FleetStatus) ProtoMessage() {}
+
+func (x *FleetStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FleetStatus.ProtoReflect.Descriptor instead.
+func (*FleetStatus) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FleetStatus) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *FleetStatus) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FleetStatus) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *FleetStatus) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *FleetStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *FleetStatus) GetItems() []*FleetItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// FleetItem is one key of the fleet's configuration.
+type FleetItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SERVICE or SERVICE/VARIANT.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// "in force", "elsewhere" (its only: names other hosts), "hidden" (by a variant that is for this host), "overridden" (by a file of this host) or "bad".
+	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
+	// The hosts that it is for, in words; empty = all.
+	Only string `protobuf:"bytes,3,opt,name=only,proto3" json:"only,omitempty"`
+	// What hides or overrides it.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// Why its present text isn't used; empty if it is.
+	Problem string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
+	// True if an older text is used, the last one that could be.
+	LastGood bool  `protobuf:"varint,6,opt,name=last_good,json=lastGood,proto3" json:"last_good,omitempty"`
+	Revision int64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Since when etcd has it no longer, while it stays in force because too many vanished at once.
+	Held          *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FleetItem) Reset() {
+	*x = FleetItem{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FleetItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FleetItem) ProtoMessage() {}
+
+func (x *FleetItem) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FleetItem.ProtoReflect.Descriptor instead.
+func (*FleetItem) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FleetItem) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FleetItem) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+func (x *FleetItem) GetOnly() string {
+	if x != nil {
+		return x.Only
+	}
+	return ""
+}
+
+func (x *FleetItem) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *FleetItem) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *FleetItem) GetLastGood() bool {
+	if x != nil {
+		return x.LastGood
+	}
+	return false
+}
+
+func (x *FleetItem) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *FleetItem) GetHeld() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 type EtcdStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False if no etcd is configured; the other fields are empty then.
@@ -208,7 +413,7 @@ type EtcdStatus struct {
 
 func (x *EtcdStatus) Reset() {
 	*x = EtcdStatus{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[2]
+	mi := &file_lbagent_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +425,7 @@ func (x *EtcdStatus) String() string {
 func (*EtcdStatus) ProtoMessage() {}
 
 func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[2]
+	mi := &file_lbagent_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +438,7 @@ func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtcdStatus.ProtoReflect.Descriptor instead.
 func (*EtcdStatus) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{2}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EtcdStatus) GetConfigured() bool {
@@ -282,7 +487,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[3]
+	mi := &file_lbagent_v1_status_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +499,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[3]
+	mi := &file_lbagent_v1_status_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +512,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExplainRequest) GetService() string {
@@ -341,7 +546,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[4]
+	mi := &file_lbagent_v1_status_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +558,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[4]
+	mi := &file_lbagent_v1_status_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +571,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{4}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExplainResponse) GetService() *ServiceInfo {
@@ -421,7 +626,7 @@ type BadRecord struct {
 
 func (x *BadRecord) Reset() {
 	*x = BadRecord{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[5]
+	mi := &file_lbagent_v1_status_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +638,7 @@ func (x *BadRecord) String() string {
 func (*BadRecord) ProtoMessage() {}
 
 func (x *BadRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[5]
+	mi := &file_lbagent_v1_status_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +651,7 @@ func (x *BadRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadRecord.ProtoReflect.Descriptor instead.
 func (*BadRecord) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{5}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BadRecord) GetKey() string {
@@ -486,7 +691,7 @@ type BackendExplanation struct {
 
 func (x *BackendExplanation) Reset() {
 	*x = BackendExplanation{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[6]
+	mi := &file_lbagent_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +703,7 @@ func (x *BackendExplanation) String() string {
 func (*BackendExplanation) ProtoMessage() {}
 
 func (x *BackendExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[6]
+	mi := &file_lbagent_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +716,7 @@ func (x *BackendExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendExplanation.ProtoReflect.Descriptor instead.
 func (*BackendExplanation) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{6}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BackendExplanation) GetBackend() *Backend {
@@ -617,7 +822,7 @@ type VerdictPart struct {
 
 func (x *VerdictPart) Reset() {
 	*x = VerdictPart{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[7]
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +834,7 @@ func (x *VerdictPart) String() string {
 func (*VerdictPart) ProtoMessage() {}
 
 func (x *VerdictPart) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[7]
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +847,7 @@ func (x *VerdictPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerdictPart.ProtoReflect.Descriptor instead.
 func (*VerdictPart) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VerdictPart) GetVerdict() string {
@@ -686,7 +891,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[8]
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +903,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[8]
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +916,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EventsRequest) GetService() string {
@@ -749,7 +954,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +966,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +979,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EventsResponse) GetId() uint64 {
@@ -825,7 +1030,7 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x17lbagent/v1/status.proto\x12\n" +
 	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17lbagent/v1/lookup.proto\"\x0f\n" +
-	"\rStatusRequest\"\x96\x03\n" +
+	"\rStatusRequest\"\xc5\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x14\n" +
@@ -839,7 +1044,24 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\bservices\x18\n" +
 	" \x03(\v2\x17.lbagent.v1.ServiceInfoR\bservices\x12\x1a\n" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x10\n" +
-	"\x03pid\x18\f \x01(\x05R\x03pid\"\xc6\x01\n" +
+	"\x03pid\x18\f \x01(\x05R\x03pid\x12-\n" +
+	"\x05fleet\x18\x14 \x01(\v2\x17.lbagent.v1.FleetStatusR\x05fleet\"\xc9\x01\n" +
+	"\vFleetStatus\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12+\n" +
+	"\x03age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12+\n" +
+	"\x05items\x18\x06 \x03(\v2\x15.lbagent.v1.FleetItemR\x05items\"\xda\x01\n" +
+	"\tFleetItem\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05place\x18\x02 \x01(\tR\x05place\x12\x12\n" +
+	"\x04only\x18\x03 \x01(\tR\x04only\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x18\n" +
+	"\aproblem\x18\x05 \x01(\tR\aproblem\x12\x1b\n" +
+	"\tlast_good\x18\x06 \x01(\bR\blastGood\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x03R\brevision\x12.\n" +
+	"\x04held\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04held\"\xc6\x01\n" +
 	"\n" +
 	"EtcdStatus\x12\x1e\n" +
 	"\n" +
@@ -912,49 +1134,55 @@ func file_lbagent_v1_status_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_status_proto_rawDescData
 }
 
-var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_lbagent_v1_status_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: lbagent.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: lbagent.v1.StatusResponse
-	(*EtcdStatus)(nil),            // 2: lbagent.v1.EtcdStatus
-	(*ExplainRequest)(nil),        // 3: lbagent.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 4: lbagent.v1.ExplainResponse
-	(*BadRecord)(nil),             // 5: lbagent.v1.BadRecord
-	(*BackendExplanation)(nil),    // 6: lbagent.v1.BackendExplanation
-	(*VerdictPart)(nil),           // 7: lbagent.v1.VerdictPart
-	(*EventsRequest)(nil),         // 8: lbagent.v1.EventsRequest
-	(*EventsResponse)(nil),        // 9: lbagent.v1.EventsResponse
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*ServiceInfo)(nil),           // 11: lbagent.v1.ServiceInfo
-	(*Backend)(nil),               // 12: lbagent.v1.Backend
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*FleetStatus)(nil),           // 2: lbagent.v1.FleetStatus
+	(*FleetItem)(nil),             // 3: lbagent.v1.FleetItem
+	(*EtcdStatus)(nil),            // 4: lbagent.v1.EtcdStatus
+	(*ExplainRequest)(nil),        // 5: lbagent.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 6: lbagent.v1.ExplainResponse
+	(*BadRecord)(nil),             // 7: lbagent.v1.BadRecord
+	(*BackendExplanation)(nil),    // 8: lbagent.v1.BackendExplanation
+	(*VerdictPart)(nil),           // 9: lbagent.v1.VerdictPart
+	(*EventsRequest)(nil),         // 10: lbagent.v1.EventsRequest
+	(*EventsResponse)(nil),        // 11: lbagent.v1.EventsResponse
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*ServiceInfo)(nil),           // 13: lbagent.v1.ServiceInfo
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*Backend)(nil),               // 15: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
-	10, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	2,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
-	11, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
-	10, // 3: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	11, // 4: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
-	6,  // 5: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
-	5,  // 6: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
-	12, // 7: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	7,  // 8: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	13, // 9: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	10, // 10: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	10, // 11: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	10, // 12: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	10, // 13: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	0,  // 14: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	3,  // 15: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	8,  // 16: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	1,  // 17: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	4,  // 18: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	9,  // 19: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	12, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	4,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
+	13, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
+	2,  // 3: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
+	14, // 4: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	3,  // 5: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
+	12, // 6: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	12, // 7: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	13, // 8: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	8,  // 9: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
+	7,  // 10: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
+	15, // 11: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	9,  // 12: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	14, // 13: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	12, // 14: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	12, // 15: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	12, // 16: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	12, // 17: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 18: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	5,  // 19: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	10, // 20: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	1,  // 21: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	6,  // 22: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	11, // 23: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	21, // [21:24] is the sub-list for method output_type
+	18, // [18:21] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -969,7 +1197,7 @@ func file_lbagent_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_status_proto_rawDesc), len(file_lbagent_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
