@@ -48,12 +48,13 @@ func (v value) etcdKey(to *string) {
 
 // formats are those of agent/discovery/format, in its order.
 func formats() []string {
-	return []string{"grpc-naming", "gozero", "kratos", "kitex", "hertz", "go-micro", "rpcx", "skydns", "plain"}
+	return []string{"grpc-naming", "gozero", "kratos", "kitex", "hertz", "go-micro", "rpcx", "skydns", "dubbo-interface", "dubbo-application", "goframe",
+		"jupiter", "traefik", "apisix", "patroni", "plain"}
 }
 
 // format reads the format of a service list.
 func (v value) format(to *string) {
-	v.oneOf(to, formats(), "dubbo-interface", "dubbo-application", "goframe", "jupiter", "traefik", "apisix", "patroni")
+	v.oneOf(to, formats())
 }
 
 // absolute reads an absolute path.

@@ -281,20 +281,8 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 	if len(batch) == 0 {
 		return
 	}
-	last := make(map[string]*mvccpb.Event, len(batch))
-	rev := f.rev
-	for _, e := range batch {
-		last[string(e.Kv.Key)] = e
-		rev = max(rev, e.Kv.ModRevision)
-	}
-	changes := make(map[string]change, len(last))
-	for key, e := range last {
-		if e.Type == clientv3.EventTypeDelete {
-			changes[key] = change{}
-		} else {
-			changes[key] = decode(f.decoder, nil, e.Kv)
-		}
-	}
+	changes, newest := decodeEvents(f.decoder, batch)
+	rev := max(f.rev, newest)
 	next, effect := f.records.apply(changes)
 	f.mu.Lock()
 	defer f.mu.Unlock()

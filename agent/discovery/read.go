@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -44,6 +46,9 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 		more    = true
 		current []service.Backend
 	)
+	if j := dec.Joiner(); j != nil {
+		j.Reset()
+	}
 	for more {
 		pctx, cancel := context.WithTimeout(ctx, readTimeout)
 		r, err := l.Page(pctx, prefix, from, s.revision, limit)
@@ -73,6 +78,16 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 			from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 		}
 	}
+	if j := dec.Joiner(); j != nil {
+		for key, c := range joined(j) {
+			fresh = append(fresh, c.backends...)
+			if c.other == nil {
+				delete(unused, key)
+			} else {
+				unused[key] = *c.other
+			}
+		}
+	}
 	s.records, _ = merge(nil, nil, fresh)
 	if len(unused) > 0 {
 		s.records.other = unused
@@ -80,10 +95,54 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 	return s, nil
 }
 
-// decode says what one key gives; its backends are appended to room.
+// decodeEvents says what the keys of a batch give now, and the newest revision in it.
+func decodeEvents(dec *format.Decoder, batch []*mvccpb.Event) (changes map[string]change, newest int64) {
+	last := make(map[string]*mvccpb.Event, len(batch))
+	for _, e := range batch {
+		last[string(e.Kv.Key)] = e
+		newest = max(newest, e.Kv.ModRevision)
+	}
+	j := dec.Joiner()
+	changes = make(map[string]change, len(last))
+	for key, e := range last {
+		if e.Type != mvccpb.Event_DELETE {
+			changes[key] = decode(dec, nil, e.Kv)
+			continue
+		}
+		changes[key] = change{}
+		if j != nil {
+			j.Delete(key)
+		}
+	}
+	if j != nil {
+		maps.Insert(changes, joined(j))
+	}
+	return changes, newest
+}
+
+// decode says what one key gives; its backends are appended to room. If keys are joined, joined has to be asked what they give together.
 func decode(dec *format.Decoder, room []service.Backend, kv *mvccpb.KeyValue) change {
 	key := string(kv.Key)
+	if j := dec.Joiner(); j != nil {
+		j.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision)
+	}
 	backends, err := dec.Append(room, key, kv.Value)
+	return newChange(key, kv.CreateRevision, kv.ModRevision, backends, err)
+}
+
+// joined says what the keys give that j joins with those which changed, themselves included.
+func joined(j *format.Joiner) iter.Seq2[string, change] {
+	return func(yield func(string, change) bool) {
+		for _, p := range j.Changed() {
+			if !yield(p.Key, newChange(p.Key, p.Created, p.Modified, p.Backends, p.Err)) {
+				return
+			}
+		}
+	}
+}
+
+// newChange is what a key gives; backends become its own.
+func newChange(key string, created, modified int64, backends []service.Backend, err error) change {
 	backends = slices.DeleteFunc(backends, func(b service.Backend) bool {
 		if b.Addr.Addr().IsValid() {
 			return false
@@ -91,14 +150,14 @@ func decode(dec *format.Decoder, room []service.Backend, kv *mvccpb.KeyValue) ch
 		err = fmt.Errorf("address \"%s:%d\": host names are not supported yet", b.Host, b.Addr.Port())
 		return true
 	})
-	c := change{backends: backends}
 	for i := range backends {
-		backends[i].Key, backends[i].Created, backends[i].Modified = key, kv.CreateRevision, kv.ModRevision
+		backends[i].Key, backends[i].Created, backends[i].Modified = key, created, modified
 	}
+	c := change{backends: backends}
 	if err != nil {
-		c.other = &other{reason: err.Error(), modified: kv.ModRevision}
+		c.other = &other{reason: err.Error(), modified: modified}
 	} else if len(backends) == 0 {
-		c.other = &other{modified: kv.ModRevision}
+		c.other = &other{modified: modified}
 	}
 	return c
 }

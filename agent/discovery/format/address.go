@@ -114,7 +114,7 @@ func hostPort(u *url.URL) (string, error) {
 	}
 	if port == "" {
 		switch u.Scheme {
-		case "http":
+		case "http", "h2c":
 			port = "80"
 		case "https":
 			port = "443"

@@ -15,20 +15,27 @@ import (
 
 // Names of the formats, as `format:` in the configuration has them.
 const (
-	GRPCNaming = "grpc-naming"
-	GoZero     = "gozero"
-	Kratos     = "kratos"
-	Kitex      = "kitex"
-	Hertz      = "hertz"
-	GoMicro    = "go-micro"
-	RPCX       = "rpcx"
-	SkyDNS     = "skydns"
-	Plain      = "plain"
+	GRPCNaming       = "grpc-naming"
+	GoZero           = "gozero"
+	Kratos           = "kratos"
+	Kitex            = "kitex"
+	Hertz            = "hertz"
+	GoMicro          = "go-micro"
+	RPCX             = "rpcx"
+	SkyDNS           = "skydns"
+	DubboInterface   = "dubbo-interface"
+	DubboApplication = "dubbo-application"
+	GoFrame          = "goframe"
+	Jupiter          = "jupiter"
+	Traefik          = "traefik"
+	APISIX           = "apisix"
+	Patroni          = "patroni"
+	Plain            = "plain"
 )
 
 // Names returns every format, the default first.
 func Names() []string {
-	return []string{GRPCNaming, GoZero, Kratos, Kitex, Hertz, GoMicro, RPCX, SkyDNS, Plain}
+	return []string{GRPCNaming, GoZero, Kratos, Kitex, Hertz, GoMicro, RPCX, SkyDNS, DubboInterface, DubboApplication, GoFrame, Jupiter, Traefik, APISIX, Patroni, Plain}
 }
 
 // MaxValue bounds a value in bytes. Registrations have some hundred bytes; a larger limit lets one key cost more memory and time.
@@ -38,6 +45,7 @@ const MaxValue = 64 << 10
 type Decoder struct {
 	decode func(dst []service.Backend, key string, value []byte) ([]service.Backend, error)
 	shared sharer
+	joiner *Joiner // nil for most formats
 }
 
 // New returns a decoder of the format called name. What a service selects (`select:`) is for those formats whose records name several endpoints of one process:
@@ -52,13 +60,27 @@ func New(name string, selected map[string][]string) (*Decoder, error) {
 	case Kratos:
 		d.decode = kratos{schemes: selected["scheme"]}.decode
 	case Kitex, Hertz:
-		d.decode = kitex
+		d.decode = kitex{zeroIsNone: name == Hertz}.decode
 	case GoMicro:
 		d.decode = goMicro
 	case RPCX:
 		d.decode = rpcx
 	case SkyDNS:
 		d.decode = skyDNS
+	case DubboInterface:
+		d.decode = dubboInterface
+	case DubboApplication:
+		d.decode = dubboApplication
+	case GoFrame:
+		d.decode = goFrame
+	case Jupiter:
+		d.decode = jupiter
+	case Traefik:
+		d.join(traefikRecord, joinTraefik)
+	case APISIX:
+		d.decode = apisix
+	case Patroni:
+		d.join(patroniRecord, joinPatroni)
 	case Plain:
 		d.decode = plain
 	default:

@@ -17,6 +17,12 @@ func FuzzRPCX(f *testing.F)       { fuzz(f, RPCX) }
 func FuzzSkyDNS(f *testing.F)     { fuzz(f, SkyDNS) }
 func FuzzPlain(f *testing.F)      { fuzz(f, Plain) }
 
+func FuzzDubboInterface(f *testing.F)   { fuzz(f, DubboInterface) }
+func FuzzDubboApplication(f *testing.F) { fuzz(f, DubboApplication) }
+func FuzzGoFrame(f *testing.F)          { fuzz(f, GoFrame) }
+func FuzzJupiter(f *testing.F)          { fuzz(f, Jupiter) }
+func FuzzAPISIX(f *testing.F)           { fuzz(f, APISIX) }
+
 // fuzz: no key or value panics, gives another result the second time, touches what was read before, or gives a backend that the rest of the agent could not use.
 func fuzz(f *testing.F, format string) {
 	for _, tt := range decodeTests {

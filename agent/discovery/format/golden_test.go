@@ -1,6 +1,7 @@
 package format
 
 import (
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -121,6 +122,8 @@ func goldenTests() []record {
 		{name: "no address", format: Hertz, key: hertzKey, value: `{"network":"tcp","weight":10}`, err: "no address"},
 		{name: "weight negative", format: Kitex, key: kitexKey, value: `{"address":"10.0.0.1:8888","weight":-1}`, err: "weight"},
 
+		{name: "hertz writes 0 for no weight", format: Hertz, key: hertzKey, value: `{"network":"tcp","address":"10.0.0.1:8888","weight":0,"tags":null}`, want: list(backend("10.0.0.1:8888", weight(10)))},
+
 		// go-micro: default weight 100; weight 0 drains.
 		{
 			name: "golden", format: GoMicro, key: microKey,
@@ -180,11 +183,133 @@ func goldenTests() []record {
 		{name: "priority too large", format: SkyDNS, key: skyKey, value: `{"host":"10.0.0.1","port":1,"priority":65536}`, err: "priority"},
 		{name: "a list", format: SkyDNS, key: skyKey, value: `[]`, err: "JSON array"},
 		{name: "empty", format: SkyDNS, key: skyKey},
+
+		// dubbo-interface: default weight 100; weight 0, enabled=false and disabled=true drain.
+		{
+			name: "golden", format: DubboInterface, key: "/dubbo/com.x.Foo/providers/dubbo%3A%2F%2F10.0.0.1%3A20000%2Fcom.x.Foo%3Fmethods%3Da%26weight%3D100",
+			want: list(backend("10.0.0.1:20000", meta("scheme", "dubbo"))),
+		},
+		{
+			name: "golden IPv6", format: DubboInterface, key: "/dubbo/com.x.Foo/providers/dubbo%3A%2F%2F%5B2001%3Adb8%3A%3A1%5D%3A20000%2Fcom.x.Foo%3Fmethods%3Da%26weight%3D100",
+			want: list(backend("[2001:db8::1]:20000", meta("scheme", "dubbo"))),
+		},
+		{name: "golden folder", format: DubboInterface, key: "/dubbo/com.x.Foo/providers"},
+		{name: "parent", format: DubboInterface, key: "/dubbo"},
+		{name: "a consumer", format: DubboInterface, key: "/dubbo/com.x.Foo/consumers/consumer%3A%2F%2F10.0.0.9%2Fcom.x.Foo"},
+		{name: "empty providers", format: DubboInterface, key: "/dubbo/com.x.Foo/providers/empty%3A%2F%2F10.0.0.9%2Fcom.x.Foo"},
+		{
+			name: "group, version, and what is of one process", format: DubboInterface, key: "/dubbo/f/providers/" + url.QueryEscape("tri://:@10.0.0.1:1/f?group=g&version=1.0&pid=7&timestamp=8&zone=a&b=c%26d&weight=7"),
+			want: list(backend("10.0.0.1:1", weight(7), zone("a"), meta("scheme", "tri", "group", "g", "version", "1.0", "b", "c&d"))),
+		},
+		{name: "weight 0 drains (1.11)", format: DubboInterface, key: "/dubbo/f/providers/" + url.QueryEscape("dubbo://10.0.0.1:1/f?weight=0"), want: list(backend("10.0.0.1:1", weight(1), draining, meta("scheme", "dubbo")))},
+		{name: "disabled drains (1.11)", format: DubboInterface, key: "/dubbo/f/providers/" + url.QueryEscape("dubbo://10.0.0.1:1/f?disabled=true"), want: list(backend("10.0.0.1:1", draining, meta("scheme", "dubbo")))},
+		{name: "enabled=false drains (1.11)", format: DubboInterface, key: "/dubbo/f/providers/" + url.QueryEscape("dubbo://Foo-1:1/f?enabled=false"), want: list(named("foo-1", 1, draining, meta("scheme", "dubbo")))},
+		{name: "not escaped well", format: DubboInterface, key: "/dubbo/f/providers/%zz", err: "not an escaped URL"},
+		{name: "no URL", format: DubboInterface, key: "/dubbo/f/providers/x", err: "no URL"},
+		{name: "no port", format: DubboInterface, key: "/dubbo/f/providers/" + url.QueryEscape("dubbo://10.0.0.1/f"), err: "no port"},
+
+		// dubbo-application: default weight 100, 0 is none; Enable and Healthy false drain.
+		{
+			name: "golden", format: DubboApplication, key: "/services/app1/10.0.0.1:20000",
+			value: `{"ID":"10.0.0.1:20000","ServiceName":"app1","Host":"10.0.0.1","Port":20000,"Weight":100,"Enable":true,"Healthy":true,"Metadata":{}}`,
+			want:  list(backend("10.0.0.1:20000")),
+		},
+		{
+			name: "golden IPv6", format: DubboApplication, key: "/services/app1/2001:db8::1:20000",
+			value: `{"ID":"2001:db8::1:20000","ServiceName":"app1","Host":"2001:db8::1","Port":20000,"Weight":100,"Enable":true,"Healthy":true,"Metadata":{}}`,
+			want:  list(backend("[2001:db8::1]:20000")),
+		},
+		{
+			name: "weight 0 is none", format: DubboApplication, key: "/services/app1/x", value: `{"Host":"Foo","Port":1,"Weight":0,"GroupName":"","Tag":"t","Address":"","ServiceMetadata":null,"Metadata":{"a":"b","zone":"z"}}`,
+			want: list(named("foo", 1, zone("z"), meta("a", "b", "Tag", "t"))),
+		},
+		{name: "not enabled drains (1.11)", format: DubboApplication, key: "/services/app1/x", value: `{"Host":"10.0.0.1","Port":1,"Enable":false,"Healthy":true}`, want: list(backend("10.0.0.1:1", draining))},
+		{name: "unhealthy drains (1.11)", format: DubboApplication, key: "/services/app1/x", value: `{"Host":"10.0.0.1","Port":1,"Enable":true,"Healthy":false,"Weight":7}`, want: list(backend("10.0.0.1:1", weight(7), draining))},
+		{name: "Enable is a word", format: DubboApplication, key: "/services/app1/x", value: `{"Host":"10.0.0.1","Port":1,"Enable":"maybe"}`, err: "neither true nor false"},
+		{name: "no host yet", format: DubboApplication, key: "/services/app1/x", value: `{"ServiceName":"app1"}`},
+		{name: "no port", format: DubboApplication, key: "/services/app1/x", value: `{"Host":"10.0.0.1"}`, err: "port"},
+		{name: "folder", format: DubboApplication, key: "/services/app1"},
+
+		// goframe: default weight 100; weight 0 drains.
+		{name: "golden", format: GoFrame, key: "/service/default/default/foo/latest/10.0.0.1:8000", value: `{"protocol":"http"}`, want: list(backend("10.0.0.1:8000", meta("protocol", "http", "version", "latest")))},
+		{name: "golden IPv6", format: GoFrame, key: "/service/default/default/foo/latest/[2001:db8::1]:8000", value: `{"protocol":"http"}`, want: list(backend("[2001:db8::1]:8000", meta("protocol", "http", "version", "latest")))},
+		{
+			name: "two endpoints, no value", format: GoFrame, key: "/service/default/default/foo/v1/10.0.0.1:8000,[2001:db8::1]:8000",
+			want: list(backend("10.0.0.1:8000", meta("version", "v1")), backend("[2001:db8::1]:8000", meta("version", "v1"))),
+		},
+		{name: "one of two is bad (1.7)", format: GoFrame, key: "/service/default/default/foo/v1/10.0.0.1:0,Foo:8000", want: list(named("foo", 8000, meta("version", "v1"))), err: "port 0"},
+		{name: "weight 0 drains (1.11)", format: GoFrame, key: "/service/default/default/foo/v1/10.0.0.1:1", value: `{"weight":0,"insecure":true}`, want: list(backend("10.0.0.1:1", weight(1), draining, meta("version", "v1", "insecure", "true")))},
+		{name: "value null", format: GoFrame, key: "/service/default/default/foo/v1/10.0.0.1:1", value: `null`, want: list(backend("10.0.0.1:1", meta("version", "v1")))},
+		{name: "folder", format: GoFrame, key: "/service/default/default/foo/v1"},
+		{name: "value is no object", format: GoFrame, key: "/service/default/default/foo/v1/10.0.0.1:1", value: `"x"`, err: "JSON string"},
+
+		// jupiter: default weight 100; Op 1, weight 0, enable and healthy false drain.
+		{
+			name: "golden", format: Jupiter, key: "grpc:foo:v1:prod/10.0.0.1:9091",
+			value: `{"Op":0,"Addr":"10.0.0.1:9091","MetadataX":{"name":"foo","scheme":"grpc","address":"10.0.0.1:9091","weight":100,"enable":true,"healthy":true}}`,
+			want:  list(backend("10.0.0.1:9091", meta("scheme", "grpc"))),
+		},
+		{
+			name: "golden IPv6", format: Jupiter, key: "grpc:foo:v1:prod/[2001:db8::1]:9091",
+			value: `{"Op":0,"Addr":"[2001:db8::1]:9091","MetadataX":{"name":"foo","scheme":"grpc","address":"[2001:db8::1]:9091","weight":100,"enable":true,"healthy":true}}`,
+			want:  list(backend("[2001:db8::1]:9091", meta("scheme", "grpc"))),
+		},
+		{
+			name: "all of it", format: Jupiter, key: "grpc:foo:v1:prod/10.0.0.1:1", value: `{"Addr":"10.0.0.1:1","MetadataX":{"appID":"1","weight":7,"zone":"a","region":"eu","group":"g","kind":"","services":{"x":{}},"metadata":{"k":"v","group":"not this"}},"more":1}`,
+			want: list(backend("10.0.0.1:1", weight(7), zone("a"), region("eu"), meta("group", "g", "k", "v", "more", "1"))),
+		},
+		{name: "Op 1 drains (1.11)", format: Jupiter, key: "g/1", value: `{"Op":1,"Addr":"10.0.0.1:1"}`, want: list(backend("10.0.0.1:1", draining))},
+		{name: "not enabled drains (1.11)", format: Jupiter, key: "g/1", value: `{"Addr":"Foo:1","MetadataX":{"enable":false}}`, want: list(named("foo", 1, draining))},
+		{name: "unhealthy drains (1.11)", format: Jupiter, key: "g/1", value: `{"MetadataX":{"healthy":false,"address":"10.0.0.1:1"}}`, want: list(backend("10.0.0.1:1", draining))},
+		{name: "weight 0 drains (1.11)", format: Jupiter, key: "g/1", value: `{"Addr":"10.0.0.1:1","MetadataX":{"weight":0}}`, want: list(backend("10.0.0.1:1", weight(1), draining))},
+		{name: "no address yet", format: Jupiter, key: "g/1", value: `{"Op":0}`},
+		{name: "unknown Op", format: Jupiter, key: "g/1", value: `{"Op":7,"Addr":"10.0.0.1:1"}`, err: "unknown Op"},
+		{name: "empty", format: Jupiter, key: "g/1"},
+
+		// apisix: default weight 100; weight 0 drains; higher priorities first.
+		{
+			name: "golden", format: APISIX, key: "/apisix/upstreams/1", value: `{"id":"1","type":"roundrobin","nodes":{"10.0.0.1:80":100,"10.0.0.2:80":0}}`,
+			want: list(backend("10.0.0.1:80"), backend("10.0.0.2:80", weight(1), draining)),
+		},
+		{
+			name: "golden IPv6", format: APISIX, key: "/apisix/upstreams/1", value: `{"id":"1","type":"roundrobin","nodes":{"[2001:db8::1]:80":100,"[2001:db8::2]:80":0}}`,
+			want: list(backend("[2001:db8::1]:80"), backend("[2001:db8::2]:80", weight(1), draining)),
+		},
+		{
+			name: "a list with priorities", format: APISIX, key: "/apisix/upstreams/1",
+			value: `{"nodes":[{"host":"10.0.0.1","port":80,"weight":1,"priority":-1},{"host":"2001:db8::1","port":80,"weight":7},{"host":"Foo.bar","port":1,"weight":1,"priority":10}]}`,
+			want:  list(backend("10.0.0.1:80", weight(1), tier(11)), backend("[2001:db8::1]:80", weight(7), tier(10)), named("foo.bar", 1, weight(1))),
+		},
+		{
+			name: "spare nodes only", format: APISIX, key: "/apisix/upstreams/1", value: `{"nodes":[{"host":"10.0.0.1","port":80,"weight":1,"priority":-1}]}`,
+			want: list(backend("10.0.0.1:80", weight(1))),
+		},
+		{
+			name: "priorities far apart", format: APISIX, key: "/apisix/upstreams/1",
+			value: `{"nodes":[{"host":"10.0.0.1","port":1,"priority":-2147483648},{"host":"10.0.0.1","port":2,"priority":2147483647}]}`,
+			want:  list(backend("10.0.0.1:1", tier(65535)), backend("10.0.0.1:2")),
+		},
+		{
+			name: "ports of the scheme, labels", format: APISIX, key: "/apisix/upstreams/1", value: `{"scheme":"https","name":"n","labels":{"zone":"a","weight":"x","l":"1"},"nodes":{"10.0.0.1":1,"2001:db8::1":2,"foo":3}}`,
+			want: list(backend("10.0.0.1:443", weight(1), zone("a"), meta("scheme", "https", "name", "n", "l", "1")),
+				backend("[2001:db8::1]:443", weight(2), zone("a"), meta("scheme", "https", "name", "n", "l", "1")), named("foo", 443, weight(3), zone("a"), meta("scheme", "https", "name", "n", "l", "1"))),
+		},
+		{
+			name: "one of three is bad (1.7)", format: APISIX, key: "/apisix/upstreams/1", value: `{"nodes":{"10.0.0.1:80":1,"10.0.0.2:99999":1,"10.0.0.3:80":1}}`,
+			want: list(backend("10.0.0.1:80", weight(1)), backend("10.0.0.3:80", weight(1))), err: "node 1: address",
+		},
+		{name: "a bad weight", format: APISIX, key: "/apisix/upstreams/1", value: `{"nodes":{"10.0.0.1:80":-1}}`, err: "weight"},
+		{name: "a bad priority", format: APISIX, key: "/apisix/upstreams/1", value: `{"nodes":[{"host":"10.0.0.1","port":1,"priority":"x"}]}`, err: "priority"},
+		{name: "no port for tcp", format: APISIX, key: "/apisix/upstreams/1", value: `{"scheme":"tcp","nodes":{"10.0.0.1":1}}`, err: "no port"},
+		{name: "found elsewhere", format: APISIX, key: "/apisix/upstreams/1", value: `{"service_name":"foo","discovery_type":"nacos"}`},
+		{name: "no nodes", format: APISIX, key: "/apisix/upstreams/1", value: `{"nodes":[]}`},
+		{name: "nodes is a number", format: APISIX, key: "/apisix/upstreams/1", value: `{"nodes":7}`, err: "nodes is neither"},
+		{name: "empty", format: APISIX, key: "/apisix/upstreams/1"},
 	}
 }
 
 func TestFormats(t *testing.T) {
-	golden := map[string]int{GRPCNaming: 2, Plain: 2} // in decodeTests
+	golden := map[string]int{GRPCNaming: 2, Plain: 2, Traefik: 2, Patroni: 2} // in decodeTests, TestTraefik and TestPatroni
 	for _, tt := range goldenTests() {
 		if strings.HasPrefix(tt.name, "golden") {
 			golden[tt.format]++

@@ -44,6 +44,18 @@ func (o object) take(name string) json.RawMessage {
 // text takes a field as a string, empty if absent.
 func (o object) text(name string) string { return jsonText(o.take(name)) }
 
+// no takes a field that says yes or no, and reports whether it says no.
+func (o object) no(name string) (bool, error) {
+	switch s := o.text(name); strings.ToLower(s) {
+	case "", "true", "1":
+		return false, nil
+	case "false", "0":
+		return true, nil
+	default:
+		return false, fmt.Errorf("%s %.40q is neither true nor false", name, s)
+	}
+}
+
 // object takes a field that is an object; anything else is none.
 func (o object) object(name string) object {
 	var in object

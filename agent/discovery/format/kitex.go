@@ -12,8 +12,13 @@ const kitexWeight = 10
 
 // kitex reads what kitex' registry-etcd and hertz' registry/etcd write: `kitex/registry-etcd/<service>/<addr>` and `hertz/registry-etcd/<service>/<addr>`, a JSON
 // object with network, address, weight and tags. Tags become metadata, but zone and region; the network does if it is not tcp. Unix sockets wait: they are on
-// another host. Both servers always write a weight (10 if none was set); 0 is draining here, while their own clients read it as 10.
-func kitex(dst []service.Backend, _ string, value []byte) ([]service.Backend, error) {
+// another host.
+//
+// A kitex server always writes a weight, 10 if none was set, so that 0 is draining here (kitex' own clients read it as 10). Hertz writes 0 if none was set, and
+// its clients read that as 10: it has no mark for draining.
+type kitex struct{ zeroIsNone bool }
+
+func (k kitex) decode(dst []service.Backend, _ string, value []byte) ([]service.Backend, error) {
 	if blank(value) {
 		return dst, nil
 	}
@@ -27,7 +32,7 @@ func kitex(dst []service.Backend, _ string, value []byte) ([]service.Backend, er
 	if err := setMetadata(&b, tags); err != nil {
 		return dst, err
 	}
-	if w := o.text("weight"); w != "" {
+	if w := o.text("weight"); w != "" && (w != "0" || !k.zeroIsNone) {
 		if err := setWeight(&b, w); err != nil {
 			return dst, err
 		}
