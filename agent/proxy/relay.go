@@ -22,8 +22,8 @@ const (
 	// the sender always has three quarters of the window to go on with.
 	creditStep = streamWindow / 4
 
-	// heldPerStream times the stream limit bounds the header lists that are kept, until responses begin, for the calls of one client connection: what is over
-	// it is refused, and gRPC tries again. It's all the metadata that gRPC allows a call by default.
+	// heldPerStream times the stream limit bounds the header lists that are kept, until responses begin, for the calls of one client connection, and their
+	// trailers: what is over it is refused, and gRPC tries again. It's all the metadata that gRPC allows a call by default.
 	heldPerStream = 8 << 10
 
 	// keepBytes and keepLoop bound the request DATA that is kept for a retry until response headers: per call and per loop (4.3).
@@ -202,7 +202,7 @@ func (r *relay) freeCall(c *call) {
 	clear(tried)
 	*c = call{
 		relay: r, gen: gen, fields: emptied(c.fields), tried: tried[:0], timer: c.timer,
-		req: pipe{trailers: emptied(c.req.trailers)}, resp: pipe{trailers: emptied(c.resp.trailers)},
+		req: pipe{trailers: c.req.trailers}, resp: pipe{trailers: c.resp.trailers},
 	}
 	c.cs.Owner, c.bs.Owner = c, c
 	if r.nIdle < freeCalls {

@@ -59,9 +59,8 @@ func (c *call) abort(status, code int, text string) {
 		c.answer(status, code, text)
 	case c.grpc && !c.sized:
 		c.count(status, code)
-		p := &c.resp
-		p.end, p.trailing = true, true
-		p.trailers = append(p.trailers[:0], h2.Field{Name: "grpc-status", Value: strconv.Itoa(code)}, h2.Field{Name: "grpc-message", Value: percentEncode(text)})
+		trailers := []h2.Field{{Name: "grpc-status", Value: strconv.Itoa(code)}, {Name: "grpc-message", Value: percentEncode(text)}}
+		c.resp.endBy(c.relay, trailers, sizeOf(trailers))
 		c.pumpResponse()
 	default:
 		c.count(statusAborted, code)

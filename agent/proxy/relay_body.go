@@ -47,6 +47,7 @@ type pipe struct {
 	end      bool // the source has ended
 	trailing bool // by trailers
 	trailers []h2.Field
+	held     int // bytes of them, in relay.parked
 }
 
 // store appends b to the chunks.
@@ -104,8 +105,30 @@ func (p *pipe) discard(r *relay, to int64) {
 	p.base = max(p.base, to)
 }
 
+// endBy notes that the source has ended by trailers.
+func (p *pipe) endBy(r *relay, trailers []h2.Field, size int) {
+	r.park(size - p.held)
+	p.end, p.trailing = true, true
+	p.trailers, p.held = append(p.trailers[:0], trailers...), size
+}
+
+// dropTrailers keeps nothing of them.
+func (p *pipe) dropTrailers(r *relay) {
+	r.park(-p.held)
+	p.trailers, p.held = emptied(p.trailers), 0
+}
+
+// sizeOf is what a header list counts (RFC 9113 6.5.2).
+func sizeOf(fields []h2.Field) (n int) {
+	for i := range fields {
+		n += len(fields[i].Name) + len(fields[i].Value) + 32
+	}
+	return n
+}
+
 // release drops everything.
 func (p *pipe) release(r *relay) {
+	p.dropTrailers(r)
 	p.discard(r, p.got)
 	for k := p.head; k != nil; k = p.head { // not reached while the positions are right
 		p.head = k.next
@@ -182,6 +205,7 @@ func (c *call) pumpRequest() {
 	if p.sent == p.got && p.end && c.bs.Sending() {
 		if p.trailing {
 			conn.h2.WriteHeaders(&c.bs, p.trailers, true)
+			c.dropTrailers()
 		} else {
 			conn.h2.WriteData(&c.bs, nil, true)
 		}

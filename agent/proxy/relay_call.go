@@ -31,7 +31,7 @@ type call struct {
 
 	opts      *options
 	fields    []h2.Field // the request's header list, kept for retries until a response begins
-	held      int        // bytes of it
+	held      int        // bytes of it, in relay.parked
 	req, resp pipe
 
 	start, began time.Time // of the call, of the attempt
@@ -72,6 +72,7 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	c.opts = c.client.rt.options()
 	c.fields = append(c.fields[:0], fields...)
 	c.held = head.Size
+	r.park(c.held)
 	c.grpc = strings.HasPrefix(head.ContentType, "application/grpc")
 	c.grpcStatus = -1
 	c.head = head.Method == "HEAD"
@@ -254,10 +255,8 @@ func (c *call) send(conn *backendConn) {
 }
 
 // requestTrailers ends the request.
-func (c *call) requestTrailers(fields []h2.Field) {
-	p := &c.req
-	p.end, p.trailing = true, true
-	p.trailers = append(p.trailers[:0], fields...)
+func (c *call) requestTrailers(fields []h2.Field, head *h2.Head) {
+	c.req.endBy(c.relay, fields, head.Size)
 	c.pumpRequest()
 	c.settle()
 }
@@ -290,6 +289,7 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 		c.req.keep = false
 		c.req.discard(c.relay, c.req.sent)
 	}
+	c.dropTrailers()
 	if end {
 		c.onlyHead = true
 		c.noteStatus(head)
@@ -318,8 +318,17 @@ func (c *call) tooLargeForClient() {
 // drop lets go of the request's header list.
 func (c *call) drop() {
 	c.client.h2.Drop(c.held)
+	c.relay.park(-c.held)
 	c.held = 0
 	c.fields = emptied(c.fields)
+}
+
+// dropTrailers lets go of the request's trailers, if they have no way to go any more.
+func (c *call) dropTrailers() {
+	if p := &c.req; !p.keep && !c.bs.Sending() {
+		c.client.h2.Drop(p.held)
+		p.dropTrailers(c.relay)
+	}
 }
 
 // responseTrailers ends the response.
@@ -339,8 +348,7 @@ func (c *call) responseTrailers(fields []h2.Field, head *h2.Head) {
 		c.client.h2.WriteHeaders(&c.cs, fields, true)
 		c.client.flush()
 	} else {
-		p.trailing = true
-		p.trailers = append(p.trailers[:0], fields...)
+		p.endBy(c.relay, fields, sizeOf(fields))
 	}
 	c.settle()
 }
@@ -522,6 +530,8 @@ func (c *call) settle() {
 		}
 		client := c.client
 		c.drop()
+		c.req.keep = false
+		c.dropTrailers()
 		c.relay.freeCall(c)
 		client.release()
 	}

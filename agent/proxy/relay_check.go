@@ -6,6 +6,7 @@ import "fmt"
 func (r *relay) check() error {
 	queued, conns, streams := 0, 0, 0
 	parked := int64(r.inUse * chunkSize)
+	held := func(c *call) int64 { return int64(c.held + c.req.held + c.resp.held) }
 	for _, p := range r.pools {
 		for state, be := range p.backends {
 			n, dialing := 0, 0
@@ -35,7 +36,11 @@ func (r *relay) check() error {
 				}
 				for s := range conn.h2.All() {
 					streams++
-					if c := s.Owner.(*call); &c.bs != s || c.conn != conn || c.state != state || c.queued {
+					c := s.Owner.(*call)
+					if !c.cs.Open() {
+						parked += held(c)
+					}
+					if &c.bs != s || c.conn != conn || c.state != state || c.queued {
 						return fmt.Errorf("%s: stream %d and its call disagree", be.name(), s.ID())
 					}
 				}
@@ -53,7 +58,9 @@ func (r *relay) check() error {
 			return fmt.Errorf("client: %w", err)
 		}
 		for s := range c.h2.All() {
-			if k := s.Owner.(*call); &k.cs != s || k.client != c || !k.bs.Open() && !k.queued && !k.resp.end {
+			k := s.Owner.(*call)
+			parked += held(k)
+			if &k.cs != s || k.client != c || !k.bs.Open() && !k.queued && !k.resp.end {
 				return fmt.Errorf("client: stream %d and its call disagree", s.ID())
 			}
 		}

@@ -47,7 +47,7 @@ func (c *clientConn) begin(lc *loop.Conn) {
 		Server: true, MaxStreams: c.limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
 		HeaderBytes: c.limits.HeaderBytes, HeaderFields: c.limits.HeaderFields,
 		Wary:      c.stats.wary(c.relay.loop.Now()),
-		HeldBytes: c.limits.StreamsPerConnection * heldPerStream,
+		HeldBytes: c.heldMost(),
 	}, &lc.Out, c)
 	c.timer.F = c.tick
 	c.began = c.relay.loop.Now()
@@ -58,6 +58,11 @@ func (c *clientConn) begin(lc *loop.Conn) {
 		c.shutdown()
 	}
 	lc.Flush()
+}
+
+// heldMost bounds the header lists and trailers that are kept for the calls of this connection; those of one call always fit.
+func (c *clientConn) heldMost() int {
+	return max(c.limits.StreamsPerConnection*heldPerStream, 2*c.limits.HeaderBytes)
 }
 
 // flush has what was appended written at the end of this wake-up, and holds DATA and reading back while the client doesn't keep up.
@@ -248,13 +253,18 @@ func (c *clientConn) Data(s *h2.Stream, p []byte, end bool) { s.Owner.(*call).re
 
 // Trailers: h2.Handler.
 func (c *clientConn) Trailers(s *h2.Stream, fields []h2.Field, head *h2.Head) {
-	s.Owner.(*call).requestTrailers(fields)
+	s.Owner.(*call).requestTrailers(fields, head)
 }
 
 // Reset: h2.Handler.
 func (c *clientConn) Reset(s *h2.Stream, code h2.Code, local bool) {
-	if local {
+	switch {
+	case local && code == h2.EnhanceYourCalm:
+		c.relay.w.protect(c.rt, protectHeaders, c, "request reset: its trailers are too large, or too many header lists are kept in bytes", c.heldMost())
+	case local:
 		c.relay.w.protect(c.rt, protectMalformed, c, "malformed request reset: "+code.String(), 0)
+	}
+	if local {
 		code = h2.Cancel
 	}
 	s.Owner.(*call).cancelled(code)
@@ -265,7 +275,7 @@ func (c *clientConn) Refused(f h2.Fault) {
 	w := c.relay.w
 	switch f {
 	case h2.FaultHeaders:
-		w.protect(c.rt, protectHeaders, c, "request refused: too many header lists kept in bytes", c.limits.StreamsPerConnection*heldPerStream)
+		w.protect(c.rt, protectHeaders, c, "request refused: too many header lists kept in bytes", c.heldMost())
 	case h2.FaultStreams:
 		w.protect(c.rt, protectStreams, c, "request refused: too many streams", c.limits.StreamsPerConnection)
 	default:

@@ -19,7 +19,8 @@ type backendConn struct {
 	h2    *h2.Conn // nil until the socket is connected
 
 	credits  credits
-	noted    int // of output, in relay.parked
+	noted    int       // of output, in relay.parked
+	took     time.Time // when the backend last took something of it
 	timer    loop.Timer
 	busy     time.Time // when a call last ended
 	frames   uint64    // HEADERS and DATA that came
@@ -84,6 +85,9 @@ func (c *backendConn) Settings() {
 func (c *backendConn) flush() {
 	c.lc.Flush()
 	if (len(c.lc.Out) > outputAt || c.noted > 0) && !c.gone {
+		if c.noted == 0 {
+			c.took = c.relay.loop.Now()
+		}
 		c.relay.output(&c.noted, c.lc.Unwritten())
 	}
 	if len(c.lc.Out) > fullAt && c.lc.Unwritten() > fullAt {
@@ -106,6 +110,7 @@ func (c *backendConn) Written(total uint64) {
 		return
 	}
 	left := c.lc.Unwritten()
+	c.took = c.relay.loop.Now()
 	c.relay.output(&c.noted, left)
 	if left <= roomAt {
 		c.h2.Flushed()

@@ -3,13 +3,14 @@ package proxy
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/health"
 )
 
-// limits.buffered bounds what is parked in the process: chunks, with the DATA that a reader has not taken or that is kept for a retry, and output that the
-// kernel has not taken. Not counted: HTTP/1.1 and TCP, whose buffers are a fixed size per connection.
+// limits.buffered bounds what is parked in the process: chunks, with the DATA that a reader has not taken or that is kept for a retry, the header lists and
+// trailers that are kept (as RFC 9113 6.5.2 counts), and output that the kernel has not taken. Not counted: HTTP/1.1 and TCP, whose buffers are a fixed size per connection.
 //
 // Each loop counts its own and adds it to one number of the process in steps of parkStep, so that all of the limit is there for whoever needs it, at the cost
 // of an atomic addition per 64 chunks (dividing the limit by the loops would cut off the busy ones while others have room). The number is right to parkStep per
@@ -19,6 +20,9 @@ const (
 	chunkSize = 4096
 	// outputAt: less output than that isn't looked at.
 	outputAt = 4 << 10
+	// stuckFor is how long a backend's connection may take nothing of its output before it counts as one that takes too little: many clients share it, and a busy
+	// one has more output at times than any of them has parked.
+	stuckFor = time.Second
 )
 
 // park notes n bytes more, or less.
@@ -55,14 +59,15 @@ func (r *relay) output(noted *int, n int) {
 // holder is what has bytes parked: a call, or the output of one of its connections.
 type holder struct {
 	bytes   int
+	all     int // of its client's connection, with all that runs there: who has little in each of many streams has as much
 	call    *call
 	gen     uint32
 	client  *clientConn
 	backend *backendConn
 }
 
-// shed resets what has most parked, if the process is over its limit, until an eighth is free: not by a little, or the next chunk would have all of it
-// looked at again. A loop that has less than its share leaves that to the others.
+// shed resets what has most parked on the client connections that have most, if the process is over its limit, until an eighth is free: not by a little, or
+// the next chunk would have all of it looked at again. A loop that has less than its share leaves that to the others.
 func (r *relay) shed() {
 	p := r.w.proxy
 	r.w.shedding.Store(false)
@@ -84,37 +89,45 @@ func (r *relay) shed() {
 	r.reported = r.parked
 }
 
-// holders are all, the largest first.
+// holders are all that may be shed, in that order.
 func (r *relay) holders() []holder {
 	var all []holder
 	for c := range r.clients {
+		first := len(all)
 		if c.noted > 0 {
 			all = append(all, holder{bytes: c.noted, client: c})
 		}
 		for s := range c.h2.All() {
-			if k := s.Owner.(*call); k.req.head != nil || k.resp.head != nil {
-				all = append(all, holder{bytes: k.req.parked() + k.resp.parked(), call: k, gen: k.gen})
+			if k := s.Owner.(*call); k.parked() > 0 {
+				all = append(all, holder{bytes: k.parked(), call: k, gen: k.gen})
 			}
+		}
+		sum := 0
+		for i := range all[first:] {
+			sum += all[first+i].bytes
+		}
+		for i := range all[first:] {
+			all[first+i].all = sum
 		}
 	}
 	for _, p := range r.pools {
 		for _, be := range p.backends {
 			for _, conn := range be.conns {
-				if conn.noted > 0 {
-					all = append(all, holder{bytes: conn.noted, backend: conn})
+				if conn.noted > 0 && r.loop.Now().Sub(conn.took) >= stuckFor {
+					all = append(all, holder{bytes: conn.noted, all: conn.noted, backend: conn})
 				}
 				if conn.h2 == nil {
 					continue
 				}
 				for s := range conn.h2.All() { // whose client has its answer, and no stream any more
-					if k := s.Owner.(*call); !k.cs.Open() && k.req.head != nil {
-						all = append(all, holder{bytes: k.req.parked(), call: k, gen: k.gen})
+					if k := s.Owner.(*call); !k.cs.Open() && k.parked() > 0 {
+						all = append(all, holder{bytes: k.parked(), all: k.parked(), call: k, gen: k.gen})
 					}
 				}
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.bytes, a.bytes) })
+	slices.SortFunc(all, func(a, b holder) int { return cmp.Or(cmp.Compare(b.all, a.all), cmp.Compare(b.bytes, a.bytes)) })
 	return all
 }
 
@@ -139,13 +152,16 @@ func (h *holder) shed(limit int64) {
 	}
 }
 
+// parked is what the call has parked.
+func (c *call) parked() int { return c.held + c.req.parked() + c.resp.parked() }
+
 // parked is the memory that p has.
 func (p *pipe) parked() int {
 	if p.head == nil {
-		return 0
+		return p.held
 	}
 	size := len(p.head.b)
-	return (p.off + int(p.got-p.base) + size - 1) / size * chunkSize
+	return p.held + (p.off+int(p.got-p.base)+size-1)/size*chunkSize
 }
 
 // shed resets a call that has too much parked. Nobody is blamed: whoever reads slowly may have a reason.
@@ -165,6 +181,8 @@ func (c *call) shed() {
 	c.endAttempt(result, c.firstByte, c.expected, cause)
 	c.req.keep, c.req.sent = false, c.req.got
 	c.req.discard(c.relay, c.req.got)
+	c.drop()
+	c.dropTrailers()
 	if c.answered {
 		c.count(statusAborted, codeExhausted)
 		c.resetClient(h2.EnhanceYourCalm) // which gRPC takes for RESOURCE_EXHAUSTED

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -180,6 +181,62 @@ func TestBufferedOutput(t *testing.T) {
 	if n := r.protected(protectBuffered); n == 0 {
 		t.Error("nothing was counted")
 	}
+}
+
+// The connection to a backend, which many clients share, isn't closed for its output while it takes some of it.
+func TestBufferedBackendOutput(t *testing.T) {
+	r := newRig(t, nil)
+	b := newRawBackend(t)
+	r.backends(b.addr)
+	client := newRawClient(t, r.addr)
+	client.get(1, "/")
+	b.accept().request()
+	r.limitBuffered(100_000)
+	var conn *backendConn
+	r.onBackendConn(func(c *backendConn) { conn = c })
+	r.onLoop(func(k *relay) {
+		k.output(&conn.noted, 1<<20)
+		conn.took = k.loop.Now().Add(1 - stuckFor)
+		k.shed()
+		if conn.gone {
+			t.Error("closed")
+		}
+		k.output(&conn.noted, 1<<20) // the call that was reset has corrected it
+		conn.took = k.loop.Now().Add(-stuckFor)
+		k.shed()
+		if !conn.gone || k.parked != 0 {
+			t.Errorf("closed %v, %d bytes are still parked", conn.gone, k.parked)
+		}
+	})
+	client.answerOf(1)
+	if n := r.protected(protectBuffered); n != 2 {
+		t.Errorf("counted %d times", n)
+	}
+	r.quiet()
+}
+
+// Who has little parked in each of many streams is shed before who has more in one.
+func TestBufferedSum(t *testing.T) {
+	r := newRig(t, nil)
+	r.sink()
+	many, one := newRawClient(t, r.addr), newRawClient(t, r.addr)
+	for i := range 20 {
+		many.headers(uint32(2*i+1), true, ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a", "x", strings.Repeat("x", 5_000))
+	}
+	one.headers(1, true, ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a", "x", strings.Repeat("x", 15_000))
+	r.awaitParked(20*5_000 + 15_000)
+	r.limitBuffered(80_000)
+	r.onLoop(func(k *relay) { k.report() })
+	await(t, "resets", func() bool { return r.protected(protectBuffered) >= 7 })
+	r.onLoop(func(k *relay) {
+		left := map[int]bool{}
+		for c := range k.clients {
+			left[c.h2.Streams()] = true
+		}
+		if n := int(k.w.stats["user"].guards[protectBuffered].count); !left[1] || !left[20-n] {
+			t.Errorf("streams left: %v after %d resets", left, n)
+		}
+	})
 }
 
 // Without the limit, only the windows bound what is parked.

@@ -373,7 +373,7 @@ func TestSaneBackendIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A client may not make the owner hold more header lists than HeldBytes, but always one.
+// A client may not make the owner hold more header lists and trailers than HeldBytes.
 func TestHeldHeaders(t *testing.T) {
 	cfg := testConfig(true)
 	cfg.MaxStreams, cfg.HeldBytes = 100, 64_000
@@ -395,8 +395,25 @@ func TestHeldHeaders(t *testing.T) {
 	p.feed()
 	want(t, "frames", p.frames())
 	p.conn.Drop(4 * size)
-	p.conn.cfg.HeldBytes = 100
-	p.headers(13, true, big...)
+}
+
+// Trailers count as well, and those that are too much reset their stream.
+func TestHeldTrailers(t *testing.T) {
+	cfg := testConfig(true)
+	cfg.HeldBytes = 20_000
+	p := greeted(t, cfg)
+	for _, id := range []uint32{1, 3} {
+		p.headers(id, false, post()...)
+		p.quiet()
+		p.headers(id, true, "x", string(repeat('x', 15_000)))
+		p.feed()
+	}
+	want(t, "events", p.log, "reset 3 ENHANCE_YOUR_CALM local=true")
+	want(t, "frames", p.frames(), "RST 3 ENHANCE_YOUR_CALM")
+	p.conn.Drop(p.conn.held)
+	p.headers(5, false, post()...)
+	p.quiet()
+	p.headers(5, true, "x", string(repeat('x', 15_000)))
 	p.feed()
-	want(t, "frames", p.frames())
+	want(t, "events", p.log, "trailers 5 1")
 }

@@ -40,7 +40,7 @@ func (c *Conn) Check() error {
 		return fmt.Errorf("%d streams open, %d slots taken", n, c.slots)
 	case !c.dead && (c.recvWindow < 0 || c.recvWindow+c.owed != int64(max(c.cfg.ConnWindow, defaultWindow))):
 		return fmt.Errorf("connection window %d + %d owed is not %d", c.recvWindow, c.owed, c.cfg.ConnWindow)
-	case c.held < 0 || c.held > max(c.cfg.HeldBytes, c.cfg.HeaderBytes) || c.budget > budgetFull:
+	case c.held < 0 || c.held > c.cfg.HeldBytes || c.slots == 0 && c.held > 0 || c.budget > budgetFull:
 		return fmt.Errorf("%d bytes of header lists held, budget %d", c.held, c.budget)
 	case c.sendWindow < 0:
 		return fmt.Errorf("sent %d above the connection window", -c.sendWindow)

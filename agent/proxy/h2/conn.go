@@ -16,7 +16,7 @@ type Config struct {
 	HeaderBytes  int // decoded header list, and encoded block
 	HeaderFields int
 	Wary         bool // the peer begins with a small budget (budget.go)
-	HeldBytes    int  // server: header lists that the owner holds (Drop), together; one may always be
+	HeldBytes    int  // server: header lists and trailers that the owner holds (Drop), together
 }
 
 // Head is what an event's header list says to a relay; fields that are absent are "" or 0.
@@ -41,7 +41,7 @@ type Handler interface {
 	Headers(s *Stream, fields []Field, head *Head, end bool)
 	// Data is valid until it returns. Its credit is given back by Grant.
 	Data(s *Stream, p []byte, end bool)
-	// Trailers end the peer's direction.
+	// Trailers end the peer's direction. fields and head are valid until it returns; the strings stay.
 	Trailers(s *Stream, fields []Field, head *Head)
 	// Reset says that s was reset: by the peer, or by us because of what the peer sent (local).
 	Reset(s *Stream, code Code, local bool)
@@ -71,7 +71,7 @@ type Conn struct {
 	head   Head
 	size   int  // of the header list, as RFC 9113 6.5.2 counts
 	excess bool // it's over HeaderBytes or HeaderFields
-	held   int  // bytes of header lists that the owner of a server has
+	held   int  // bytes of header lists and trailers that the owner of a server has
 
 	streams table
 	open    *Stream // list of open streams, newest first
@@ -272,7 +272,7 @@ func (c *Conn) Slots() int { return c.slots }
 // have more calls running behind the relay than streams here (CVE-2023-44487).
 func (c *Conn) Release() { c.slots-- }
 
-// Drop says that the owner no longer holds n bytes of header lists, Head.Size of a request.
+// Drop says that the owner no longer holds n bytes of header lists, Head.Size of a request or of its trailers.
 func (c *Conn) Drop(n int) { c.held -= n }
 
 // MidBlock is the number of the stream whose header block has begun and not ended, 0 if there is none.

@@ -99,7 +99,7 @@ func (c *Conn) onRequest(id uint32, end bool) error {
 		return c.refuse(id, RefusedStream, FaultStreams) // RFC 9113 5.1.2
 	case c.excess:
 		return c.tooLarge(id, end)
-	case c.held > 0 && c.held+c.size > c.cfg.HeldBytes:
+	case c.held+c.size > c.cfg.HeldBytes:
 		return c.refuse(id, RefusedStream, FaultHeaders)
 	}
 	length, ok := c.checkRequest()
@@ -158,6 +158,12 @@ func (c *Conn) onResponse(s *Stream, end bool) error {
 func (c *Conn) onTrailers(s *Stream, end bool) error {
 	if !end || s.length > 0 || !c.checkTrailers() {
 		return c.streamError(s, ProtocolError)
+	}
+	if c.cfg.Server {
+		if c.held+c.size > c.cfg.HeldBytes {
+			return c.streamError(s, EnhanceYourCalm)
+		}
+		c.held += c.size
 	}
 	c.endRecv(s)
 	c.h.Trailers(s, c.fields, &c.head)
