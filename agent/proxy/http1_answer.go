@@ -59,7 +59,7 @@ func (x *exchange) relay(a *attempt) bool {
 	}
 	if !done {
 		if framing == h1.UntilClose {
-			x.reset() // or the client would take the end for the end
+			reset(x.c.Conn) // or the client would take the end for the end
 		}
 		return false
 	}
@@ -145,9 +145,9 @@ func (x *exchange) spliceAnswer(a *attempt, body *wireBody) (done, fromBackend b
 	return true, false, nil
 }
 
-// reset ends the client's connection so that it can't be taken for a regular end.
-func (x *exchange) reset() {
-	if c, ok := x.c.Conn.(*net.TCPConn); ok {
+// reset has a connection end so that it can't be taken for a regular end.
+func reset(c net.Conn) {
+	if c, ok := c.(*net.TCPConn); ok {
 		c.SetLinger(0)
 	}
 }

@@ -65,6 +65,7 @@ type exchange struct {
 	replay replay
 	up     chan error  // the upload, or the watch for the client: what it ended with, nil for well; nil = none runs
 	ended  atomic.Bool // all of the body has been sent
+	half   atomic.Bool // one direction of a tunnel has ended
 	watch  *time.Timer // begins the watch
 	status int
 	told   bool // the client has a part of the answer
@@ -78,6 +79,7 @@ type exchange struct {
 	dialing  context.CancelFunc
 	begun    bool // an answer has begun
 	stopping bool // the client side's goroutine has to end
+	tunnels  bool
 }
 
 // read takes the request over from the client's buffer.
@@ -336,7 +338,7 @@ func (x *exchange) look() {
 	var gone, left bool
 	if conn != nil && x.cause == nil {
 		gone = conn.vanished()
-		left = !gone && x.c.hasLeft()
+		left = !gone && !x.tunnels && x.c.hasLeft() // a tunnel reads on, and may be half-closed
 	}
 	x.mu.Unlock()
 	switch {

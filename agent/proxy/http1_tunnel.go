@@ -8,6 +8,7 @@ import (
 )
 
 // tunnel relays bytes in both directions behind a 101 response, until both have ended or the drain is over (4.7). It has no timeout: keepalive finds who is gone.
+// Ends and resets pass as what they are.
 func (x *exchange) tunnel(a *attempt) bool {
 	client, backend := &x.c.wire, &a.conn.wire
 	if x.timer != nil {
@@ -35,6 +36,7 @@ func (x *exchange) tunnel(a *attempt) bool {
 func (x *exchange) unbound() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.tunnels = true
 	if x.cause == nil {
 		x.c.SetDeadline(time.Time{})
 	}
@@ -44,7 +46,7 @@ func (x *exchange) unbound() {
 func (x *exchange) pump(to, from *wire) {
 	for {
 		err := from.wait()
-		if err == io.EOF {
+		if err == io.EOF && (x.half.Swap(true) || !from.wasReset()) { // behind a FIN of ours, the kernel doesn't tell them apart
 			to.CloseWrite()
 			return
 		}
@@ -54,8 +56,21 @@ func (x *exchange) pump(to, from *wire) {
 			from.release()
 		}
 		if err != nil {
-			x.cancel(errClientGone) // whoever it was: the other direction ends as well
+			x.broken()
 			return
 		}
 	}
+}
+
+// broken ends both directions of a tunnel: by resets, as without the relay, unless it's us who end it (4.7).
+func (x *exchange) broken() {
+	x.mu.Lock()
+	if x.cause == nil || x.cause == errVanished {
+		reset(x.c.Conn)
+		if x.conn != nil {
+			reset(x.conn.Conn)
+		}
+	}
+	x.mu.Unlock()
+	x.cancel(errClientGone) // whoever it was
 }

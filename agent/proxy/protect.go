@@ -53,7 +53,6 @@ const tellEvery = 10 * time.Second
 // guard counts one kind of protection of one service.
 type guard struct {
 	count  uint64
-	last   time.Time
 	told   time.Time // of the last event
 	untold uint64    // since
 }
@@ -61,7 +60,6 @@ type guard struct {
 // hit counts one more. If it is to be told, untold is the number of those that were not, since the last that was.
 func (g *guard) hit(now time.Time) (tell bool, untold uint64) {
 	g.count++
-	g.last = now
 	if !g.told.IsZero() && now.Sub(g.told) < tellEvery {
 		g.untold++
 		return false, 0
@@ -71,13 +69,21 @@ func (g *guard) hit(now time.Time) (tell bool, untold uint64) {
 	return true, untold
 }
 
-// waryFor is for how long new connections of a service have less budget after one of it was ended for a flood: whoever floods connects anew at once.
+// waryFor is for how long new connections have less budget after one was ended for a flood: whoever floods connects anew at once.
 const waryFor = 10 * time.Second
 
-// wary reports whether a connection of the service was ended for a flood lately.
-func (s *serviceStats) wary(now time.Time) bool {
-	return now.Sub(s.guards[protectResets].last) < waryFor || now.Sub(s.guards[protectFrames].last) < waryFor
+// lastFlood is that of the clients of a service, or of a backend: the ones don't answer for the others.
+type lastFlood struct{ at time.Time }
+
+// note notes what a connection was ended for.
+func (f *lastFlood) note(now time.Time, kind protection) {
+	if kind == protectResets || kind == protectFrames {
+		f.at = now
+	}
 }
+
+// wary reports whether there was one lately.
+func (f *lastFlood) wary(now time.Time) bool { return now.Sub(f.at) < waryFor }
 
 // peer is who is at the other end of a connection: one of client and backend.
 type peer interface {

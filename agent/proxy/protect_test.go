@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/event"
+	"golang.org/x/net/http2"
 )
 
 // One kind of protection is told once in 10 s, with the number of those that were not.
@@ -88,5 +90,71 @@ func TestProtectionIsTold(t *testing.T) {
 	r.quiet()
 	if n := r.protected(protectMalformed); n != 6 {
 		t.Errorf("%d counted", n)
+	}
+}
+
+// Whoever comes after a flood from his own side has little budget in the beginning; nobody else has.
+func TestWary(t *testing.T) {
+	const many = 5000 // PINGs in the beginning: a quarter of a full budget
+	r := newRig(t, nil)
+	good, bad := newRawBackend(t), newEvil(t, nil, func(a *attacker) { a.fr.WritePing(false, [8]byte{}) })
+	pinging := func() *attacker {
+		a := newAttacker(t, r.addr)
+		for range many {
+			a.fr.WritePing(false, [8]byte{})
+		}
+		a.flush()
+		return a
+	}
+	lives := func(what string, a *attacker) {
+		t.Helper()
+		await(t, what+": all is read", func() (all bool) {
+			r.onLoop(func(k *relay) {
+				for c := range k.clients {
+					all = all || c.h2.Acked() && c.lc.Unread() == 0
+				}
+			})
+			return all
+		})
+		if isClosed(a.over) {
+			t.Errorf("%s: closed", what)
+		}
+		a.Close()
+		<-a.over
+	}
+	// A backend floods.
+	r.backends(bad.addr)
+	c := newRawClient(t, r.addr)
+	c.get(1, "/")
+	c.answerOf(1)
+	c.Close()
+	lives("a client, after a backend's flood", pinging())
+	r.await("the flood is noted", func(k *relay) bool { return k.pools[r.svc] == nil || len(k.clients) == 0 })
+	r.onLoop(func(k *relay) {
+		for _, be := range k.pools[r.svc].backends {
+			if !be.flood.wary(k.loop.Now()) {
+				t.Error("the backend that flooded is trusted")
+			}
+		}
+	})
+	// A client floods.
+	if a := newAttacker(t, r.addr); !a.flood(func(a *attacker) { a.fr.WritePing(false, [8]byte{}) }) {
+		t.Error("the flood goes on")
+	}
+	<-pinging().over // as it is one more like it
+	r.backends(good.addr)
+	c = newRawClient(t, r.addr)
+	c.get(1, "/")
+	b := good.accept()
+	var out bytes.Buffer
+	fr := http2.NewFramer(&out, nil)
+	for range many {
+		fr.WritePing(false, [8]byte{})
+	}
+	b.Write(out.Bytes())
+	b.request()
+	b.headers(1, true, ":status", "200")
+	if got := c.answerOf(1); got != "[200]" {
+		t.Errorf("after a client's flood, the backend's answer became %q", got)
 	}
 }

@@ -30,6 +30,7 @@ type backend struct {
 	warned     time.Time // when the log was told that this host can't connect
 	told       time.Time // when an event said that it hangs
 	pingEvery  time.Duration
+	flood      lastFlood
 	usable     bool // its verdict in the last view
 	removed    bool // not in the view, or draining there
 	drainTimer loop.Timer

@@ -46,7 +46,7 @@ func (c *clientConn) begin(lc *loop.Conn) {
 	c.h2 = h2.New(h2.Config{
 		Server: true, MaxStreams: c.limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
 		HeaderBytes: c.limits.HeaderBytes, HeaderFields: c.limits.HeaderFields,
-		Wary:      c.stats.wary(c.relay.loop.Now()),
+		Wary:      c.stats.flood.wary(c.relay.loop.Now()),
 		HeldBytes: c.heldMost(),
 	}, &lc.Out, c)
 	c.timer.F = c.tick
@@ -119,7 +119,9 @@ func (c *clientConn) Written(total uint64) {
 func (c *clientConn) Readable(b []byte) int {
 	n, err := c.h2.Feed(c.relay.loop.Now(), b)
 	if err != nil {
-		c.relay.w.protect(c.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
+		kind := protectionOf(err)
+		c.stats.flood.note(c.relay.loop.Now(), kind)
+		c.relay.w.protect(c.rt, kind, c, "connection closed: "+err.Error(), 0)
 		c.close()
 		return len(b)
 	}

@@ -64,7 +64,7 @@ func (c *backendConn) Connected() {
 	limits := c.relay.limits()
 	c.h2 = h2.New(h2.Config{
 		StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,
-		Wary: c.be.stats().wary(c.relay.loop.Now()),
+		Wary: c.be.flood.wary(c.relay.loop.Now()),
 	}, &c.lc.Out, c)
 	c.lc.Flush()
 }
@@ -131,7 +131,9 @@ func (c *backendConn) Readable(b []byte) int {
 	}
 	n, err := c.h2.Feed(now, b)
 	if err != nil {
-		c.relay.w.protect(c.be.rt, protectionOf(err), c, "connection closed: "+err.Error(), 0)
+		kind := protectionOf(err)
+		c.be.flood.note(now, kind)
+		c.relay.w.protect(c.be.rt, kind, c, "connection closed: "+err.Error(), 0)
 		c.lc.Flush()
 		c.lc.Close()
 		c.lost(err.Error(), closedProtocol)

@@ -21,10 +21,9 @@ import (
 )
 
 const (
-	// slowestCall is what a call of the witness may take while an attack runs, on a busy machine with the race detector.
-	slowestCall = 5 * time.Second
-	// usualCall is what half of them may take.
-	usualCall = 500 * time.Millisecond
+	// slowestCall is what a call of the witness may take while an attack runs, on a machine that has twenty times as much to do as it can, with the race
+	// detector. How fast others are served beside an attack, TestTinyFramesTakeTurns and BenchmarkBesideTinyFrames say.
+	slowestCall = 20 * time.Second
 	// heapGrowth is by how much the heap may grow meanwhile, the attacker's and the backend's own memory included.
 	heapGrowth = 64 << 20
 )
@@ -86,8 +85,8 @@ func (w *witness) end() {
 		w.t.Errorf("%s: another client's call failed: %v", w.what, w.failed)
 	case n < 10:
 		w.t.Errorf("%s: another client came to %d calls", w.what, n)
-	case w.took[n-1] > slowestCall || w.took[n/2] > usualCall:
-		w.t.Errorf("%s: %d calls of another client took %v at most, %v in the middle", w.what, n, w.took[n-1], w.took[n/2])
+	case w.took[n-1] > slowestCall:
+		w.t.Errorf("%s: %d calls of another client took %v at most", w.what, n, w.took[n-1])
 	}
 	if w.most > w.heap+w.growth {
 		w.t.Errorf("%s: the heap grew by %d MiB", w.what, (w.most-w.heap)>>20)

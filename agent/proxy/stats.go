@@ -74,6 +74,7 @@ type serviceStats struct {
 	sniffed   [protocols]uint64
 	silent    uint64 // of the sniffed: those that said nothing for 200 ms
 	guards    [protections]guard
+	flood     lastFlood // of clients
 
 	backendConns   int // HTTP/2 connections to backends
 	backendOpened  uint64
