@@ -114,8 +114,11 @@ func (h *http1) serve(rt *route, fd int, received []byte) {
 		s = newHTTP1Server(h, rt)
 		h.servers[rt] = s
 	}
+	if rt.gone { // it was accepted before: its answer says that it's the last
+		s.draining.Store(true)
+	}
 	h.group.Go(func() { s.serve(fd, received) })
-	if rt.gone { // it was accepted before
+	if rt.gone {
 		h.retireLocked(rt)
 	}
 }
