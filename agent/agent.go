@@ -21,6 +21,7 @@ import (
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/handoff"
+	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -54,6 +55,7 @@ type Agent struct {
 	etcd      *etcd.Links
 	fleet     *fleet.Fleet
 	discovery *discovery.Discovery
+	mutes     *mute.Mutes
 	proxy     *proxy.Proxy
 	api       *localapi.Server
 	lists     *localapi.Lists
@@ -88,6 +90,7 @@ func New(o Options) (*Agent, error) {
 	if err := a.wire(c); err != nil {
 		return nil, err
 	}
+	a.mutes.Load(a.started) // before the first list, so that nothing muted gets a call
 	a.fleet.Set(a.started, fleetPrefix(c))
 	p, err := a.prepare(c)
 	if err != nil {
@@ -146,6 +149,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"admin", a.admin.Run},
 		stage{"on demand", a.ondemand.run},
 		stage{"discovery", a.discovery.Run},
+		stage{"mutes", a.mutes.Run},
 		stage{"etcd", a.etcd.Run},
 		stage{"health", a.monitor.Run},
 		stage{"table", a.table.Run},

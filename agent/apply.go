@@ -118,6 +118,7 @@ func differs(old, next *config.Config) ([]string, error) {
 func (a *Agent) put(old, next *config.Config) {
 	a.etcd.Set(etcdOf(next.Etcd))
 	a.own.set(next)
+	a.mutes.SetPrefix(a.now(), next.MutePrefix)
 	change := config.Compare(old, next)
 	for _, s := range next.Services {
 		// What did not change isn't touched (6.1).

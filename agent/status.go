@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
+	"github.com/lbagent/lbagent/agent/mute"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -26,7 +28,7 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Etcd: &lbagentv1.EtcdStatus{
 			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
-		Warnings: append(warnings(now, e, a.discovery.Status()), fleetWarnings(a.fleet.Status())...),
+		Warnings: append(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), fleetWarnings(a.fleet.Status())...),
 		Fleet:    fleetStatus(now, a.fleet.Status()),
 	}
 	if in.err != nil {
@@ -39,7 +41,7 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 }
 
 // warnings are the sentences that a person should read first.
-func warnings(now time.Time, e etcd.Status, d discovery.Status) []string {
+func warnings(now time.Time, e etcd.Status, d discovery.Status, m mute.Stats) []string {
 	var out []string
 	if e.Configured && !e.Connected {
 		s := "etcd is not reachable; lists, probes and picks go on with what was known last"
@@ -53,6 +55,23 @@ func warnings(now time.Time, e etcd.Status, d discovery.Status) []string {
 	}
 	if d.SpoolError != "" {
 		out = append(out, "the spool can't be written, so a restart while etcd is down would begin without lists: "+d.SpoolError)
+	}
+	return append(out, muteWarnings(m)...)
+}
+
+func muteWarnings(m mute.Stats) []string {
+	var out []string
+	if m.FileError != "" {
+		out = append(out, "mutes can't be written to disk, so a restart would forget what changed of them: "+m.FileError)
+	}
+	if m.Followed && m.Trouble != "" {
+		out = append(out, "fleet-wide mutes are not followed (grant the agent's etcd user to read their prefix, or turn them off by mute.prefix): "+m.Trouble)
+	}
+	if m.Bad > 0 {
+		out = append(out, fmt.Sprintf("%d keys below mute.prefix can't be read as a mute; the log names them", m.Bad))
+	}
+	if m.Over {
+		out = append(out, "there are more fleet-wide mutes than are honoured")
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/fleet"
+	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -58,6 +60,18 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	}); err != nil {
 		return err
 	}
+	if a.mutes, err = mute.New(mute.Config{
+		Log:      a.log.Named("mute"),
+		Events:   a.events,
+		Dir:      filepath.Join(c.StateDir, "mutes"),
+		Node:     c.Node.Name,
+		Etcd:     a.etcd,
+		Prefix:   c.MutePrefix,
+		OnMutes:  a.table.SetMutes,
+		Backends: a.backends,
+	}); err != nil {
+		return err
+	}
 	a.ondemand = &onDemand{
 		follow:   a.add,
 		followed: func(name string) bool { return a.table.Lookup(name) != nil },
@@ -77,6 +91,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Follow:      func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
 		Reload:      a.Reload,
 		Status:      a.status,
+		Mutes:       a.mutes,
 		Hints:       a.hints,
 	}); err != nil {
 		return err
@@ -98,6 +113,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Fleet:         a.fleet.Status,
 		Health:        a.monitor.Stats,
 		Proxy:         a.proxyStats,
+		Mutes:         a.mutes.Stats,
 	})
 	return err
 }
@@ -122,4 +138,19 @@ func (a *Agent) unasked(name string, now time.Time) time.Duration {
 		return 1<<63 - 1
 	}
 	return s.Unasked(now)
+}
+
+// backends is the list of a service as muting sees it.
+func (a *Agent) backends(name string) ([]mute.Backend, bool) {
+	s := a.table.Lookup(name)
+	if s == nil || !s.View().Ready {
+		return nil, false
+	}
+	v := s.View()
+	out := make([]mute.Backend, len(v.Backends))
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		out[i] = mute.Backend{Addr: b.Addr, Usable: b.Verdict.Kind.Usable(), Draining: b.Draining}
+	}
+	return out, true
 }

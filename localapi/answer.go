@@ -27,6 +27,10 @@ const (
 	reasonForbidden       = "FORBIDDEN"
 	reasonStopping        = "STOPPING"
 	reasonNotReloaded     = "NOT_RELOADED"
+	reasonNeedsForce      = "NEEDS_FORCE"
+	reasonNoFleet         = "NO_FLEET"
+	reasonEtcdFailed      = "ETCD_FAILED"
+	reasonTooManyMutes    = "TOO_MANY_MUTES"
 )
 
 // failure is an error with a reason for programs and a sentence for people.

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/agent/table"
@@ -57,6 +58,9 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		},
 		Status: func() *lbagentv1.StatusResponse { return &lbagentv1.StatusResponse{Version: "v0", Ready: true} },
 	}
+	if cfg.Mutes, err = mute.New(mute.Config{Events: r.events, Node: "web-1", OnMutes: tab.SetMutes, Backends: r.listed}); err != nil {
+		t.Fatal(err)
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -87,6 +91,19 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	}
 	t.Cleanup(r.stop)
 	return r
+}
+
+// listed is a list as muting sees it.
+func (r *rig) listed(name string) ([]mute.Backend, bool) {
+	svc := r.table.Lookup(name)
+	if svc == nil {
+		return nil, false
+	}
+	var out []mute.Backend
+	for _, b := range svc.View().Backends {
+		out = append(out, mute.Backend{Addr: b.Addr, Usable: b.Verdict.Kind.Usable(), Draining: b.Draining})
+	}
+	return out, true
 }
 
 // publicDir is a directory that other users may enter, unlike t.TempDir.

@@ -21,7 +21,7 @@ import (
 // forged is what the gateway would say of root on the admin socket.
 const forged = "0 0 1 true true"
 
-// tries is what one user can do at one socket, a line each: the answer of a lookup and of a reload, on both faces, the reload also with a forged identity.
+// tries is what one user can do at one socket, a line each: the answers of a lookup, of a mute and an unmute, and of a reload, on both faces, the reload also with a forged identity.
 func tries(t testing.TB, socket string) string {
 	var out strings.Builder
 	cc := dial(t, socket)
@@ -39,6 +39,14 @@ func tries(t testing.TB, socket string) string {
 	say("reload", err)
 	_, err = lbagentv1.NewAdminServiceClient(cc).Reload(metadata.AppendToOutgoingContext(ctx, peerKey, forged), &lbagentv1.ReloadRequest{})
 	say("forged reload", err)
+	_, err = lbagentv1.NewAdminServiceClient(cc).Mute(ctx, &lbagentv1.MuteRequest{Service: "user", Address: "10.0.0.1:80"})
+	say("mute", err)
+	_, err = lbagentv1.NewAdminServiceClient(cc).Unmute(ctx, &lbagentv1.UnmuteRequest{Service: "user", Address: "10.0.0.1:80"})
+	say("unmute", err)
+	for _, verb := range []string{"mute", "unmute"} {
+		code, _ := ask(t, socket, "POST", "/v1/admin/"+verb, `{"service": "user", "address": "10.0.0.1:80"}`, peerKey, forged)
+		fmt.Fprintf(&out, "json %s: %d\n", verb, code)
+	}
 	for _, h := range [][]string{nil, {"Grpc-Metadata-" + peerKey, forged}, {peerKey, forged}, {"Grpc-Metadata-" + peerKey, forged, "Grpc-Metadata-" + peerKey, forged}} {
 		code, _ := ask(t, socket, "POST", "/v1/admin/reload", "{}", h...)
 		fmt.Fprintf(&out, "json reload: %d\n", code)
@@ -47,8 +55,9 @@ func tries(t testing.TB, socket string) string {
 }
 
 const (
-	allowed = "pick: OK \nreload: OK \nforged reload: OK \njson reload: 200\njson reload: 200\njson reload: 200\njson reload: 200\n"
+	allowed = "pick: OK \nreload: OK \nforged reload: OK \nmute: OK \nunmute: OK \njson mute: 200\njson unmute: 200\njson reload: 200\njson reload: 200\njson reload: 200\njson reload: 200\n"
 	refused = "pick: OK \nreload: PermissionDenied FORBIDDEN\nforged reload: PermissionDenied FORBIDDEN\n" +
+		"mute: PermissionDenied FORBIDDEN\nunmute: PermissionDenied FORBIDDEN\njson mute: 403\njson unmute: 403\n" +
 		"json reload: 403\njson reload: 403\njson reload: 403\njson reload: 403\n"
 	noWayIn = "pick: Unavailable \n"
 )

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/table"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -53,6 +54,8 @@ type Config struct {
 	Reload func(ctx context.Context) ([]string, error)
 	// Status returns a fresh StatusResponse with everything but services, which the Server adds. nil = empty.
 	Status func() *lbagentv1.StatusResponse
+	// Mutes is what operators have taken out by hand. nil = not supported.
+	Mutes *mute.Mutes
 	// Hints returns what the proxy could tell about a service's protocol (4.9), a sentence each. nil = none.
 	Hints func(service string) []string
 

@@ -33,6 +33,7 @@ func (t statusService) Status(context.Context, *lbagentv1.StatusRequest) (*lbage
 		resp.Pid = int32(os.Getpid())
 	}
 	resp.Services = t.s.services(t.s.now())
+	resp.Mutes = t.s.mutes()
 	return resp, nil
 }
 

@@ -70,7 +70,7 @@ services:
 			}
 		}
 	}
-	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "limits", "on_demand", "log", "defaults", "services"}
+	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "limits", "on_demand", "mute", "log", "defaults", "services"}
 	for _, key := range keys {
 		if !strings.Contains(read(t, "etc/example.yaml"), "\n"+key+":") {
 			t.Errorf("the example has no %s", key)

@@ -17,6 +17,7 @@ import (
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/fleet"
+	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
@@ -56,6 +57,8 @@ type Config struct {
 	Health func() health.Stats
 	// Proxy is what went through the proxy. Nil = none of its metrics.
 	Proxy func() Proxy
+	// Mutes counts what operators have taken out. Nil = none of its metrics.
+	Mutes func() mute.Stats
 	// Now is the clock; nil = time.Now.
 	Now func() time.Time
 }

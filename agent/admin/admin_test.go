@@ -19,6 +19,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/agent/table"
@@ -69,9 +70,12 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 		ConfigOK:  func() bool { return f.good },
 		Etcd:      func() etcd.Status { return f.etcd },
 		Discovery: func() discovery.Status { return f.lists },
-		Proxy:     func() Proxy { return f.proxy },
-		Health:    func() health.Stats { return f.found },
-		Now:       func() time.Time { return start().Add(3 * time.Second) },
+		Mutes: func() mute.Stats {
+			return mute.Stats{Here: 2, Fleet: 1, Followed: true, Following: true, FileError: "no space left on device"}
+		},
+		Proxy:  func() Proxy { return f.proxy },
+		Health: func() health.Stats { return f.found },
+		Now:    func() time.Time { return start().Add(3 * time.Second) },
 	}
 	if change != nil {
 		change(&cfg)

@@ -72,6 +72,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if c.cfg.Proxy != nil {
 		c.proxy(m)
 	}
+	if c.cfg.Mutes != nil {
+		c.mutes(m)
+	}
 }
 
 func (c *collector) service(m metrics, s *table.Service) {
@@ -83,7 +86,7 @@ func (c *collector) service(m metrics, s *table.Service) {
 	for kind, n := range verdicts {
 		m.gauge(d.backends, float64(n), name, health.Kind(kind).String())
 	}
-	for _, kind := range []health.Kind{health.Draining, health.Down, health.Unreachable, health.Ejected, health.Up} {
+	for _, kind := range []health.Kind{health.Draining, health.Muted, health.Down, health.Unreachable, health.Ejected, health.Up} {
 		m.counter(d.verdicts, float64(s.Entered(kind)), name, kind.String())
 	}
 	m.gauge(d.usable, float64(view.Usable), name)
@@ -113,6 +116,16 @@ func (c *collector) fleet(m metrics) {
 	}
 	if !s.Confirmed.IsZero() {
 		m.gauge(c.descs.fleetAge, max(0, c.cfg.Now().Sub(s.Confirmed).Seconds()))
+	}
+}
+
+func (c *collector) mutes(m metrics) {
+	d, s := &c.descs, c.cfg.Mutes()
+	m.gauge(d.mutes, float64(s.Here), "here")
+	m.gauge(d.mutes, float64(s.Fleet), "fleet")
+	m.gauge(d.muteFileOK, boolean(s.FileError == ""))
+	if s.Followed {
+		m.gauge(d.muteFollowing, boolean(s.Following))
 	}
 }
 

@@ -9,6 +9,7 @@ type descs struct {
 	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                     *prometheus.Desc
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
 	fleetItems, fleetAge                                                                                       *prometheus.Desc
+	mutes, muteFileOK, muteFollowing                                                                           *prometheus.Desc
 	verdicts, events                                                                                           *prometheus.Desc
 	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections *prometheus.Desc
 	backendConns, backendOpened, backendClosed, backendFailed                                                  *prometheus.Desc
@@ -52,6 +53,10 @@ func newCollector(cfg Config) *collector {
 		probesWaiting: d("health_probes_waiting", "Probes that are due but held back by the limit per second."),
 		ejections:     d("health_ejections_total", "Backends ejected for failures."),
 		ejectionsHeld: d("health_ejections_held_back_total", "Ejections that did not happen: too many are out, or it was the last one usable."),
+
+		mutes:         d("mute_mutes", "Backends that operators have taken out, on this host (here) and on all (fleet).", "scope"),
+		muteFileOK:    d("mute_file_ok", "0 if mutes can't be written to disk."),
+		muteFollowing: d("mute_following", "1 if etcd's word on fleet-wide mutes is up to date; without an etcd there is none."),
 
 		requests:      d("proxy_requests_total", "Calls that ended: HTTP requests, gRPC calls, TCP connections.", "service", "protocol", "code"),
 		latency:       d("proxy_request_seconds", "How long calls took, from arrival to end.", "service", "protocol"),

@@ -37,6 +37,7 @@ func Compare(old, new *Config) Change {
 		{"limits", old.Limits, new.Limits},
 		{"on_demand", old.OnDemand, new.OnDemand},
 		{"fleet", old.Fleet, new.Fleet},
+		{"mute", old.MutePrefix, new.MutePrefix},
 		{"log", old.Log, new.Log},
 		{"defaults", old.Defaults, new.Defaults},
 	} {

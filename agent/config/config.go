@@ -31,6 +31,7 @@ type Config struct {
 	Limits      Limits
 	OnDemand    *OnDemand // nil = off, or no etcd
 	Fleet       *Fleet    // nil = off
+	MutePrefix  string    // of fleet-wide mutes, with the namespace; "" = off, or no etcd
 	Log         Log
 	Defaults    Service   // what defaults: makes of a service that says nothing itself; without Name
 	Services    []Service // sorted by name

@@ -101,6 +101,7 @@ func TestDefaults(t *testing.T) {
 	got.good, got.own = nil, nil
 	want.Etcd = &Etcd{Endpoints: []string{"http://etcd:2379"}}
 	want.OnDemand = &OnDemand{Prefix: "services/{service}/", Format: "grpc-naming", Idle: time.Hour}
+	want.MutePrefix = "lbagent/mutes/"
 	want.Services = []Service{wantService}
 	if !reflect.DeepEqual(got, want) { //nolint:govet // the errors in it are those of own, which is nil
 		t.Errorf("with etcd: got %+v, want %+v", got, want)
@@ -140,6 +141,7 @@ state_dir: /var/lib/other
 proxy: {loops: 3}
 limits: {connections: 20, streams_per_connection: 7, header_bytes: 16KiB, header_fields: 100, buffered: 1GiB, backend_connections: 2}
 on_demand: {prefix: "od/{service}/", format: plain, idle: 10m}
+mute: {prefix: ops/mutes/}
 log: {level: debug, format: json}
 access_log: off
 services:
@@ -166,7 +168,7 @@ services:
 `)
 	v4, v6 := netip.MustParseAddrPort("127.0.0.1:7001"), netip.MustParseAddrPort("[::1]:7001")
 	user := Service{
-		Name: "user", At: "lbagent.yaml:20", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
+		Name: "user", At: "lbagent.yaml:21", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
 		Listen: []Listen{{TCP: v4}, {TCP: v6}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
 			{TCP: netip.MustParseAddrPort("[::1]:7003")}, {Unix: "/run/user.sock"}},
 		Protocol: "h2", Authority: "user.local:80", Policy: "round_robin",
@@ -180,7 +182,7 @@ services:
 		Drain:        time.Minute,
 	}
 	http := defaultService()
-	http.Name, http.At = "http", "lbagent.yaml:35"
+	http.Name, http.At = "http", "lbagent.yaml:36"
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
@@ -202,7 +204,8 @@ services:
 			Connections: 20, StreamsPerConnection: 7, HeaderBytes: 16 << 10, HeaderFields: 100, Buffered: 1 << 30, BackendConnections: 2,
 		},
 		OnDemand: &OnDemand{Prefix: "od/{service}/", Format: "plain", Idle: 10 * time.Minute}, Fleet: &Fleet{Prefix: "/prod/lbagent/config/"},
-		Log: Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
+		MutePrefix: "/prod/ops/mutes/",
+		Log:        Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
 	}
 	got.good, got.own = nil, nil
 	if !reflect.DeepEqual(got, want) { //nolint:govet // the errors in it are those of own, which is nil
@@ -217,6 +220,7 @@ node: {zone: "", region: }
 admin: {listen: off}
 metrics: {listen: ""}
 on_demand: off
+mute: {prefix: ""}
 access_log: off
 limits: {connections: off, buffered: 0}
 defaults: {retry: {on: [503]}}
@@ -226,7 +230,7 @@ services:
   - {name: c, prefix: c/, retry: {on: off}, probe: {type: none}, eject: {consecutive: 0}}
   - {name: d, prefix: d/, retry: {on: }, probe: {type: off}, eject: {max_percent: off}}
 `)
-	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil {
+	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil || c.MutePrefix != "" {
 		t.Errorf("%+v", c)
 	}
 	for _, s := range c.Services {

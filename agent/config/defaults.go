@@ -36,6 +36,9 @@ func defaultOnDemand() OnDemand {
 	return OnDemand{Prefix: "services/{service}/", Format: "grpc-naming", Idle: time.Hour}
 }
 
+// defaultMutePrefix is where fleet-wide mutes are, when etcd is configured.
+const defaultMutePrefix = "lbagent/mutes/"
+
 // defaultService is a service that says nothing but its name.
 func defaultService() Service {
 	return Service{

@@ -169,11 +169,11 @@ services:
 		{"a key", strings.Replace(base, "prefix: b/", "prefix: b/, drain: 31s", 1), "services: 1 changed (b)"},
 		{"a listener", strings.Replace(base, "7001", "7002", 1), "services: 1 changed (a)"},
 		{"added and removed", strings.Replace(base, "name: b", "name: c", 1), "services: 1 added (c), 1 removed (b)"},
-		{"namespace", strings.Replace(base, "endpoints", "namespace: p/, endpoints", 1), "etcd, defaults; services: 2 changed (a, b)"},
+		{"namespace", strings.Replace(base, "endpoints", "namespace: p/, endpoints", 1), "etcd, mute, defaults; services: 2 changed (a, b)"},
 		{"defaults", base + "defaults: {policy: round_robin}\n", "defaults; services: 2 changed (a, b)"},
 		{"sections", base + "node: {zone: a}\nlog: {level: warn}\nadmin: {listen: off}\nmetrics: {listen: \":1\"}\nstate_dir: /a\nproxy: {loops: 9}\n" +
 			"on_demand: off\napi: {socket: /a}\n", "node, api, admin, metrics, state_dir, proxy, on_demand, log"},
-		{"no etcd", "", "etcd, on_demand; services: 2 removed (a, b)"},
+		{"no etcd", "", "etcd, on_demand, mute; services: 2 removed (a, b)"},
 	} {
 		got := Compare(mustParse(t, base), mustParse(t, c.text))
 		if got.String() != c.want {

@@ -13,8 +13,9 @@ type sections struct {
 	cfg      *Config
 	written  map[string]value // the top-level keys of the main file
 	onDemand *OnDemand
-	admin    value // admin.listen, if written
-	metrics  value // metrics.listen, if written
+	mute     string // mute.prefix
+	admin    value  // admin.listen, if written
+	metrics  value  // metrics.listen, if written
 	services []value
 
 	base draft // what defaults: makes of a service
@@ -37,6 +38,7 @@ func (s *sections) keys() keys {
 		"limits":     cfg.Limits.decode,
 		"on_demand":  s.decodeOnDemand,
 		"fleet":      s.fleet,
+		"mute":       func(v value) { v.object(keys{"prefix": func(v value) { v.prefix(&s.mute, true) }}) },
 		"log":        cfg.Log.decode,
 		"access_log": accessLog,
 		"defaults":   func(value) {}, // read before the services
@@ -51,7 +53,7 @@ func laterSections() others {
 // decode reads all files into cfg, which has the defaults already.
 func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 	onDemand := defaultOnDemand()
-	s := &sections{cfg: cfg, onDemand: &onDemand}
+	s := &sections{cfg: cfg, onDemand: &onDemand, mute: defaultMutePrefix}
 	s.written = main.object(s.keys(), laterSections())
 	for _, root := range dropIns {
 		s.dropIn(root, main.file)
@@ -59,8 +61,14 @@ func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 	if v, ok := s.written["on_demand"]; ok && cfg.Etcd == nil && s.onDemand != nil {
 		v.fail("write on_demand: off, or configure etcd", "needs etcd:")
 	}
+	if v, ok := s.written["mute"]; ok && cfg.Etcd == nil && s.mute != "" {
+		v.fail("leave it out, or configure etcd", "needs etcd:")
+	}
 	if cfg.Etcd != nil {
 		cfg.OnDemand = s.onDemand
+		if s.mute != "" {
+			cfg.MutePrefix = cfg.Etcd.Namespace + s.mute
+		}
 	}
 	if v, ok := s.written["fleet"]; ok && cfg.Fleet != nil {
 		cfg.Fleet.decided(v, cfg.Etcd)

@@ -143,7 +143,7 @@ func (m *Mutes) mayTake(now time.Time, one *service.Mute, others []service.Mute,
 	}
 	backends, ok := m.cfg.Backends(one.Service)
 	if !ok {
-		return refuse(ErrNeedsForce, "this host has no list of %s, so it can't say how much of it that would take out on every host; --force mutes it all the same", one.Service)
+		return refuse(ErrNeedsForce, "no list of %s here, so how much of it that would take out isn't known; --force says that it is meant", one.Service)
 	}
 	out := map[netip.AddrPort]bool{one.Addr: true}
 	for i := range others {
@@ -165,7 +165,7 @@ func (m *Mutes) mayTake(now time.Time, one *service.Mute, others []service.Mute,
 	if !listed || muted*2 < all {
 		return nil
 	}
-	return refuse(ErrNeedsForce, "that would be %d of the %d backends of %s muted on every host: half or more; --force does it all the same", muted, all, one.Service)
+	return refuse(ErrNeedsForce, "%d of the %d backends of %s would be muted on every host; --force says that it is meant", muted, all, one.Service)
 }
 
 // unmuteFleet deletes the key, and waits until this agent has seen it go.

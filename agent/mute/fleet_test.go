@@ -248,7 +248,7 @@ func TestHalfOfAService(t *testing.T) {
 	h.mute(now, fleet("10.0.0.1:80"))
 	h.mute(now, fleet("10.0.0.2:80")) // 2 of 5
 	h.mute(now, fleet("10.0.0.2:80")) // the same again
-	refused(fleet("10.0.0.3:80"), "that would be 3 of the 5 backends of user muted on every host: half or more; --force does it all the same")
+	refused(fleet("10.0.0.3:80"), "3 of the 5 backends of user would be muted on every host; --force says that it is meant")
 	h.mute(now, fleet("10.9.9.9:80")) // takes nothing
 	forced := fleet("10.0.0.3:80")
 	forced.Force = true
@@ -260,10 +260,10 @@ func TestHalfOfAService(t *testing.T) {
 	for name, list := range map[string][]string{"single": {"10.0.0.1:80"}, "two": {"10.0.0.1:80", "10.0.0.2:80"}, "draining": {"10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80 draining"}} {
 		h.lists[name] = list
 		one.Service = name
-		refused(one, "half or more")
+		refused(one, "would be muted on every host")
 	}
 	one.Service = "nosuch"
-	refused(one, "this host has no list of nosuch")
+	refused(one, "no list of nosuch here")
 	one.Force = true
 	h.mute(now, one)
 

@@ -133,11 +133,13 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 		&cobra.Group{ID: groupProcess, Title: "The process and its configuration:"},
 		&cobra.Group{ID: groupAsk, Title: "What an application would get:"},
 		&cobra.Group{ID: groupWhy, Title: "What is going on, and why:"},
+		&cobra.Group{ID: groupOperate, Title: "Operating:"},
 	)
 	root.AddCommand(
 		a.runVerb(), a.checkVerb(), a.reloadVerb(), a.versionVerb(), completionVerb(),
 		a.servicesVerb(), a.lookupVerb(), a.listVerb(), a.watchVerb(), a.envVerb(),
 		a.statusVerb(), a.explainVerb(), a.eventsVerb(),
+		a.muteVerb(), a.unmuteVerb(),
 	)
 	root.SetHelpCommand(helpVerb())
 	root.SetHelpCommandGroupID(groupProcess)
@@ -178,6 +180,7 @@ const (
 	groupProcess = "process"
 	groupAsk     = "ask"
 	groupWhy     = "why"
+	groupOperate = "operate"
 )
 
 func unknownVerb(cmd *cobra.Command, word string) error {

@@ -198,6 +198,7 @@ func (f *fakeAgent) Status(context.Context, *lbagentv1.StatusRequest) (*lbagentv
 			Configured: true, Endpoints: []string{"https://etcd-1:2379", "https://etcd-2:2379"}, LastError: "dial tcp 10.1.1.1:2379: connection refused",
 			LastContact: before(4 * time.Minute),
 		},
+		Mutes:    f.muted(),
 		Services: f.infos(), Warnings: []string{"the spool can't be written, so a restart while etcd is down would begin without lists: no space left on device"},
 	}, nil
 }
@@ -255,4 +256,56 @@ func (f *fakeAgent) Reload(context.Context, *lbagentv1.ReloadRequest) (*lbagentv
 		return &lbagentv1.ReloadResponse{}, nil
 	}
 	return &lbagentv1.ReloadResponse{Changes: []string{"service user: changed", "service cart: added"}}, nil
+}
+
+// muted is what this agent has been asked to mute, and what somebody with odd words has.
+func (f *fakeAgent) muted() []*lbagentv1.MuteInfo {
+	if f.empty {
+		return nil
+	}
+	out := []*lbagentv1.MuteInfo{
+		{Service: "user", Address: "10.0.0.1:8080", Author: "bob", Host: "web-17", Since: before(time.Minute), Until: before(-59 * time.Minute)},
+		{
+			Service: "user", Address: "[2001:db8::1]:80", Fleet: true, Author: "alice (root)", Host: "web-1", Since: before(time.Hour), Until: before(-3 * 24 * time.Hour),
+			Reason: "bad disk\x1b[2J; the replacement comes on Monday, ask in #ops before you take this back, please",
+		},
+	}
+	for range 10 {
+		out = append(out, &lbagentv1.MuteInfo{Service: "zoo", Address: "10.0.0.9:1", Author: "bob", Host: "web-17", Since: before(0), Until: before(-time.Second)})
+	}
+	return out
+}
+
+func (f *fakeAgent) Mutes(context.Context, *lbagentv1.MutesRequest) (*lbagentv1.MutesResponse, error) {
+	return &lbagentv1.MutesResponse{Mutes: f.muted()}, nil
+}
+
+func (f *fakeAgent) Mute(ctx context.Context, r *lbagentv1.MuteRequest) (*lbagentv1.MuteResponse, error) {
+	if err := f.named(ctx, r.GetService()); err != nil {
+		return nil, err
+	}
+	if r.GetFleet() && !r.GetForce() {
+		return nil, refuse(codes.FailedPrecondition, "NEEDS_FORCE", "2 of the 3 backends of user would be muted on every host; --force says that it is meant")
+	}
+	length := time.Hour
+	if r.GetDuration() != nil {
+		length = r.GetDuration().AsDuration()
+	}
+	resp := &lbagentv1.MuteResponse{Mute: &lbagentv1.MuteInfo{
+		Service: r.GetService(), Address: r.GetAddress(), Fleet: r.GetFleet(), Author: r.GetOnBehalfOf(), Host: "web-17", Reason: r.GetReason(),
+		Since: before(0), Until: before(-length),
+	}}
+	if r.GetAddress() == "10.0.0.2:80" {
+		resp.Warnings = []string{"NO BACKEND OF user IS USABLE NOW on this host; its calls fail while none of those that aren't muted can be reached", "and another"}
+	}
+	return resp, nil
+}
+
+func (f *fakeAgent) Unmute(_ context.Context, r *lbagentv1.UnmuteRequest) (*lbagentv1.UnmuteResponse, error) {
+	if r.GetFleet() {
+		return &lbagentv1.UnmuteResponse{WasMuted: true}, nil
+	}
+	return &lbagentv1.UnmuteResponse{Warnings: []string{
+		`it stays muted by alice on web-1 for 1 h (fleet): "bad disk", until 14:03; "lbagent unmute user 10.0.0.1:80 --fleet" ends that`,
+	}}, nil
 }

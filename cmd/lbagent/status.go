@@ -57,6 +57,7 @@ func (a *app) printStatus(r *lbagentv1.StatusResponse) {
 		}
 	}
 	field("etcd", a.etcdWords(r.GetEtcd()))
+	a.printMutes(r.GetMutes(), field)
 	for _, warning := range r.GetWarnings() {
 		field("WARNING", warning)
 	}
@@ -177,7 +178,7 @@ func (a *app) eventsVerb() *cobra.Command {
 	var asJSON, follow bool
 	cmd := &cobra.Command{
 		Use:               "events [SERVICE]",
-		Short:             "what happened: verdicts, lists, panic, etcd, configuration",
+		Short:             "what happened: verdicts, lists, mutes, panic, etcd, configuration",
 		GroupID:           groupWhy,
 		Args:              exactly("[SERVICE]"),
 		ValidArgsFunction: a.completeService,

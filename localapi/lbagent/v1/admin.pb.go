@@ -9,6 +9,7 @@ package lbagentv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -102,17 +103,314 @@ func (x *ReloadResponse) GetChanges() []string {
 	return nil
 }
 
+type MuteRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// host:port, IPv6 as [..]:port. It need not be in the list.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// How long: at least 1 s, at most 7 days; unset means 1 hour.
+	Duration *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	// For those who find it; at most 200 characters. Needed if fleet is set.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// On every host instead of this one.
+	Fleet bool `protobuf:"varint,5,opt,name=fleet,proto3" json:"fleet,omitempty"`
+	// Fleet-wide also if that is half of the service or more.
+	Force bool `protobuf:"varint,6,opt,name=force,proto3" json:"force,omitempty"`
+	// Who asks, if the caller is root on somebody's behalf, as by sudo; ignored from others.
+	OnBehalfOf    string `protobuf:"bytes,7,opt,name=on_behalf_of,json=onBehalfOf,proto3" json:"on_behalf_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MuteRequest) Reset() {
+	*x = MuteRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MuteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MuteRequest) ProtoMessage() {}
+
+func (x *MuteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MuteRequest.ProtoReflect.Descriptor instead.
+func (*MuteRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *MuteRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *MuteRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MuteRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *MuteRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MuteRequest) GetFleet() bool {
+	if x != nil {
+		return x.Fleet
+	}
+	return false
+}
+
+func (x *MuteRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *MuteRequest) GetOnBehalfOf() string {
+	if x != nil {
+		return x.OnBehalfOf
+	}
+	return ""
+}
+
+type MuteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mute  *MuteInfo              `protobuf:"bytes,1,opt,name=mute,proto3" json:"mute,omitempty"`
+	// What a person should know at once: no backend is usable now, the address isn't in the list, the disk takes nothing.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MuteResponse) Reset() {
+	*x = MuteResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MuteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MuteResponse) ProtoMessage() {}
+
+func (x *MuteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MuteResponse.ProtoReflect.Descriptor instead.
+func (*MuteResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MuteResponse) GetMute() *MuteInfo {
+	if x != nil {
+		return x.Mute
+	}
+	return nil
+}
+
+func (x *MuteResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type UnmuteRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The fleet-wide mute instead of this host's.
+	Fleet         bool   `protobuf:"varint,3,opt,name=fleet,proto3" json:"fleet,omitempty"`
+	OnBehalfOf    string `protobuf:"bytes,4,opt,name=on_behalf_of,json=onBehalfOf,proto3" json:"on_behalf_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmuteRequest) Reset() {
+	*x = UnmuteRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmuteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmuteRequest) ProtoMessage() {}
+
+func (x *UnmuteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmuteRequest.ProtoReflect.Descriptor instead.
+func (*UnmuteRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UnmuteRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *UnmuteRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *UnmuteRequest) GetFleet() bool {
+	if x != nil {
+		return x.Fleet
+	}
+	return false
+}
+
+func (x *UnmuteRequest) GetOnBehalfOf() string {
+	if x != nil {
+		return x.OnBehalfOf
+	}
+	return ""
+}
+
+type UnmuteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False if there was nothing to take back.
+	WasMuted bool `protobuf:"varint,1,opt,name=was_muted,json=wasMuted,proto3" json:"was_muted,omitempty"`
+	// What a person should know at once: it stays muted in the other way.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmuteResponse) Reset() {
+	*x = UnmuteResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmuteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmuteResponse) ProtoMessage() {}
+
+func (x *UnmuteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmuteResponse.ProtoReflect.Descriptor instead.
+func (*UnmuteResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UnmuteResponse) GetWasMuted() bool {
+	if x != nil {
+		return x.WasMuted
+	}
+	return false
+}
+
+func (x *UnmuteResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_lbagent_v1_admin_proto protoreflect.FileDescriptor
 
 const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16lbagent/v1/admin.proto\x12\n" +
-	"lbagent.v1\"\x0f\n" +
+	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17lbagent/v1/status.proto\"\x0f\n" +
 	"\rReloadRequest\"*\n" +
 	"\x0eReloadResponse\x12\x18\n" +
-	"\achanges\x18\x01 \x03(\tR\achanges2O\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"\xde\x01\n" +
+	"\vMuteRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05fleet\x18\x05 \x01(\bR\x05fleet\x12\x14\n" +
+	"\x05force\x18\x06 \x01(\bR\x05force\x12 \n" +
+	"\fon_behalf_of\x18\a \x01(\tR\n" +
+	"onBehalfOf\"T\n" +
+	"\fMuteResponse\x12(\n" +
+	"\x04mute\x18\x01 \x01(\v2\x14.lbagent.v1.MuteInfoR\x04mute\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"{\n" +
+	"\rUnmuteRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05fleet\x18\x03 \x01(\bR\x05fleet\x12 \n" +
+	"\fon_behalf_of\x18\x04 \x01(\tR\n" +
+	"onBehalfOf\"I\n" +
+	"\x0eUnmuteResponse\x12\x1b\n" +
+	"\twas_muted\x18\x01 \x01(\bR\bwasMuted\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\xcb\x01\n" +
 	"\fAdminService\x12?\n" +
-	"\x06Reload\x12\x19.lbagent.v1.ReloadRequest\x1a\x1a.lbagent.v1.ReloadResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
+	"\x06Reload\x12\x19.lbagent.v1.ReloadRequest\x1a\x1a.lbagent.v1.ReloadResponse\x129\n" +
+	"\x04Mute\x12\x17.lbagent.v1.MuteRequest\x1a\x18.lbagent.v1.MuteResponse\x12?\n" +
+	"\x06Unmute\x12\x19.lbagent.v1.UnmuteRequest\x1a\x1a.lbagent.v1.UnmuteResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
 
 var (
 	file_lbagent_v1_admin_proto_rawDescOnce sync.Once
@@ -126,19 +424,31 @@ func file_lbagent_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_admin_proto_rawDescData
 }
 
-var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_lbagent_v1_admin_proto_goTypes = []any{
-	(*ReloadRequest)(nil),  // 0: lbagent.v1.ReloadRequest
-	(*ReloadResponse)(nil), // 1: lbagent.v1.ReloadResponse
+	(*ReloadRequest)(nil),       // 0: lbagent.v1.ReloadRequest
+	(*ReloadResponse)(nil),      // 1: lbagent.v1.ReloadResponse
+	(*MuteRequest)(nil),         // 2: lbagent.v1.MuteRequest
+	(*MuteResponse)(nil),        // 3: lbagent.v1.MuteResponse
+	(*UnmuteRequest)(nil),       // 4: lbagent.v1.UnmuteRequest
+	(*UnmuteResponse)(nil),      // 5: lbagent.v1.UnmuteResponse
+	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(*MuteInfo)(nil),            // 7: lbagent.v1.MuteInfo
 }
 var file_lbagent_v1_admin_proto_depIdxs = []int32{
-	0, // 0: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
-	1, // 1: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	6, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
+	7, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
+	0, // 2: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
+	2, // 3: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
+	4, // 4: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
+	1, // 5: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
+	3, // 6: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
+	5, // 7: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_admin_proto_init() }
@@ -146,13 +456,14 @@ func file_lbagent_v1_admin_proto_init() {
 	if File_lbagent_v1_admin_proto != nil {
 		return
 	}
+	file_lbagent_v1_status_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_admin_proto_rawDesc), len(file_lbagent_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,8 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AdminService_Reload_FullMethodName = "/lbagent.v1.AdminService/Reload"
+	AdminService_Mute_FullMethodName   = "/lbagent.v1.AdminService/Mute"
+	AdminService_Unmute_FullMethodName = "/lbagent.v1.AdminService/Unmute"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -30,6 +32,11 @@ const (
 type AdminServiceClient interface {
 	// Reload reads the configuration again. FAILED_PRECONDITION with every mistake if it can't be applied; the old one stays then.
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
+	// Mute takes a backend out until its time is over: no new calls, running ones go on. FAILED_PRECONDITION, NEEDS_FORCE: it would take half of the service or
+	// more, fleet-wide; FAILED_PRECONDITION, NO_FLEET: this agent has no fleet; UNAVAILABLE, ETCD_FAILED: nothing fleet-wide can be changed now.
+	Mute(ctx context.Context, in *MuteRequest, opts ...grpc.CallOption) (*MuteResponse, error)
+	// Unmute takes a mute back. That there is none is no error.
+	Unmute(ctx context.Context, in *UnmuteRequest, opts ...grpc.CallOption) (*UnmuteResponse, error)
 }
 
 type adminServiceClient struct {
@@ -50,6 +57,26 @@ func (c *adminServiceClient) Reload(ctx context.Context, in *ReloadRequest, opts
 	return out, nil
 }
 
+func (c *adminServiceClient) Mute(ctx context.Context, in *MuteRequest, opts ...grpc.CallOption) (*MuteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MuteResponse)
+	err := c.cc.Invoke(ctx, AdminService_Mute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Unmute(ctx context.Context, in *UnmuteRequest, opts ...grpc.CallOption) (*UnmuteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnmuteResponse)
+	err := c.cc.Invoke(ctx, AdminService_Unmute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -58,6 +85,11 @@ func (c *adminServiceClient) Reload(ctx context.Context, in *ReloadRequest, opts
 type AdminServiceServer interface {
 	// Reload reads the configuration again. FAILED_PRECONDITION with every mistake if it can't be applied; the old one stays then.
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
+	// Mute takes a backend out until its time is over: no new calls, running ones go on. FAILED_PRECONDITION, NEEDS_FORCE: it would take half of the service or
+	// more, fleet-wide; FAILED_PRECONDITION, NO_FLEET: this agent has no fleet; UNAVAILABLE, ETCD_FAILED: nothing fleet-wide can be changed now.
+	Mute(context.Context, *MuteRequest) (*MuteResponse, error)
+	// Unmute takes a mute back. That there is none is no error.
+	Unmute(context.Context, *UnmuteRequest) (*UnmuteResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -70,6 +102,12 @@ type UnimplementedAdminServiceServer struct{}
 
 func (UnimplementedAdminServiceServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
+}
+func (UnimplementedAdminServiceServer) Mute(context.Context, *MuteRequest) (*MuteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Mute not implemented")
+}
+func (UnimplementedAdminServiceServer) Unmute(context.Context, *UnmuteRequest) (*UnmuteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unmute not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -110,6 +148,42 @@ func _AdminService_Reload_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Mute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MuteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Mute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Mute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Mute(ctx, req.(*MuteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Unmute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnmuteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Unmute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Unmute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Unmute(ctx, req.(*UnmuteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +194,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reload",
 			Handler:    _AdminService_Reload_Handler,
+		},
+		{
+			MethodName: "Mute",
+			Handler:    _AdminService_Mute_Handler,
+		},
+		{
+			MethodName: "Unmute",
+			Handler:    _AdminService_Unmute_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

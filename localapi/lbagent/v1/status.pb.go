@@ -76,6 +76,8 @@ type StatusResponse struct {
 	// Warnings for a person: spool not writable, old lists, listeners that could not be bound.
 	Warnings []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	Pid      int32    `protobuf:"varint,12,opt,name=pid,proto3" json:"pid,omitempty"`
+	// What is muted, here and fleet-wide.
+	Mutes []*MuteInfo `protobuf:"bytes,13,rep,name=mutes,proto3" json:"mutes,omitempty"`
 	// The configuration that etcd keeps for all hosts; unset if this host follows none.
 	Fleet         *FleetStatus `protobuf:"bytes,20,opt,name=fleet,proto3" json:"fleet,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -194,6 +196,13 @@ func (x *StatusResponse) GetPid() int32 {
 		return x.Pid
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetMutes() []*MuteInfo {
+	if x != nil {
+		return x.Mutes
+	}
+	return nil
 }
 
 func (x *StatusResponse) GetFleet() *FleetStatus {
@@ -1024,13 +1033,197 @@ func (x *EventsResponse) GetDetail() string {
 	return ""
 }
 
+// MuteInfo is one backend that a person took out by hand.
+type MuteInfo struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// On every host; else on this one only.
+	Fleet bool `protobuf:"varint,3,opt,name=fleet,proto3" json:"fleet,omitempty"`
+	// Who asked, on which host, and why.
+	Author        string                 `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	Host          string                 `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MuteInfo) Reset() {
+	*x = MuteInfo{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MuteInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MuteInfo) ProtoMessage() {}
+
+func (x *MuteInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MuteInfo.ProtoReflect.Descriptor instead.
+func (*MuteInfo) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MuteInfo) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *MuteInfo) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MuteInfo) GetFleet() bool {
+	if x != nil {
+		return x.Fleet
+	}
+	return false
+}
+
+func (x *MuteInfo) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *MuteInfo) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *MuteInfo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MuteInfo) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *MuteInfo) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+type MutesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MutesRequest) Reset() {
+	*x = MutesRequest{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MutesRequest) ProtoMessage() {}
+
+func (x *MutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MutesRequest.ProtoReflect.Descriptor instead.
+func (*MutesRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
+}
+
+type MutesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by service and address.
+	Mutes         []*MuteInfo `protobuf:"bytes,1,rep,name=mutes,proto3" json:"mutes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MutesResponse) Reset() {
+	*x = MutesResponse{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MutesResponse) ProtoMessage() {}
+
+func (x *MutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MutesResponse.ProtoReflect.Descriptor instead.
+func (*MutesResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MutesResponse) GetMutes() []*MuteInfo {
+	if x != nil {
+		return x.Mutes
+	}
+	return nil
+}
+
 var File_lbagent_v1_status_proto protoreflect.FileDescriptor
 
 const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x17lbagent/v1/status.proto\x12\n" +
 	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17lbagent/v1/lookup.proto\"\x0f\n" +
-	"\rStatusRequest\"\xc5\x03\n" +
+	"\rStatusRequest\"\xf1\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x14\n" +
@@ -1044,7 +1237,8 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\bservices\x18\n" +
 	" \x03(\v2\x17.lbagent.v1.ServiceInfoR\bservices\x12\x1a\n" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x10\n" +
-	"\x03pid\x18\f \x01(\x05R\x03pid\x12-\n" +
+	"\x03pid\x18\f \x01(\x05R\x03pid\x12*\n" +
+	"\x05mutes\x18\r \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes\x12-\n" +
 	"\x05fleet\x18\x14 \x01(\v2\x17.lbagent.v1.FleetStatusR\x05fleet\"\xc9\x01\n" +
 	"\vFleetStatus\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x16\n" +
@@ -1116,11 +1310,24 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x18\n" +
 	"\aservice\x18\x04 \x01(\tR\aservice\x12\x18\n" +
 	"\abackend\x18\x05 \x01(\tR\abackend\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail2\xd7\x01\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xfc\x01\n" +
+	"\bMuteInfo\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05fleet\x18\x03 \x01(\bR\x05fleet\x12\x16\n" +
+	"\x06author\x18\x04 \x01(\tR\x06author\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x0e\n" +
+	"\fMutesRequest\";\n" +
+	"\rMutesResponse\x12*\n" +
+	"\x05mutes\x18\x01 \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes2\x95\x02\n" +
 	"\rStatusService\x12?\n" +
 	"\x06Status\x12\x19.lbagent.v1.StatusRequest\x1a\x1a.lbagent.v1.StatusResponse\x12B\n" +
 	"\aExplain\x12\x1a.lbagent.v1.ExplainRequest\x1a\x1b.lbagent.v1.ExplainResponse\x12A\n" +
-	"\x06Events\x12\x19.lbagent.v1.EventsRequest\x1a\x1a.lbagent.v1.EventsResponse0\x01B:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
+	"\x06Events\x12\x19.lbagent.v1.EventsRequest\x1a\x1a.lbagent.v1.EventsResponse0\x01\x12<\n" +
+	"\x05Mutes\x12\x18.lbagent.v1.MutesRequest\x1a\x19.lbagent.v1.MutesResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
 
 var (
 	file_lbagent_v1_status_proto_rawDescOnce sync.Once
@@ -1134,7 +1341,7 @@ func file_lbagent_v1_status_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_status_proto_rawDescData
 }
 
-var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_lbagent_v1_status_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: lbagent.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: lbagent.v1.StatusResponse
@@ -1148,41 +1355,50 @@ var file_lbagent_v1_status_proto_goTypes = []any{
 	(*VerdictPart)(nil),           // 9: lbagent.v1.VerdictPart
 	(*EventsRequest)(nil),         // 10: lbagent.v1.EventsRequest
 	(*EventsResponse)(nil),        // 11: lbagent.v1.EventsResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*ServiceInfo)(nil),           // 13: lbagent.v1.ServiceInfo
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*Backend)(nil),               // 15: lbagent.v1.Backend
+	(*MuteInfo)(nil),              // 12: lbagent.v1.MuteInfo
+	(*MutesRequest)(nil),          // 13: lbagent.v1.MutesRequest
+	(*MutesResponse)(nil),         // 14: lbagent.v1.MutesResponse
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*ServiceInfo)(nil),           // 16: lbagent.v1.ServiceInfo
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*Backend)(nil),               // 18: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
-	12, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	15, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
-	13, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
-	2,  // 3: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
-	14, // 4: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
-	3,  // 5: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
-	12, // 6: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
-	12, // 7: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	13, // 8: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
-	8,  // 9: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
-	7,  // 10: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
-	15, // 11: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	9,  // 12: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	14, // 13: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	12, // 14: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	12, // 15: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	12, // 16: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	12, // 17: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	0,  // 18: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	5,  // 19: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	10, // 20: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	1,  // 21: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	6,  // 22: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	11, // 23: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	16, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
+	12, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	2,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
+	17, // 5: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	3,  // 6: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
+	15, // 7: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	15, // 8: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	16, // 9: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	8,  // 10: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
+	7,  // 11: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
+	18, // 12: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	9,  // 13: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	17, // 14: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	15, // 15: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	15, // 16: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	15, // 17: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	15, // 18: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	15, // 19: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
+	15, // 20: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
+	12, // 21: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	0,  // 22: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	5,  // 23: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	10, // 24: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	13, // 25: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
+	1,  // 26: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	6,  // 27: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	11, // 28: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	14, // 29: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
+	26, // [26:30] is the sub-list for method output_type
+	22, // [22:26] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -1197,7 +1413,7 @@ func file_lbagent_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_status_proto_rawDesc), len(file_lbagent_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	StatusService_Status_FullMethodName  = "/lbagent.v1.StatusService/Status"
 	StatusService_Explain_FullMethodName = "/lbagent.v1.StatusService/Explain"
 	StatusService_Events_FullMethodName  = "/lbagent.v1.StatusService/Events"
+	StatusService_Mutes_FullMethodName   = "/lbagent.v1.StatusService/Mutes"
 )
 
 // StatusServiceClient is the client API for StatusService service.
@@ -35,6 +36,8 @@ type StatusServiceClient interface {
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 	// Events sends the kept events, oldest first, then new ones if follow is set.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
+	// Mutes returns what is muted, here and fleet-wide.
+	Mutes(ctx context.Context, in *MutesRequest, opts ...grpc.CallOption) (*MutesResponse, error)
 }
 
 type statusServiceClient struct {
@@ -84,6 +87,16 @@ func (c *statusServiceClient) Events(ctx context.Context, in *EventsRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StatusService_EventsClient = grpc.ServerStreamingClient[EventsResponse]
 
+func (c *statusServiceClient) Mutes(ctx context.Context, in *MutesRequest, opts ...grpc.CallOption) (*MutesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MutesResponse)
+	err := c.cc.Invoke(ctx, StatusService_Mutes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StatusServiceServer is the server API for StatusService service.
 // All implementations must embed UnimplementedStatusServiceServer
 // for forward compatibility.
@@ -95,6 +108,8 @@ type StatusServiceServer interface {
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	// Events sends the kept events, oldest first, then new ones if follow is set.
 	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
+	// Mutes returns what is muted, here and fleet-wide.
+	Mutes(context.Context, *MutesRequest) (*MutesResponse, error)
 	mustEmbedUnimplementedStatusServiceServer()
 }
 
@@ -113,6 +128,9 @@ func (UnimplementedStatusServiceServer) Explain(context.Context, *ExplainRequest
 }
 func (UnimplementedStatusServiceServer) Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
+}
+func (UnimplementedStatusServiceServer) Mutes(context.Context, *MutesRequest) (*MutesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Mutes not implemented")
 }
 func (UnimplementedStatusServiceServer) mustEmbedUnimplementedStatusServiceServer() {}
 func (UnimplementedStatusServiceServer) testEmbeddedByValue()                       {}
@@ -182,6 +200,24 @@ func _StatusService_Events_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StatusService_EventsServer = grpc.ServerStreamingServer[EventsResponse]
 
+func _StatusService_Mutes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MutesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).Mutes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_Mutes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).Mutes(ctx, req.(*MutesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StatusService_ServiceDesc is the grpc.ServiceDesc for StatusService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,6 +232,10 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _StatusService_Explain_Handler,
+		},
+		{
+			MethodName: "Mutes",
+			Handler:    _StatusService_Mutes_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
