@@ -56,7 +56,7 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 	for _, bad := range v.List.Bad {
 		resp.BadRecords = append(resp.BadRecords, &lbagentv1.BadRecord{Key: bad.Key, Reason: bad.Reason})
 	}
-	resp.Hints = listHints(v.List)
+	resp.Hints = listHints(v.List, now)
 	if s.cfg.Hints != nil {
 		resp.Hints = append(resp.Hints, s.cfg.Hints(r.Service)...)
 	}
@@ -77,10 +77,20 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 }
 
 // listHints are sentences about what a list leaves out.
-func listHints(l *service.List) []string {
+func listHints(l *service.List, now time.Time) []string {
 	var hints []string
 	if l.LeftOut > 0 {
 		hints = append(hints, fmt.Sprintf("select leaves out %d of the %d addresses that its records name", l.LeftOut, l.LeftOut+len(l.Backends)))
+	}
+	for _, n := range l.Lost {
+		hint := fmt.Sprintf("host name %s can't be resolved: %s, for %s", n.Host, n.Cause, health.Ago(now.Sub(n.Since)))
+		if !n.Answered.IsZero() {
+			hint += fmt.Sprintf("; the answer of %s ago is used", health.Ago(now.Sub(n.Answered)))
+		}
+		hints = append(hints, hint)
+	}
+	if more := l.LostCount - len(l.Lost); more > 0 {
+		hints = append(hints, fmt.Sprintf("%d more host names can't be resolved", more))
 	}
 	return hints
 }

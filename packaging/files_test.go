@@ -60,7 +60,7 @@ etcd: {endpoints: ["https://etcd-1:2379", "https://etcd-2:2379"]}
 services:
   - {name: user, prefix: services/user/, listen: [7001, "127.0.0.2:7001", "unix:/run/lbagent/user.sock"]}
   - {name: one, key: lists/one, format: plain}
-  - {name: static, backends: ["10.0.0.1:8080", "[2001:db8::1]:8080"], listen: [7002]}
+  - {name: static, backends: ["10.0.0.1:8080", "[2001:db8::1]:8080", "dns:static.example:8080"], listen: [7002]}
 `)
 	if change := config.Compare(want, got); !change.None() {
 		t.Errorf("the example says otherwise than the defaults: %s", change)

@@ -94,6 +94,7 @@ func (c *collector) service(m metrics, s *table.Service) {
 	m.counter(d.picks, float64(s.Picks()), name)
 	m.gauge(d.listReady, boolean(view.Ready), name)
 	m.gauge(d.badRecords, float64(view.List.BadCount), name)
+	m.gauge(d.lostNames, float64(view.List.LostCount), name)
 	if view.Ready {
 		m.gauge(d.listAge, max(0, s.Age(c.cfg.Now()).Seconds()), name)
 	}

@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // descs is every metric that this package makes.
 type descs struct {
 	build, configOK, ready                                                                                     *prometheus.Desc
-	backends, usable, panic, picks, listReady, listAge, badRecords                                             *prometheus.Desc
+	backends, usable, panic, picks, listReady, listAge, badRecords, lostNames                                  *prometheus.Desc
 	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                     *prometheus.Desc
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
 	fleetItems, fleetAge                                                                                       *prometheus.Desc
@@ -30,7 +30,8 @@ func newCollector(cfg Config) *collector {
 		picks:      d("table_picks_total", "Picks, by the API and by the proxy.", "service"),
 		listReady:  d("discovery_list_ready", "1 if the service has a list.", "service"),
 		listAge:    d("discovery_list_age_seconds", "Time since the source last confirmed the list.", "service"),
-		badRecords: d("discovery_bad_records", "Records of the list that can't be read.", "service"),
+		badRecords: d("discovery_bad_records", "Records of the list that can't be read, or whose address is refused.", "service"),
+		lostNames:  d("discovery_unresolved_names", "Host names of the list that can't be resolved; their last addresses stay.", "service"),
 
 		etcdConfigured: d("discovery_etcd_configured", "1 if an etcd is configured."),
 		etcdConnected:  d("discovery_etcd_connected", "1 if etcd answers."),

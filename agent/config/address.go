@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -128,7 +129,7 @@ func literal(s string) (netip.AddrPort, string) {
 	switch {
 	case err != nil:
 		if host, port, ok := cutPort(s); ok && validAuthority(host) && validPort(port) {
-			return netip.AddrPort{}, "is a host name, which is not supported yet"
+			return netip.AddrPort{}, "is a host name, not an address"
 		}
 		return netip.AddrPort{}, "is no host:port"
 	case addr.Port() == 0:
@@ -198,38 +199,61 @@ func (v value) listeners() []Listen {
 
 // backends reads services[].backends, sorted by address.
 func (v value) backends() []service.Backend {
-	const allowed = "a literal address such as 10.0.0.1:80 or [2001:db8::1]:80 is allowed"
+	const allowed = "an address such as 10.0.0.1:80 or [2001:db8::1]:80, or dns:NAME:PORT, is allowed"
 	var all []service.Backend
-	seen := make(map[netip.AddrPort]bool)
+	type where struct {
+		netip.AddrPort
+		host string
+	}
+	seen := make(map[where]bool)
 	v.list("a list such as [\"10.0.0.1:80\"] is allowed", func(v value) {
 		s, ok := v.text(allowed, false)
 		if !ok {
 			return
 		}
-		if strings.HasPrefix(s, "dns:") {
-			v.fail(allowed, "%s: dns: is not supported yet", v.quote())
-			return
-		}
-		addr, problem := literal(s)
+		addr, host, problem := hostOrLiteral(s)
 		switch {
-		case problem != "":
+		case problem != "" || host != "":
 		case addr.Addr().IsUnspecified() || addr.Addr().IsMulticast() || addr.Addr() == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 			problem = "is the address of no host"
-		case seen[addr]:
+		}
+		if problem == "" && seen[where{addr, host}] {
 			problem = "is written twice"
 		}
 		if problem != "" {
 			v.fail(allowed, "%s %s", v.quote(), problem)
 			return
 		}
-		seen[addr] = true
-		all = append(all, service.Backend{Addr: addr, Weight: service.DefaultWeight})
+		seen[where{addr, host}] = true
+		all = append(all, service.Backend{Addr: addr, Host: host, Weight: service.DefaultWeight})
 	})
 	if len(v.node.Content) == 0 && v.isList() {
 		v.fail("at least one address is allowed", "has no backend")
 	}
-	slices.SortFunc(all, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(all, func(a, b service.Backend) int { return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Host, b.Host)) })
 	return all
+}
+
+// hostOrLiteral reads an address, or dns:NAME:PORT, whose addr has the port only.
+func hostOrLiteral(s string) (addr netip.AddrPort, host, problem string) {
+	name, isName := strings.CutPrefix(s, "dns:")
+	if !isName {
+		addr, problem = literal(s)
+		return addr, "", problem
+	}
+	name, port, ok := cutPort(name)
+	if !ok || !validPort(port) {
+		return addr, "", "has no port"
+	}
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		return addr, "", "is an address: write it without dns:"
+	}
+	host, ok = service.HostName(name)
+	if !ok {
+		return addr, "", "is no host name"
+	}
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return netip.AddrPortFrom(netip.Addr{}, uint16(n)), host, ""
 }
 
 // validAuthority accepts what may stand in :authority or Host: a name or address, with a port or without.

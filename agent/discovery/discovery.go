@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"net/netip"
 	"reflect"
 	"runtime"
@@ -42,6 +43,14 @@ func (f *Follow) keys() string {
 	return f.Prefix
 }
 
+// named reports whether some of a static list are host names.
+func (f *Follow) named() bool {
+	return slices.ContainsFunc(f.Static, func(b service.Backend) bool { return isName(&b) })
+}
+
+// spools reports whether the spool keeps what can't be had from the configuration alone.
+func (f *Follow) spools() bool { return f.keys() != "" || f.named() }
+
 // Config wires a Discovery.
 type Config struct {
 	Log      hclog.Logger
@@ -56,6 +65,8 @@ type Config struct {
 	OnConfirm func(name string, at time.Time)
 	// Own reports whether the agent itself listens at an address (1.14); nil = nowhere.
 	Own func(netip.AddrPort) bool
+	// Lookup resolves host names (1.13); nil = as other programs of this host do.
+	Lookup LookupFunc
 }
 
 // Discovery follows services. Safe for concurrent use.
@@ -64,6 +75,9 @@ type Discovery struct {
 	log   hclog.Logger
 	spool *spool
 	reads atomic.Uint64
+
+	names   atomic.Int64  // that are asked for
+	lookups chan struct{} // has room for those that may run at once
 
 	mu sync.Mutex
 
@@ -88,7 +102,11 @@ func New(cfg Config) (*Discovery, error) {
 	if cfg.Etcd == nil {
 		cfg.Etcd = etcd.New(etcd.Options{})
 	}
+	if cfg.Lookup == nil {
+		cfg.Lookup = lookupBy(&net.Resolver{PreferGo: true}) // libc's takes a thread for each lookup
+	}
 	return &Discovery{
+		lookups: make(chan struct{}, namesAtOnce),
 		cfg:     cfg,
 		log:     cfg.Log,
 		spool:   newSpool(cfg.SpoolDir, cfg.Log),
@@ -259,7 +277,7 @@ func (d *Discovery) endLocked(name string) {
 		if d.ending[name] == f.done {
 			delete(d.ending, name)
 		}
-		if next := d.follows[name]; next == nil || next.follow.keys() == "" {
+		if next := d.follows[name]; next == nil || !next.follow.spools() {
 			d.spool.remove(name)
 		}
 	}()

@@ -49,7 +49,7 @@ type follower struct {
 	doubt    bool   // by a member with a lower revision than the list has: it is behind, or it was restored
 	trouble  string // the last error that was logged
 
-	mu sync.Mutex // held while a list is made and OnList runs, whoever makes it. What follows is written under it, by the goroutine alone but for list and told
+	mu sync.Mutex // held while a list is made and OnList runs, whoever makes it. What follows is written under it, records, epoch and rev by the goroutine alone
 
 	records   records
 	spooled   *service.List // what the spool had, until etcd says what is; nil without
@@ -57,6 +57,8 @@ type follower struct {
 	rev       int64         // of records
 	confirmed time.Time     // when the list's source last said that it is so
 	list      *service.List // the last one given to OnList
+	held      bool          // the list of now waits for its first host names to be asked for
+	names     names
 	told      map[string]bool
 	ended     bool // OnList belongs to the next follower of the service
 }
@@ -64,12 +66,17 @@ type follower struct {
 // run follows until ctx ends.
 func (f *follower) run(ctx context.Context) {
 	defer f.end()
+	defer f.stopNames()
 	if f.after != nil {
 		<-f.after
 		f.after = nil
 	}
 	f.seed(time.Now())
+	f.startNames(ctx)
 	if f.follow.keys() == "" {
+		if f.follow.named() {
+			<-ctx.Done()
+		}
 		return
 	}
 	dec, err := format.New(f.follow.Format, f.follow.Select)
@@ -112,56 +119,73 @@ func (f *follower) seed(now time.Time) {
 	f.seeded = true
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.follow.keys() != "" {
-		if f.spooled = f.d.spool.load(f.follow, now); f.spooled == nil {
+	if f.follow.spools() {
+		if l := f.d.spool.load(f.follow, now); l != nil {
+			f.unresolve(l)
+			if f.follow.keys() != "" {
+				f.spooled, f.records, f.epoch, f.rev, f.confirmed = l, records{shown: l.Backends}, l.Epoch, l.Revision, l.Confirmed
+			}
+		} else if f.follow.keys() != "" {
 			return
 		}
-		f.records, f.epoch, f.rev, f.confirmed = records{shown: f.spooled.Backends}, f.spooled.Epoch, f.spooled.Revision, f.spooled.Confirmed
 	}
-	l := f.make(now)
-	if len(l.Backends) == 0 && len(f.records.shown) > 0 {
-		return // all that was spooled is of another select:, or refused by now. An empty list would be none that etcd ever had (1.4)
+	l, pending := f.make(now)
+	switch {
+	case len(l.Backends) > 0 || len(f.records.shown)+len(f.follow.Static) == 0:
+		f.emit(now, l)
+	case pending: // the first answers make the first list
+		f.held = true
+	default: // All that was spooled is of another select:, or refused by now. An empty list would be none that etcd ever had (1.4)
 	}
-	f.emit(now, l)
 }
 
-// make makes a list of what is known: of records, step by step. The caller holds f.mu.
-func (f *follower) make(now time.Time) *service.List {
-	var l service.List
+// make makes a list of what is known: of records, step by step. pending reports whether it lacks host names that have not been asked for yet. The caller holds f.mu.
+func (f *follower) make(now time.Time) (l *service.List, pending bool) {
 	switch {
 	case f.follow.keys() == "":
-		return staticList(now, f.follow)
+		l = staticList(now, f.follow)
 	case f.spooled != nil:
-		l = *f.spooled // it may be of what select:, allow: and deny: were before
+		l = new(*f.spooled) // it may be of what select:, allow: and deny: were before
 	default:
-		l = service.List{
+		l = &service.List{
 			Service: f.follow.Name, Source: service.FromEtcd, Epoch: f.epoch, Revision: f.rev, Confirmed: f.confirmed, Backends: f.records.shown,
 		}
 		l.Bad, l.BadCount = f.records.bad()
 	}
-	f.follow.Select.choose(&l)
-	f.refuse(now, &l)
-	return &l
+	f.follow.Select.choose(l)
+	pending = f.resolve(now, l)
+	f.refuse(now, l)
+	return l, pending
 }
 
 // remake gives OnList another list if what is known makes another one by now.
 func (f *follower) remake(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.list == nil || f.ended {
+	f.remakeLocked(now)
+}
+
+func (f *follower) remakeLocked(now time.Time) {
+	if f.list == nil && !f.held || f.ended {
 		return // there is none yet, or it is no longer this follower's
 	}
-	l := f.make(now)
-	if sameList(f.list, l) {
+	l, pending := f.make(now)
+	if f.waits(l, pending) || !f.held && sameList(f.list, l) {
 		return
 	}
+	f.held = false
 	f.emit(now, l)
-	f.d.spool.put(f.follow, l)
+	if f.follow.spools() {
+		f.d.spool.put(f.follow, l)
+	}
 }
+
+// waits reports whether l is empty only because its host names have not been asked for yet: then it is none that its source ever had (1.4).
+func (f *follower) waits(l *service.List, pending bool) bool { return pending && len(l.Backends) == 0 }
 
 // sameList reports whether two lists of one source say the same.
 func sameList(a, b *service.List) bool {
-	return a.BadCount == b.BadCount && a.LeftOut == b.LeftOut && slices.Equal(a.Bad, b.Bad) &&
+	return a.BadCount == b.BadCount && a.LeftOut == b.LeftOut && slices.Equal(a.Bad, b.Bad) && a.LostCount == b.LostCount && slices.Equal(a.Lost, b.Lost) &&
 		compare(records{shown: a.Backends}, records{shown: b.Backends}) == nothing
 }
 
@@ -331,7 +355,10 @@ func (f *follower) check(ctx context.Context, l *etcd.Link) error {
 // publish gives OnList the list of records, and spools it if that is not there yet. The caller holds f.mu.
 func (f *follower) publish(now time.Time, isNew func(*service.List) bool) {
 	f.confirmed = now
-	l := f.make(now)
+	l, pending := f.make(now)
+	if f.held = f.waits(l, pending); f.held {
+		return
+	}
 	f.emit(now, l)
 	if isNew(l) {
 		f.d.spool.put(f.follow, l)

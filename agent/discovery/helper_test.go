@@ -181,8 +181,9 @@ type setup struct {
 	Etcd     *etcd.Config
 	SpoolDir string
 
-	dial etcd.DialFunc
-	own  func(netip.AddrPort) bool
+	dial   etcd.DialFunc
+	own    func(netip.AddrPort) bool
+	lookup LookupFunc
 }
 
 // start runs discovery with s until the test ends or stop is called; follows are set, and the spool is loaded, before.
@@ -211,7 +212,7 @@ func (s setup) start(t *testing.T, follows ...Follow) *running {
 	out := &logBuffer{}
 	events, log := event.NewLog(1000), hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Debug})
 	links := etcd.New(etcd.Options{Log: log, Events: events, Etcd: s.Etcd, Dial: s.dial})
-	cfg := Config{Log: log, Events: events, SpoolDir: s.SpoolDir, Etcd: links, OnList: rec.onList, OnConfirm: rec.onConfirm, Own: s.own}
+	cfg := Config{Log: log, Events: events, SpoolDir: s.SpoolDir, Etcd: links, OnList: rec.onList, OnConfirm: rec.onConfirm, Own: s.own, Lookup: s.lookup}
 	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
@@ -143,13 +142,6 @@ func joined(j *format.Joiner) iter.Seq2[string, change] {
 
 // newChange is what a key gives; backends become its own.
 func newChange(key string, created, modified int64, backends []service.Backend, err error) change {
-	backends = slices.DeleteFunc(backends, func(b service.Backend) bool {
-		if b.Addr.Addr().IsValid() {
-			return false
-		}
-		err = fmt.Errorf("address \"%s:%d\": host names are not supported yet", b.Host, b.Addr.Port())
-		return true
-	})
 	for i := range backends {
 		backends[i].Key, backends[i].Created, backends[i].Modified = key, created, modified
 	}

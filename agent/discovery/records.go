@@ -3,7 +3,6 @@ package discovery
 import (
 	"cmp"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,7 +13,7 @@ import (
 // is kept beside it, so that a backend leaves with its last key (SEMANTICS 1.1). It has no index by key: a change makes a new sorted slice anyway, and an index
 // would take more memory than the backends.
 type records struct {
-	shown  []service.Backend // sorted by Addr, one each. Shared with the List that was made of it, so never written
+	shown  []service.Backend // sorted by Addr, names by Host, one each. Shared with the List that was made of it, so never written
 	hidden []service.Backend // what older keys say of addresses in shown
 	other  map[string]other  // keys that give no backend, or not all that they list
 }
@@ -97,13 +96,13 @@ func merge(shown []service.Backend, gone []int, fresh []service.Backend) (out re
 	out.shown = make([]service.Backend, 0, len(shown)-len(gone)+len(fresh))
 	at := 0 // what is before this in shown is done
 	for len(gone) > 0 || len(fresh) > 0 {
-		if len(fresh) == 0 || len(gone) > 0 && shown[gone[0]].Addr.Compare(fresh[0].Addr) < 0 {
+		if len(fresh) == 0 || len(gone) > 0 && site(&shown[gone[0]], &fresh[0]) < 0 {
 			out.shown = append(out.shown, shown[at:gone[0]]...)
 			at, gone, e = gone[0]+1, gone[1:], content
 			continue
 		}
-		addr := fresh[0].Addr
-		n, found := slices.BinarySearchFunc(shown[at:], addr, func(b service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
+		here := &fresh[0]
+		n, found := slices.BinarySearchFunc(shown[at:], here, func(b service.Backend, a *service.Backend) int { return site(&b, a) })
 		out.shown = append(out.shown, shown[at:at+n]...)
 		at += n
 		best := &fresh[0]
@@ -124,7 +123,7 @@ func merge(shown []service.Backend, gone []int, fresh []service.Backend) (out re
 		}
 		out.shown = append(out.shown, *best)
 		best = &out.shown[len(out.shown)-1]
-		for fresh = fresh[1:]; len(fresh) > 0 && fresh[0].Addr == addr; fresh = fresh[1:] {
+		for fresh = fresh[1:]; len(fresh) > 0 && site(&fresh[0], here) == 0; fresh = fresh[1:] {
 			out.hide(best, &fresh[0])
 		}
 	}
@@ -144,9 +143,10 @@ func (r *records) hide(best, b *service.Backend) {
 
 // better orders backends by address, and those of one address so that the first is shown: the last written; of one transaction, the last key.
 func better(a, b *service.Backend) int {
-	if c := a.Addr.Compare(b.Addr); c != 0 {
-		return c
-	}
+	return cmp.Or(site(a, b), newer(a, b))
+}
+
+func newer(a, b *service.Backend) int {
 	return cmp.Or(cmp.Compare(b.Modified, a.Modified), strings.Compare(b.Key, a.Key))
 }
 
@@ -170,7 +170,7 @@ func compare(old, next records) effect {
 	e := nothing
 	for i := range next.shown {
 		a, b := &old.shown[i], &next.shown[i]
-		if a.Addr != b.Addr {
+		if site(a, b) != 0 {
 			return content
 		}
 		if e = max(e, difference(a, b)); e == content {
@@ -184,7 +184,7 @@ func compare(old, next records) effect {
 }
 
 func sameVersion(a, b service.Backend) bool {
-	return a.Key == b.Key && a.Addr == b.Addr && a.Modified == b.Modified
+	return a.Key == b.Key && site(&a, &b) == 0 && a.Modified == b.Modified
 }
 
 func sameReasons(a, b map[string]other) bool {

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -30,15 +31,20 @@ func (d dumb) apply(changes map[string]change) {
 }
 
 func (d dumb) shown() []service.Backend {
-	best := map[netip.AddrPort]service.Backend{}
+	type where struct {
+		netip.AddrPort
+		host string
+	}
+	best := map[where]service.Backend{}
 	for _, c := range d {
 		for _, b := range c.backends {
-			if o, ok := best[b.Addr]; !ok || b.Modified > o.Modified || b.Modified == o.Modified && b.Key > o.Key {
-				best[b.Addr] = b
+			at := where{b.Addr, b.Host}
+			if o, ok := best[at]; !ok || b.Modified > o.Modified || b.Modified == o.Modified && b.Key > o.Key {
+				best[at] = b
 			}
 		}
 	}
-	return slices.SortedFunc(maps.Values(best), func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+	return slices.SortedFunc(maps.Values(best), func(a, b service.Backend) int { return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Host, b.Host)) })
 }
 
 func (d dumb) bad() (keys []string) {
@@ -59,20 +65,16 @@ func TestKeyThatIsBadInPart(t *testing.T) {
 	}
 	kv := &mvccpb.KeyValue{Key: []byte("k"), ModRevision: 7, Value: []byte(`{"endpoints":["grpc://nowhere","grpc://10.0.0.1:1","grpc://Some.where:1"]}`)}
 	c := decode(dec, nil, kv)
-	if len(c.backends) != 1 || c.other == nil || !strings.Contains(c.other.reason, `"some.where:1": host names are not supported yet`) {
+	if len(c.backends) != 2 || c.backends[1].Host != "some.where" || c.other == nil || !strings.Contains(c.other.reason, "no default port") {
 		t.Fatalf("got %+v %+v", c.backends, c.other)
 	}
 	r, e := records{}.apply(map[string]change{"k": c})
 	bad, count := r.bad()
-	if keys, newest := r.keys(); e != content || len(r.shown) != 1 || count != 1 || bad[0].Key != "k" || keys != 1 || newest != 7 {
+	if keys, newest := r.keys(); e != content || len(r.shown) != 2 || r.shown[0].Host != "some.where" || count != 1 || bad[0].Key != "k" || keys != 1 || newest != 7 {
 		t.Errorf("got %+v, effect %v, %d keys, newest %d", r, e, keys, newest)
 	}
 	if r, e = r.apply(map[string]change{"k": {}}); e != content || len(r.shown)+len(r.other) != 0 {
 		t.Errorf("after its end: %+v, effect %v", r, e)
-	}
-	kv.Value = []byte(`{"endpoints":["grpc://some.where:1"]}`) // nothing but a host name
-	if c = decode(dec, nil, kv); len(c.backends) != 0 || c.other == nil || c.other.reason == "" {
-		t.Errorf("got %+v %+v", c.backends, c.other)
 	}
 }
 
@@ -150,13 +152,17 @@ func randomChange(rng *rand.Rand, rev int64, have dumb) change {
 		}
 	}
 	var c change
-	seen := map[netip.AddrPort]bool{}
+	seen := map[int]bool{}
 	for range 1 + rng.IntN(3) {
-		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(12))}), 80)
-		if !seen[a] {
-			c.backends = append(c.backends, service.Backend{Addr: a, Weight: uint32(1 + rng.IntN(2)), Created: rev, Modified: rev})
+		n := rng.IntN(16)
+		a, host := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), 80), ""
+		if n >= 12 { // not resolved yet
+			a, host = netip.AddrPortFrom(netip.Addr{}, 80), fmt.Sprintf("h%d", n)
 		}
-		seen[a] = true
+		if !seen[n] {
+			c.backends = append(c.backends, service.Backend{Addr: a, Host: host, Weight: uint32(1 + rng.IntN(2)), Created: rev, Modified: rev})
+		}
+		seen[n] = true
 	}
 	return c
 }

@@ -15,7 +15,7 @@ func staticList(now time.Time, f Follow) *service.List {
 			backends[i].Weight = service.DefaultWeight
 		}
 	}
-	slices.SortStableFunc(backends, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
-	backends = slices.CompactFunc(backends, func(a, b service.Backend) bool { return a.Addr == b.Addr })
+	slices.SortStableFunc(backends, func(a, b service.Backend) int { return site(&a, &b) })
+	backends = slices.CompactFunc(backends, func(a, b service.Backend) bool { return site(&a, &b) == 0 })
 	return &service.List{Service: f.Name, Source: service.FromStatic, Confirmed: now, Backends: backends}
 }

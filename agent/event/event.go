@@ -17,6 +17,7 @@ const (
 	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool
 	Config   Kind = "config"   // a reload was applied or refused
 	Listener Kind = "listener" // a listener was bound or closed
+	Name     Kind = "name"     // host names of a service can't be resolved, or can be again (1.13); at most one a minute of each service
 	Address  Kind = "address"  // an address of a list was refused (1.14): the first of each kind of a service
 	Hang     Kind = "hang"     // a backend's connection was given up: no byte came, not even the answer to a PING
 	Agent    Kind = "agent"    // start, ready, stop

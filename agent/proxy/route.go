@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"net"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -74,8 +76,10 @@ func authority(o *options, b *table.Backend, came string) string {
 		return came
 	case o.authority != "host":
 		return o.authority
+	case b.Host != "" && b.Addr.Port() == 80:
+		return b.Host // RFC 9110 4.2.1: without the default port
 	case b.Host != "":
-		return b.Host
+		return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Addr.Port())))
 	default:
 		return b.Addr.String()
 	}

@@ -3,6 +3,7 @@ package service
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -32,7 +33,7 @@ const DefaultWeight = 100
 //
 // What comparing two lists reads comes first, on one cache line: lists have up to ten thousand of these.
 type Backend struct {
-	Addr     netip.AddrPort
+	Addr     netip.AddrPort    // always an address in a List; within discovery, for a Host that is not resolved yet, the port only
 	Weight   uint32            // static weight, >= 1; a record with weight 0 is Draining instead (1.11)
 	Draining bool              // the record says that it is out of service (1.11)
 	Priority uint16            // tier: lower ones get the calls first (3.8)
@@ -72,6 +73,37 @@ type List struct {
 	Bad       []BadRecord // at most MaxBadRecords
 	BadCount  int         // all of them
 	LeftOut   int         // addresses that `select:` leaves out of Backends
+	Lost      []LostName  // at most MaxBadRecords
+	LostCount int         // all of them
+}
+
+// LostName is a host name that can't be resolved (1.13). The addresses that it had last stay in the list.
+type LostName struct {
+	Host, Cause string
+	Since       time.Time // it failed first
+	Answered    time.Time // the last good answer came; zero = none ever did
+}
+
+// HostName returns s as DNS compares it, in lower case and without a dot at its end; false if it can't be a name of a host (RFC 1123 2.1, and the underscore,
+// which Docker and Windows put into names). A last label of digits would be half an IPv4 address.
+func HostName(s string) (string, bool) {
+	s = strings.ToLower(strings.TrimSuffix(s, "."))
+	if len(s) > 253 {
+		return "", false
+	}
+	last := ""
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return "", false
+		}
+		for i := range len(label) {
+			if c := label[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return "", false
+			}
+		}
+		last = label
+	}
+	return s, strings.Trim(last, "0123456789") != ""
 }
 
 // MaxBadRecords bounds the bad records that a List names; BadCount counts the others.

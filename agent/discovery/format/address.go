@@ -45,7 +45,7 @@ func parseHost(s string) (addr netip.AddrPort, host string, err error) {
 	}
 	name, text, err := net.SplitHostPort(s)
 	if err != nil {
-		if _, ok := hostName(s); ok {
+		if _, ok := service.HostName(s); ok {
 			return addr, "", fmt.Errorf("address %.80q: no port", s)
 		}
 		return addr, "", fmt.Errorf("address %.80q: not host:port", s)
@@ -60,33 +60,11 @@ func parseHost(s string) (addr netip.AddrPort, host string, err error) {
 	if _, err := netip.ParseAddr(name); err == nil || name == "" {
 		return addr, "", fmt.Errorf("address %.80q: not host:port", s)
 	}
-	host, ok := hostName(name)
+	host, ok := service.HostName(name)
 	if !ok {
 		return addr, "", fmt.Errorf("address %.80q: neither an address nor a host name", s)
 	}
 	return netip.AddrPortFrom(netip.Addr{}, uint16(port)), host, nil
-}
-
-// hostName returns s as DNS compares it, in lower case and without a dot at its end; false if it can't be a name of a host (RFC 1123 2.1, and the underscore,
-// which Docker and Windows put into names). A last label of digits would be half an IPv4 address.
-func hostName(s string) (string, bool) {
-	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if len(s) > 253 {
-		return "", false
-	}
-	last := ""
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return "", false
-		}
-		for i := range len(label) {
-			if c := label[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-				return "", false
-			}
-		}
-		last = label
-	}
-	return s, strings.Trim(last, "0123456789") != ""
 }
 
 // parseURL reads a URL that says where a backend is.

@@ -71,7 +71,7 @@ func unusable(b *service.Backend) string {
 	case b.Addr.Addr().Is4In6(), b.Addr.Addr().Zone() != "":
 		return "an address that is not normal"
 	case b.Host != "":
-		if host, ok := hostName(b.Host); !ok || host != b.Host {
+		if host, ok := service.HostName(b.Host); !ok || host != b.Host {
 			return "not a host name"
 		}
 	case b.Weight == 0:

@@ -373,19 +373,19 @@ func TestHostNames(t *testing.T) {
 		strings.Repeat("a", 64): "", strings.Repeat("a.", 127) + "a": "",
 	} {
 		if want == "" {
-			if got, ok := hostName(in); ok && len(in) < 250 {
+			if got, ok := service.HostName(in); ok && len(in) < 250 {
 				t.Errorf("%q is %q", in, got)
 			}
 			continue
 		}
-		if got, ok := hostName(in); !ok || got != want {
+		if got, ok := service.HostName(in); !ok || got != want {
 			t.Errorf("%q is %q %v, want %q", in, got, ok, want)
 		}
 	}
-	if _, ok := hostName(strings.Repeat("a.", 126) + "a"); !ok { // 253
+	if _, ok := service.HostName(strings.Repeat("a.", 126) + "a"); !ok { // 253
 		t.Error("a name of 253 letters was refused")
 	}
-	if _, ok := hostName(strings.Repeat("a.", 127) + "a"); ok {
+	if _, ok := service.HostName(strings.Repeat("a.", 127) + "a"); ok {
 		t.Error("a name of 255 letters was taken")
 	}
 }
