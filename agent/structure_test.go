@@ -38,10 +38,11 @@ func levels() map[string]int {
 		"agent/etcd":             1,
 		"localapi/client":        1,
 
-		"agent/discovery": 2,
-		"agent/fleet":     2,
-		"agent/mute":      2,
-		"agent/registrar": 2,
+		"agent/discovery":      2,
+		"agent/fleet":          2,
+		"agent/mute":           2,
+		"agent/registrar":      2,
+		"agent/discovery/scan": 2,
 
 		"agent/table": 3,
 
