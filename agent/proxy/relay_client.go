@@ -126,7 +126,12 @@ func (c *clientConn) Readable(b []byte) int {
 		return len(b)
 	}
 	if !c.gone {
-		c.received(n, len(b)-n)
+		rest := len(b) - n
+		if c.h2.More() {
+			c.lc.Later()
+			rest = 0 // it's us who let it wait
+		}
+		c.received(n, rest)
 		c.flush()
 	}
 	return n

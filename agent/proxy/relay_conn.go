@@ -140,6 +140,9 @@ func (c *backendConn) Readable(b []byte) int {
 		return len(b)
 	}
 	if !c.gone {
+		if c.h2.More() {
+			c.lc.Later()
+		}
 		c.flush()
 		if suspect && c.be.waiting.n > 0 {
 			c.be.pump()

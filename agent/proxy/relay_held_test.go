@@ -43,13 +43,9 @@ func (r *rig) sink() {
 	r.backends(newSink(r.t))
 	c := newRawClient(r.t, r.addr)
 	c.get(1, "/")
-	r.await("a call at the backend", func(k *relay) bool {
-		for _, be := range k.pools[r.svc].backends {
-			for _, conn := range be.conns {
-				return conn.up && conn.h2.Streams() == 1
-			}
-		}
-		return false
+	await(r.t, "a call at the backend", func() (there bool) {
+		r.onBackendConn(func(c *backendConn) { there = c.h2.Streams() == 1 })
+		return there
 	})
 	c.Close()
 	r.quiet()

@@ -95,6 +95,7 @@ type Conn struct {
 	settings bool // the peer's SETTINGS came
 	acked    bool // the peer acknowledged ours
 	dead     bool
+	more     bool          // Feed left whole frames
 	began    time.Time     // when the first bytes came
 	clock    time.Duration // since then
 	budget   int           // see budget.go
@@ -158,20 +159,26 @@ func (c *Conn) setting(id uint16, v uint32) {
 	*c.out = binary.BigEndian.AppendUint32(*c.out, v)
 }
 
-// Feed takes received bytes and returns how many were consumed: whole frames. An error ends the connection; GOAWAY has been appended.
+// Feed takes received bytes and returns how many were consumed: whole frames, and not too many of them at once: see More. An error ends the connection; GOAWAY
+// has been appended.
 func (c *Conn) Feed(now time.Time, b []byte) (int, error) {
+	c.more = false
 	c.tick(now)
 	n, err := c.feedPreface(b)
 	if err != nil || c.preface > 0 {
 		return n, c.fail(err)
 	}
-	for !c.dead && len(b)-n >= headerLen {
+	for frames := 0; !c.dead && len(b)-n >= headerLen; frames++ {
 		f := b[n:]
 		length := int(f[0])<<16 | int(f[1])<<8 | int(f[2])
 		if length > maxFrame {
 			return n, c.fail(connError(FrameSizeError, "frame above SETTINGS_MAX_FRAME_SIZE"))
 		}
 		if len(f) < headerLen+length {
+			break
+		}
+		if frames == framesPerFeed {
+			c.more = true
 			break
 		}
 		id := binary.BigEndian.Uint32(f[5:]) & maxStreamID
@@ -182,6 +189,9 @@ func (c *Conn) Feed(now time.Time, b []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// More reports whether the last Feed left whole frames, so that others get their turn before them.
+func (c *Conn) More() bool { return c.more }
 
 func (c *Conn) feedPreface(b []byte) (int, error) {
 	if c.preface == 0 {

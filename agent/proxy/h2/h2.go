@@ -118,6 +118,9 @@ const (
 	maxStreamID   = 1<<31 - 1
 	tableSize     = 4096 // HPACK, both directions: the default, and as much as we keep per connection
 
+	// framesPerFeed bounds what one Feed does: 64 KiB hold 6,500 frames of a byte, which take a millisecond that the others on the loop wait for. Fewer cost more
+	// turns of the loop for small messages.
+	framesPerFeed = 512
 	// maxContinuations bounds the frames of one header block: 64 KiB come in 4 full frames, and nobody splits finer than 1 KiB (CVE-2024-27316).
 	maxContinuations = 64
 	// maxSettings is the most values in one SETTINGS frame: as many as nghttp2 allows; nobody sends more than ten (CVE-2020-11080).

@@ -130,6 +130,11 @@ func post(more ...string) []string {
 func (p *peer) feed() error {
 	p.t.Helper()
 	n, err := p.conn.Feed(p.now, p.in.Bytes())
+	for err == nil && p.conn.More() {
+		var k int
+		k, err = p.conn.Feed(p.now, p.in.Bytes()[n:])
+		n += k
+	}
 	if err == nil && n != p.in.Len() && !p.conn.Dead() {
 		p.t.Errorf("consumed %d of %d bytes", n, p.in.Len())
 	}

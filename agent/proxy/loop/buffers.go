@@ -11,6 +11,7 @@ const (
 // buffers is a free list per power of two, for bytes that a connection can't consume yet.
 type buffers struct {
 	free [bufferClasses][][]byte
+	lent int // bytes
 }
 
 // get returns an empty buffer with room for n bytes, n <= readSize.
@@ -20,8 +21,10 @@ func (p *buffers) get(n int) []byte {
 		b := p.free[class][k-1]
 		p.free[class][k-1] = nil
 		p.free[class] = p.free[class][:k-1]
+		p.lent += cap(b)
 		return b
 	}
+	p.lent += 1 << (class + smallestBuffer)
 	return make([]byte, 0, 1<<(class+smallestBuffer))
 }
 
@@ -30,6 +33,7 @@ func (p *buffers) put(b []byte) {
 	if b == nil {
 		return
 	}
+	p.lent -= cap(b)
 	class := bits.Len(uint(cap(b)-1)) - smallestBuffer
 	if len(p.free[class])<<(class+smallestBuffer) < freePerClass {
 		p.free[class] = append(p.free[class], b[:0])

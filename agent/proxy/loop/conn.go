@@ -54,6 +54,7 @@ type Conn struct {
 	finSent    bool
 	touched    bool // in Loop.touched
 	queued     bool // in Loop.reading
+	later      bool // kept is to come again, by itself
 	fat        bool // in Loop.fat
 	active     bool // wrote since the last trim
 	waiting    bool // in Loop.deliver
@@ -128,6 +129,10 @@ func (c *Conn) Resume() {
 		c.deliverSoon()
 	}
 }
+
+// Later within Readable has what that leaves unconsumed come again in the next wake-up, and nothing more before: for a handler that has done enough
+// for one, as others want their turn.
+func (c *Conn) Later() { c.later = true }
 
 // Waiting reports whether the kernel has bytes that no wake-up has read yet.
 func (c *Conn) Waiting() bool {
@@ -250,9 +255,12 @@ func (c *Conn) readable() bool {
 	return !c.gone && !c.paused && !c.eof && !c.connecting && !c.stalled()
 }
 
+// pending reports whether there may be bytes to hand over.
+func (c *Conn) pending() bool { return c.more || c.later }
+
 // readSoon has the connection read in the next wake-up if there may be more than it was given in this one.
 func (c *Conn) readSoon() {
-	if c.more && !c.queued && c.readable() {
+	if c.pending() && !c.queued && c.readable() {
 		c.queued = true
 		c.loop.reading = append(c.loop.reading, c)
 	}
@@ -261,18 +269,23 @@ func (c *Conn) readSoon() {
 // read takes what is there; if it can't be written to any more, it ends with the last of it.
 func (c *Conn) read() {
 	c.take()
-	if c.broken != 0 && !c.more {
+	if c.broken != 0 && !c.pending() {
 		c.fail(c.broken)
 	}
 }
 
 // take takes at most what fits into the loop's buffer behind what was kept. A FIN that is known to come right behind it is taken as well.
 func (c *Conn) take() {
+	if c.later {
+		c.hand(c.loop.rbuf[:copy(c.loop.rbuf, c.kept)])
+		c.readSoon()
+		return
+	}
 	for range 2 {
 		if c.sink != nil && c.splice() {
 			break
 		}
-		buf := c.loop.rbuf
+		buf := c.loop.room(len(c.kept))
 		have := copy(buf, c.kept)
 		if have == len(buf) {
 			break // resumed in this wake-up: what was kept comes first
@@ -294,7 +307,7 @@ func (c *Conn) take() {
 		c.more = c.hup || !drained
 		c.received += uint64(n)
 		c.hand(buf[:have+n])
-		if !drained || !c.more || !c.readable() {
+		if !drained || !c.more || c.later || !c.readable() {
 			break
 		}
 	}
@@ -313,9 +326,10 @@ func (c *Conn) ended() {
 
 // hand gives b to the handler and keeps what it doesn't consume.
 func (c *Conn) hand(b []byte) {
-	c.current = b
+	c.current, c.later = b, false
 	n := c.h.Readable(b)
 	c.current = nil
+	c.later = c.later && n < len(b)
 	switch {
 	case c.gone:
 	case n == 0 && len(b) == readSize && !c.paused:

@@ -23,7 +23,7 @@ func (c *Conn) settle() {
 	}
 	before := c.sent
 	c.flush()
-	if c.broken != 0 && (!c.more || c.paused || c.eof) {
+	if c.broken != 0 && (!c.pending() || c.paused || c.eof) {
 		c.fail(c.broken) // nobody reads the rest
 	}
 	if c.gone {

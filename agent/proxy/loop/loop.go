@@ -22,6 +22,9 @@ const (
 	eventsPerWake = 256
 	// readSize is the loop's read buffer: what one connection may deliver per wake-up, and keep unconsumed.
 	readSize = 64 << 10
+	// crowded is how much may be kept before connections are given only crowdedRead: more than any frame.
+	crowded     = 4 << 20
+	crowdedRead = 20 << 10
 	// maxRounds bounds how often one wake-up flushes what Written handlers queued; what is left goes first in the next wake-up, after its reads.
 	maxRounds = 4
 )
@@ -63,7 +66,7 @@ type Loop struct {
 	touched   []*Conn // to be flushed
 	reading   []*Conn // have more to read than one wake-up gives to each
 	wrote     []*Conn // whose handlers are told
-	rereading []*Conn // swapped with reading
+	rereading []*Conn // those of this wake-up; swapped with reading
 	closing   []*Conn
 	fat       []*Conn // hold a large, empty Out
 	watched   []*Conn // patient ones: new, or with bytes that may not have arrived
@@ -198,6 +201,7 @@ func (l *Loop) Turn(now time.Time) error {
 func (l *Loop) turn(now time.Time, events []unix.EpollEvent) {
 	l.now = now
 	l.stats.Wakeups++
+	l.reading, l.rereading = l.rereading[:0], l.reading // whose turn it is; who is read now and has more comes in the next one
 	for i := range events {
 		e := &events[i]
 		if s := &l.fds[e.Fd]; s.src != nil && s.gen == e.Pad {
@@ -212,14 +216,22 @@ func (l *Loop) turn(now time.Time, events []unix.EpollEvent) {
 
 // readOn reads those again that had more than one wake-up gives to each: 64 KiB, so that bulk doesn't starve the others.
 func (l *Loop) readOn() {
-	l.reading, l.rereading = l.rereading[:0], l.reading
 	for _, c := range l.rereading {
 		c.queued = false
-		if c.more && c.readable() {
+		if c.pending() && c.readable() {
 			c.read()
 		}
 	}
 	clear(l.rereading)
+}
+
+// room is the buffer to read into behind have bytes that were kept. While handlers keep much, less is read, or many connections whose handlers put things off
+// (Conn.Later) could make the loop keep 64 KiB for each; the rest stays with the kernel.
+func (l *Loop) room(have int) []byte {
+	if l.buffers.lent < crowded {
+		return l.rbuf
+	}
+	return l.rbuf[:min(readSize, max(crowdedRead, have+crowdedRead/4))]
 }
 
 // settle ends a wake-up: every touched connection is written to once; handlers hear of it and may touch more.
