@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -33,6 +32,7 @@ type Follow struct {
 	Select Select // what is wanted of it; nil = all
 	Allow  []netip.Prefix
 	Deny   []netip.Prefix
+	Hold   time.Duration // how long backends that look like victims of a mass expiry are kept at least (1.9, 1.10); 0 = not at all
 }
 
 // keys is what to read of etcd: a prefix, which ends in /, or else a key; empty for a static list.
@@ -75,6 +75,10 @@ type Discovery struct {
 	log   hclog.Logger
 	spool *spool
 	reads atomic.Uint64
+	// How often lists were compared with etcd's (1.6), and how often a watch had missed something.
+	audits, repairs atomic.Uint64
+
+	wake chan struct{} // tend has something to do
 
 	names   atomic.Int64  // that are asked for
 	lookups chan struct{} // has room for those that may run at once
@@ -86,6 +90,10 @@ type Discovery struct {
 	ctx       context.Context            // of Run; nil before
 	stopped   bool
 	followers sync.WaitGroup
+
+	notesMu sync.Mutex
+
+	notes map[string]map[netip.AddrPort]string // of Gone, by service, for tend
 }
 
 // New returns a Discovery; Run starts it. It opens no connection.
@@ -110,6 +118,8 @@ func New(cfg Config) (*Discovery, error) {
 		cfg:     cfg,
 		log:     cfg.Log,
 		spool:   newSpool(cfg.SpoolDir, cfg.Log),
+		wake:    make(chan struct{}, 1),
+		notes:   make(map[string]map[netip.AddrPort]string),
 		follows: make(map[string]*follower),
 		ending:  make(map[string]<-chan struct{}),
 	}, nil
@@ -174,6 +184,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { d.spool.run(ctx, followed) })
 	wg.Go(func() { d.confirmStatic(ctx) })
+	wg.Go(func() { d.tend(ctx) })
 	<-ctx.Done()
 	d.mu.Lock()
 	d.stopped = true
@@ -227,15 +238,18 @@ func (d *Discovery) Set(f Follow) {
 		f.Prefix += "/" // or services/user would also read services/user2/ (1.2)
 	}
 	f.Static = slices.Clone(f.Static)
+	if f.keys() == "" {
+		f.Hold = 0 // the configuration loses nobody
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if old := d.follows[f.Name]; old != nil {
-		if reflect.DeepEqual(old.follow, f) {
+		if old.become(f) {
 			return
 		}
 		d.endLocked(f.Name)
 	}
-	n := &follower{d: d, follow: f, after: d.ending[f.Name], done: make(chan struct{})}
+	n := &follower{d: d, follow: f, guard: guard{hold: f.Hold}, after: d.ending[f.Name], done: make(chan struct{})}
 	d.follows[f.Name] = n
 	d.startLocked(n)
 }
@@ -287,9 +301,11 @@ func (d *Discovery) endLocked(name string) {
 type Status struct {
 	SpoolError string // empty if the spool is well
 	Reads      uint64 // whole reads of a prefix
+	Audits     uint64 // lists that were compared with etcd's (1.6)
+	Repairs    uint64 // lists that had missed a change: found by an audit, or after a silence (1.3)
 }
 
 // Status returns it.
 func (d *Discovery) Status() Status {
-	return Status{Reads: d.reads.Load(), SpoolError: d.spool.trouble()}
+	return Status{Reads: d.reads.Load(), Audits: d.audits.Load(), Repairs: d.repairs.Load(), SpoolError: d.spool.trouble()}
 }

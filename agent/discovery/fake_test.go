@@ -49,12 +49,17 @@ type fakeEtcd struct {
 	holdPages chan struct{}
 	maxKeys   int // of a page, above which it is too large
 
+	leases    map[int64]bool // those that live
+	leaseErr  error
+	leaseHang bool
+
 	saw fakeSaw
 }
 
 // fakeSaw is what a fake etcd was asked.
 type fakeSaw struct {
 	dials, reading, mostReading int
+	leases                      int         // questions of leases
 	reads                       []time.Time // first pages
 	checks                      []time.Time
 	limits                      []int
@@ -278,6 +283,19 @@ func (c *fakeClient) Watch(ctx context.Context, prefix string, rev int64) client
 	e.watches[w] = struct{}{}
 	context.AfterFunc(ctx, func() { e.set(func() { delete(e.watches, w) }) })
 	return w.ch
+}
+
+func (c *fakeClient) LeaseLives(ctx context.Context, lease int64) (bool, error) {
+	e := c.e
+	e.mu.Lock()
+	e.saw.leases++
+	hang, err, live := e.leaseHang, e.leaseErr, e.leases[lease]
+	e.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return false, ctx.Err()
+	}
+	return live, err
 }
 
 func (c *fakeClient) Progress(context.Context) error {

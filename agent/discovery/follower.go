@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
@@ -40,19 +43,24 @@ type follower struct {
 	after  <-chan struct{}    // closed when the follower before it, of the same service, has ended
 	cancel context.CancelFunc // set when it is started
 	done   chan struct{}      // closed when it has ended
+	keeps  atomic.Bool        // the guard keeps orphans
 
 	seeded   bool
 	decoder  *format.Decoder
 	back     etcd.Backoff
 	fresh    budget
-	watching bool   // the watch was made
-	doubt    bool   // by a member with a lower revision than the list has: it is behind, or it was restored
-	trouble  string // the last error that was logged
+	audit    *inventory // that the watch has not yet come level with; nil = none
+	level    int64      // the revision up to which the watch has told all
+	watching bool       // the watch was made
+	doubt    bool       // by a member with a lower revision than the list has: it is behind, or it was restored
+	trouble  string     // the last error that was logged
 
 	mu sync.Mutex // held while a list is made and OnList runs, whoever makes it. What follows is written under it, records, epoch and rev by the goroutine alone
 
+	guard     guard
 	records   records
-	spooled   *service.List // what the spool had, until etcd says what is; nil without
+	spooled   *service.List // what the spool had, less orphans, until etcd says what is; nil without
+	cluster   uint64        // of records
 	epoch     uint64        // of records
 	rev       int64         // of records
 	confirmed time.Time     // when the list's source last said that it is so
@@ -61,6 +69,26 @@ type follower struct {
 	names     names
 	told      map[string]bool
 	ended     bool // OnList belongs to the next follower of the service
+}
+
+// become takes over a Follow that differs from f's in nothing that takes a new follower. The caller holds Discovery.mu.
+func (f *follower) become(next Follow) bool {
+	same := f.follow
+	same.Hold = next.Hold
+	if !reflect.DeepEqual(same, next) {
+		return false
+	}
+	if f.follow.Hold == next.Hold {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.follow.Hold, f.guard.hold = next.Hold, next.Hold
+	if next.Hold == 0 && !f.ended {
+		f.let(time.Now(), f.guard.accept(), "guard is off")
+	}
+	f.d.poke()
+	return true
 }
 
 // run follows until ctx ends.
@@ -119,10 +147,13 @@ func (f *follower) seed(now time.Time) {
 	f.seeded = true
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	var orphans service.List
 	if f.follow.spools() {
 		if l := f.d.spool.load(f.follow, now); l != nil {
+			l.Backends, orphans.Backends = splitOrphans(l.Backends)
 			f.unresolve(l)
 			if f.follow.keys() != "" {
+				f.d.cfg.Etcd.Remember(l.Epoch, l.Revision)
 				f.spooled, f.records, f.epoch, f.rev, f.confirmed = l, records{shown: l.Backends}, l.Epoch, l.Revision, l.Confirmed
 			}
 		} else if f.follow.keys() != "" {
@@ -130,6 +161,11 @@ func (f *follower) seed(now time.Time) {
 		}
 	}
 	l, pending := f.make(now)
+	f.follow.Select.choose(&orphans)
+	f.refuse(now, &orphans)
+	f.guard.seed(l.Backends, orphans.Backends, now.Sub(l.Confirmed))
+	l.Backends = f.guard.backends()
+	f.setKeeps()
 	switch {
 	case len(l.Backends) > 0 || len(f.records.shown)+len(f.follow.Static) == 0:
 		f.emit(now, l)
@@ -139,7 +175,8 @@ func (f *follower) seed(now time.Time) {
 	}
 }
 
-// make makes a list of what is known: of records, step by step. pending reports whether it lacks host names that have not been asked for yet. The caller holds f.mu.
+// make makes a list of what is known: of records, step by step, up to the guard. pending reports whether it lacks host names that have not been asked for yet. The caller
+// holds f.mu.
 func (f *follower) make(now time.Time) (l *service.List, pending bool) {
 	switch {
 	case f.follow.keys() == "":
@@ -170,7 +207,11 @@ func (f *follower) remakeLocked(now time.Time) {
 		return // there is none yet, or it is no longer this follower's
 	}
 	l, pending := f.make(now)
-	if f.waits(l, pending) || !f.held && sameList(f.list, l) {
+	if f.waits(l, pending) {
+		return
+	}
+	f.keep(now, l, f.onPurposeHere)
+	if !f.held && sameList(f.list, l) {
 		return
 	}
 	f.held = false
@@ -196,7 +237,7 @@ func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 		return err
 	}
 	f.d.reads.Add(1)
-	f.install(s)
+	f.install(ctx, l, s)
 
 	wctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -217,13 +258,11 @@ func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 }
 
 // install takes what a whole read found.
-func (f *follower) install(s snapshot) {
+func (f *follower) install(ctx context.Context, l *etcd.Link, s snapshot) {
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.list != nil && f.epoch != 0 && (s.epoch != f.epoch || s.revision < f.rev) {
-		f.d.log.Info("etcd was replaced or restored: its revisions start anew", "service", f.follow.Name, "revision", s.revision)
-	}
+	f.cluster = s.cluster
 	f.d.cfg.Etcd.OK()
 	if f.list != nil && f.list.Source == service.FromEtcd && s.epoch == f.epoch && s.revision >= f.rev &&
 		compare(f.records, s.records) == nothing {
@@ -231,9 +270,13 @@ func (f *follower) install(s snapshot) {
 		f.confirmLocked(now)
 		return
 	}
-	was, sameEpoch := f.list, s.epoch == f.epoch
+	was, before, sameEpoch := f.list, f.records, s.epoch == f.epoch
+	known := &before
+	if !sameEpoch {
+		known = nil // what leases were in another life tells nothing
+	}
 	f.records, f.epoch, f.rev, f.spooled = s.records, s.epoch, s.revision, nil
-	f.publish(now, func(l *service.List) bool {
+	f.publish(ctx, l, now, known, func(l *service.List) bool {
 		return was == nil || !sameEpoch || compare(records{shown: was.Backends}, records{shown: l.Backends}) == content
 	})
 }
@@ -244,23 +287,28 @@ func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *watchGuard) e
 	responses := l.Watch(ctx, f.follow.keys(), f.rev)
 	quiet := time.NewTimer(silence + rand.N(silenceJoin))
 	defer quiet.Stop()
+	audit := time.NewTimer(auditEvery/2 + rand.N(auditEvery))
+	defer audit.Stop()
+	f.audit, f.level = nil, 0
 	for {
 		var batch []*mvccpb.Event
 		select {
 		case r, ok := <-responses:
 			guard.stop()
-			err := f.accept(r, ok, &batch)
+			err := f.accept(l, r, ok, &batch)
 			for tries := 0; err == nil && len(batch) > 0 && len(batch) < batchEvents && tries < batchTries; {
 				// A burst comes as many responses. Take what is there or a moment away: one list for all of it.
 				select {
 				case r, ok := <-responses:
-					err, tries = f.accept(r, ok, &batch), 0
+					err, tries = f.accept(l, r, ok, &batch), 0
 				default:
 					tries++
 					runtime.Gosched()
 				}
 			}
-			f.apply(batch)
+			if merr := f.applyAudited(ctx, l, batch); merr != nil {
+				return merr
+			}
 			if err == nil && f.doubt {
 				f.doubt = false
 				err = f.check(ctx, l)
@@ -272,6 +320,12 @@ func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *watchGuard) e
 			if err := f.check(ctx, l); err != nil {
 				return err
 			}
+		case <-audit.C:
+			if err := f.startAudit(ctx, l); err != nil {
+				return err
+			}
+			audit.Reset(auditEvery/2 + rand.N(auditEvery))
+			continue // no word of the watch
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -280,19 +334,23 @@ func (f *follower) watch(ctx context.Context, l *etcd.Link, guard *watchGuard) e
 }
 
 // accept looks at one response and adds its events to batch.
-func (f *follower) accept(r clientv3.WatchResponse, ok bool, batch *[]*mvccpb.Event) error {
+func (f *follower) accept(l *etcd.Link, r clientv3.WatchResponse, ok bool, batch *[]*mvccpb.Event) error {
 	if !ok {
 		return errEnded
 	}
 	if err := r.Err(); err != nil {
 		return err
 	}
-	if r.Header.GetClusterId() != f.epoch {
+	if r.Header.GetClusterId() != f.cluster {
 		return errRestored
 	}
+	l.Saw(r.Header)
 	f.doubt = r.Created && r.Header.GetRevision() < f.rev
 	f.watching = true
 	f.answered()
+	if len(r.Events) == 0 && !r.Created {
+		f.level = r.Header.GetRevision()
+	}
 	*batch = append(*batch, r.Events...)
 	if len(*batch) == 0 && !r.Created {
 		f.confirm(time.Now()) // all that happened up to now has come: etcd answers progress only on watches that are level with it
@@ -301,7 +359,7 @@ func (f *follower) accept(r clientv3.WatchResponse, ok bool, batch *[]*mvccpb.Ev
 }
 
 // apply makes one list of a batch of events.
-func (f *follower) apply(batch []*mvccpb.Event) {
+func (f *follower) apply(ctx context.Context, l *etcd.Link, batch []*mvccpb.Event) {
 	if len(batch) == 0 {
 		return
 	}
@@ -313,8 +371,9 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 	f.rev = rev
 	switch effect {
 	case content:
+		before := f.records
 		f.records = next
-		f.publish(time.Now(), func(*service.List) bool { return true })
+		f.publish(ctx, l, time.Now(), &before, func(*service.List) bool { return true })
 	case revisions: // written again as it was: nothing that a caller could see
 		f.records = next
 		f.confirmLocked(time.Now())
@@ -325,26 +384,11 @@ func (f *follower) apply(batch []*mvccpb.Event) {
 
 // check asks etcd, after a silence or in doubt, whether the list is still so (1.3).
 func (f *follower) check(ctx context.Context, l *etcd.Link) error {
-	release, err := l.Acquire(ctx)
+	theirs, err := f.ask(ctx, l)
 	if err != nil {
 		return err
 	}
-	defer release()
-	rctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	r, err := l.Newest(rctx, f.follow.keys())
-	if err != nil {
-		return err
-	}
-	if r.Header.ClusterId != f.epoch || r.Header.Revision < f.rev {
-		return errRestored
-	}
-	count, newest := f.records.keys()
-	var theirs int64
-	if len(r.Kvs) > 0 {
-		theirs = r.Kvs[0].ModRevision
-	}
-	if r.Count != int64(count) || theirs != newest {
+	if !theirs.is(f.records) {
 		return errMissed
 	}
 	f.answered()
@@ -352,16 +396,20 @@ func (f *follower) check(ctx context.Context, l *etcd.Link) error {
 	return nil
 }
 
-// publish gives OnList the list of records, and spools it if that is not there yet. The caller holds f.mu.
-func (f *follower) publish(now time.Time, isNew func(*service.List) bool) {
+// publish gives OnList the list of records, and spools it if that is not there yet. before is what the keys said until now, nil if that was in another life of etcd. The
+// caller holds f.mu.
+func (f *follower) publish(ctx context.Context, l *etcd.Link, now time.Time, before *records, isNew func(*service.List) bool) {
 	f.confirmed = now
-	l, pending := f.make(now)
-	if f.held = f.waits(l, pending); f.held {
+	list, pending := f.make(now)
+	if f.held = f.waits(list, pending); f.held {
 		return
 	}
-	f.emit(now, l)
-	if isNew(l) {
-		f.d.spool.put(f.follow, l)
+	f.keep(now, list, func(suspects []service.Backend) func(netip.AddrPort) bool {
+		return f.onPurpose(ctx, l, before, suspects)
+	})
+	f.emit(now, list)
+	if isNew(list) {
+		f.d.spool.put(f.follow, list)
 	} else {
 		f.d.spool.confirm(f.follow.Name, now)
 	}
@@ -406,6 +454,7 @@ func (f *follower) report(l *etcd.Link, err error) {
 		l.Fail(err)
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded): // as it should be
 	case errors.Is(err, errMissed):
+		f.d.repairs.Add(1)
 		f.d.log.Warn("a list was out of date", "service", f.follow.Name, "cause", err)
 	case etcd.IsDenied(err), etcd.IsTooLarge(err), errors.Is(err, errMixed):
 		if f.trouble != err.Error() {

@@ -25,6 +25,7 @@ var errMixed = errors.New("etcd's endpoints belong to different clusters")
 // snapshot is a whole prefix at one revision.
 type snapshot struct {
 	records  records
+	cluster  uint64
 	epoch    uint64
 	revision int64
 }
@@ -60,8 +61,11 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 			return snapshot{}, fmt.Errorf("read %q: %w", prefix, err)
 		}
 		if s.revision == 0 {
-			s.epoch, s.revision = r.Header.ClusterId, r.Header.Revision
-		} else if r.Header.ClusterId != s.epoch {
+			if s.epoch, err = l.See(r.Header); err != nil {
+				return snapshot{}, fmt.Errorf("read %q: %w", prefix, err)
+			}
+			s.cluster, s.revision = r.Header.ClusterId, r.Header.Revision
+		} else if r.Header.ClusterId != s.cluster {
 			return snapshot{}, fmt.Errorf("read %q: %w", prefix, errMixed)
 		}
 		for _, kv := range r.Kvs {
@@ -126,24 +130,27 @@ func decode(dec *format.Decoder, room []service.Backend, kv *mvccpb.KeyValue) ch
 		j.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision)
 	}
 	backends, err := dec.Append(room, key, kv.Value)
-	return newChange(key, kv.CreateRevision, kv.ModRevision, backends, err)
+	return newChange(key, kv.CreateRevision, kv.ModRevision, kv.Lease, backends, err)
 }
 
 // joined says what the keys give that j joins with those which changed, themselves included.
 func joined(j *format.Joiner) iter.Seq2[string, change] {
 	return func(yield func(string, change) bool) {
 		for _, p := range j.Changed() {
-			if !yield(p.Key, newChange(p.Key, p.Created, p.Modified, p.Backends, p.Err)) {
+			if !yield(p.Key, newChange(p.Key, p.Created, p.Modified, leaseUnknown, p.Backends, p.Err)) {
 				return
 			}
 		}
 	}
 }
 
+// leaseUnknown is the lease of a backend that several keys make together: whether somebody took it out on purpose can't be told (1.9).
+const leaseUnknown = -1
+
 // newChange is what a key gives; backends become its own.
-func newChange(key string, created, modified int64, backends []service.Backend, err error) change {
+func newChange(key string, created, modified, lease int64, backends []service.Backend, err error) change {
 	for i := range backends {
-		backends[i].Key, backends[i].Created, backends[i].Modified = key, created, modified
+		backends[i].Key, backends[i].Created, backends[i].Modified, backends[i].Lease = key, created, modified, lease
 	}
 	c := change{backends: backends}
 	if err != nil {

@@ -154,9 +154,9 @@ func newer(a, b *service.Backend) int {
 func difference(a, b *service.Backend) effect {
 	switch {
 	case a.Key != b.Key || a.Created != b.Created || a.Host != b.Host || a.Weight != b.Weight || a.Draining != b.Draining || a.Priority != b.Priority ||
-		a.Zone != b.Zone || a.Region != b.Region || !maps.Equal(a.Metadata, b.Metadata):
+		a.Zone != b.Zone || a.Region != b.Region || !maps.Equal(a.Metadata, b.Metadata) || !a.Orphaned.Equal(b.Orphaned):
 		return content
-	case a.Modified != b.Modified:
+	case a.Modified != b.Modified || a.Lease != b.Lease:
 		return revisions
 	}
 	return nothing
@@ -193,10 +193,9 @@ func sameReasons(a, b map[string]other) bool {
 
 // keys returns how many keys there are and the newest ModRevision: what etcd is asked for to see whether a silent watch missed something (1.3).
 func (r records) keys() (n int, newest int64) {
-	seen := make(map[string]struct{}, len(r.shown)+len(r.hidden))
+	seen := r.keySet()
 	for _, list := range [][]service.Backend{r.shown, r.hidden} {
 		for i := range list {
-			seen[list[i].Key] = struct{}{}
 			newest = max(newest, list[i].Modified)
 		}
 	}
@@ -205,6 +204,26 @@ func (r records) keys() (n int, newest int64) {
 		newest = max(newest, o.modified)
 	}
 	return len(seen), newest
+}
+
+// keySet are the keys that give backends.
+func (r records) keySet() map[string]struct{} {
+	seen := make(map[string]struct{}, len(r.shown)+len(r.hidden))
+	for _, list := range [][]service.Backend{r.shown, r.hidden} {
+		for i := range list {
+			seen[list[i].Key] = struct{}{}
+		}
+	}
+	return seen
+}
+
+// lease is the lease of b's key, as it was written last: b itself may be older, since a key that is written again as it was makes no new list.
+func (r records) lease(b *service.Backend) int64 {
+	i, ok := slices.BinarySearchFunc(r.shown, b, func(a service.Backend, b *service.Backend) int { return site(&a, b) })
+	if ok && r.shown[i].Key == b.Key {
+		return r.shown[i].Lease
+	}
+	return b.Lease
 }
 
 // bad returns the first MaxBadRecords bad keys in order, and how many there are (1.7).

@@ -120,6 +120,10 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 			b.Created = int64(c.number)
 		case backendModified:
 			b.Modified = int64(c.number)
+		case backendLease:
+			b.Lease = int64(c.number)
+		case backendOrphaned:
+			b.Orphaned = time.Unix(0, int64(c.number))
 		}
 	}
 	if c.broken || !ip.IsValid() || ip.Is4In6() || port == 0 || port > 65535 || b.Weight == 0 {

@@ -53,6 +53,8 @@ const (
 	backendCreated  = 10
 	backendModified = 11
 	backendPriority = 12
+	backendLease    = 13
+	backendOrphaned = 14 // Unix time in nanoseconds
 )
 
 var (
@@ -132,7 +134,12 @@ func appendBackend(b []byte, e *service.Backend) []byte {
 	b = appendString(b, backendKey, e.Key)
 	b = appendUint(b, backendCreated, uint64(e.Created))
 	b = appendUint(b, backendModified, uint64(e.Modified))
-	return appendUint(b, backendPriority, uint64(e.Priority))
+	b = appendUint(b, backendPriority, uint64(e.Priority))
+	b = appendUint(b, backendLease, uint64(e.Lease))
+	if e.Orphaned.IsZero() {
+		return b
+	}
+	return appendUint(b, backendOrphaned, uint64(e.Orphaned.UnixNano()))
 }
 
 // appendString and appendUint leave out what is empty or 0.

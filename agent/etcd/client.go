@@ -54,6 +54,8 @@ type Client interface {
 	Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan
 	// Heard is when the last response came on any watch; zero if none did.
 	Heard() time.Time
+	// LeaseLives says whether a lease is neither expired nor revoked.
+	LeaseLives(ctx context.Context, lease int64) (bool, error)
 	// Progress asks for a response on each watch. Its error says that there is no connection.
 	Progress(ctx context.Context) error
 	// Raw is the client itself, for those who write; nil in a fake.
@@ -181,6 +183,14 @@ func (e *etcdClient) Progress(ctx context.Context) error {
 	// It must not fail with a connection: a stream that is stuck shows by its silence (1.3).
 	e.c.RequestProgress(clientv3.WithRequireLeader(ctx)) //nolint:errcheck
 	return nil
+}
+
+func (e *etcdClient) LeaseLives(ctx context.Context, lease int64) (bool, error) {
+	r, err := e.c.TimeToLive(ctx, clientv3.LeaseID(lease))
+	if err != nil {
+		return false, err
+	}
+	return r.TTL > 0, nil
 }
 
 // Raw: see Client.

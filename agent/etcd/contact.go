@@ -32,6 +32,7 @@ type Status struct {
 	LastError   string // why etcd is lost; while it is connected, what failed in the last minute (one endpoint of several)
 	LastContact time.Time
 	Reconnects  uint64 // times that etcd was lost and came back
+	Epochs      uint64 // times that it began another life (1.5)
 }
 
 // errorShown is how long an error is shown while etcd answers: an endpoint that is down fails again within MaxBackoff and a dial.
@@ -108,6 +109,12 @@ func (c *contact) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state, c.lastError = untried, ""
+}
+
+// newEpoch tells that etcd's revisions begin anew: somebody replaced it, or restored a backup.
+func (c *contact) newEpoch(epoch uint64, revision, was int64) {
+	c.log.Warn("etcd was replaced or restored from a backup; all lists are read anew", "epoch", epoch, "revision", revision, "was", was)
+	c.event(time.Now(), fmt.Sprintf("etcd was replaced or restored from a backup: revision %d after %d, epoch %d; all lists are read anew", revision, was, epoch))
 }
 
 func (c *contact) event(now time.Time, detail string) {

@@ -31,11 +31,17 @@ type Link struct {
 	ctx   context.Context         // ends when the client must no longer be used
 	fail  context.CancelCauseFunc // ends it
 	reads chan struct{}           // holds one token per running read
+
+	epochs *epochs // of all links of one Links
 }
 
 // NewLink is a link of c that ends with ctx; Links makes its own.
 func NewLink(ctx context.Context, c Client) *Link {
-	l := &Link{Client: c, reads: make(chan struct{}, readsAtOnce)}
+	return newLink(ctx, c, &epochs{})
+}
+
+func newLink(ctx context.Context, c Client, e *epochs) *Link {
+	l := &Link{Client: c, reads: make(chan struct{}, readsAtOnce), epochs: e}
 	l.ctx, l.fail = context.WithCancelCause(ctx)
 	return l
 }
@@ -63,6 +69,7 @@ type DialFunc func(ctx context.Context, e Config, failed func(error)) (Client, e
 type Links struct {
 	dial    DialFunc
 	contact *contact
+	epochs  *epochs
 
 	mu sync.Mutex
 
@@ -89,8 +96,10 @@ func New(o Options) *Links {
 	if o.Dial == nil {
 		o.Dial = Dial
 	}
+	c := &contact{log: o.Log, events: o.Events}
 	return &Links{
-		dial: o.Dial, contact: &contact{log: o.Log, events: o.Events}, etcd: o.Etcd.clone(), changed: make(chan struct{}), hurry: make(chan struct{}), there: make(chan struct{}),
+		dial: o.Dial, contact: c, epochs: &epochs{tell: c.newEpoch}, etcd: o.Etcd.clone(),
+		changed: make(chan struct{}), hurry: make(chan struct{}), there: make(chan struct{}),
 	}
 }
 
@@ -119,6 +128,7 @@ func (k *Links) Status() Status {
 	if e, _ := k.configured(); e != nil {
 		s.Configured, s.Endpoints = true, slices.Clone(e.Endpoints)
 		k.contact.fill(&s)
+		s.Epochs = k.epochs.changes()
 	}
 	return s
 }
@@ -245,7 +255,7 @@ func (k *Links) Run(ctx context.Context) error {
 
 // serve lends one link until it ends, and returns why it did.
 func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) error {
-	l := NewLink(ctx, nil)
+	l := newLink(ctx, nil, k.epochs)
 	defer l.fail(context.Canceled)
 	stop := make(chan struct{})
 	defer close(stop)

@@ -13,6 +13,7 @@ type Kind string
 const (
 	Verdict  Kind = "verdict"  // a backend's verdict changed; Detail says from what to what and why
 	List     Kind = "list"     // a service's list changed
+	Orphan   Kind = "orphan"   // backends lost their keys in a way that looks like an accident and are kept, or such ones left (1.9, 1.10)
 	Panic    Kind = "panic"    // a service entered or left panic
 	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool
 	Config   Kind = "config"   // a reload was applied or refused

@@ -44,6 +44,8 @@ type Backend struct {
 	Zone     string            // empty if unknown
 	Region   string            // empty if unknown
 	Key      string            // the key this data came from (the one with the highest ModRevision, 1.1); empty for static
+	Lease    int64             // the lease of Key; 0 = none
+	Orphaned time.Time         // since when the backend is kept although its keys are gone (1.9); zero = it isn't
 }
 
 // Source says where a list came from (1.12).
@@ -66,7 +68,7 @@ type BadRecord struct {
 type List struct {
 	Service   string
 	Source    Source
-	Epoch     uint64      // one life of an etcd cluster (its cluster id); 0 for static
+	Epoch     uint64      // one life of an etcd cluster: its id, plus 1 for each life before (1.5); 0 for static
 	Revision  int64       // etcd's revision; compares within an epoch only
 	Confirmed time.Time   // when the source last said that this is so; age = now - Confirmed (1.3)
 	Backends  []Backend   // sorted by Addr, one each

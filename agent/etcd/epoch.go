@@ -1,0 +1,132 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// maxLives bounds how many lives of one cluster are told apart.
+const maxLives = 1 << 16
+
+// errNewEpoch ends a link because etcd began another life: whoever watches or writes looks at everything anew.
+var errNewEpoch = errors.New("etcd was replaced or restored from a backup")
+
+// epochs tells the lives of etcd apart (SEMANTICS 1.5). Revisions compare only within one. A cluster restored from a backup may have its old id and lower
+// revisions; so an epoch is the cluster's id plus the number of its lives that were seen to end. That number is in every list, and so in the spool, from which the
+// next start learns it. Safe for concurrent use.
+type epochs struct {
+	tell func(epoch uint64, now, was int64) // of another epoch, at revision now; called under the lock
+
+	mu sync.Mutex
+
+	seen    bool // an answer has come
+	cluster uint64
+	epoch   uint64
+	highest int64            // revision seen in epoch
+	spooled map[uint64]int64 // until the first answer: the highest revision of each epoch that a spooled list is of
+	count   uint64           // of changes
+}
+
+// remember notes the epoch and revision of a spooled list.
+func (e *epochs) remember(epoch uint64, revision int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.seen && epoch == e.epoch:
+		e.highest = max(e.highest, revision)
+	case !e.seen && epoch != 0:
+		if e.spooled == nil {
+			e.spooled = make(map[uint64]int64)
+		}
+		e.spooled[epoch] = max(e.spooled[epoch], revision)
+	}
+}
+
+// see takes the header of a linearizable answer, which shows all that had happened when it was asked for: a lower revision is another life.
+func (e *epochs) see(h *pb.ResponseHeader) (epoch uint64, changed bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.seen {
+		changed = e.first(h)
+	} else if h.ClusterId != e.cluster {
+		e.begin(h, h.ClusterId)
+		changed = true
+	} else if h.Revision < e.highest {
+		e.begin(h, e.epoch+1)
+		changed = true
+	}
+	e.highest = max(e.highest, h.Revision)
+	return e.epoch, changed
+}
+
+// first takes the first answer of all: it goes on with the newest spooled life of its cluster, unless its revision is below that. It has nothing to end.
+func (e *epochs) first(h *pb.ResponseHeader) (changed bool) {
+	e.seen, e.cluster, e.epoch = true, h.ClusterId, h.ClusterId
+	known := false
+	for epoch := range e.spooled {
+		if life := epoch - h.ClusterId; life < maxLives { // one of a lower number wraps around
+			known = true
+			e.epoch = max(e.epoch, epoch)
+		}
+	}
+	e.highest = e.spooled[e.epoch]
+	switch {
+	case known && h.Revision < e.highest:
+		e.begin(h, e.epoch+1)
+	case !known && len(e.spooled) > 0:
+		e.begin(h, h.ClusterId)
+	}
+	e.spooled = nil
+	return false
+}
+
+func (e *epochs) begin(h *pb.ResponseHeader, epoch uint64) {
+	was := e.highest
+	e.cluster, e.epoch, e.highest = h.ClusterId, epoch, h.Revision
+	e.count++
+	if e.tell != nil {
+		e.tell(epoch, h.Revision, was)
+	}
+}
+
+// raise takes the header of any other answer: what it shows has happened, but more may have.
+func (e *epochs) raise(h *pb.ResponseHeader) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.seen && h.GetClusterId() == e.cluster {
+		e.highest = max(e.highest, h.GetRevision())
+	}
+}
+
+func (e *epochs) changes() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.count
+}
+
+// See notes the header of a linearizable answer and returns its epoch. Another epoch than before ends the link, so that all who use it look at everything anew; the
+// error is that, or why the link had ended before.
+func (l *Link) See(h *pb.ResponseHeader) (epoch uint64, err error) {
+	if err := context.Cause(l.ctx); err != nil {
+		return 0, err // the answer may be of the life before
+	}
+	epoch, changed := l.epochs.see(h)
+	if changed {
+		l.fail(errNewEpoch)
+		return 0, errNewEpoch
+	}
+	return epoch, nil
+}
+
+// Saw notes the header of an answer that need not be the newest: of a watch, or a serializable read.
+func (l *Link) Saw(h *pb.ResponseHeader) {
+	if l.ctx.Err() == nil {
+		l.epochs.raise(h)
+	}
+}
+
+// Remember notes the epoch and revision of a list that was spooled, before etcd is asked.
+func (k *Links) Remember(epoch uint64, revision int64) { k.epochs.remember(epoch, revision) }
