@@ -60,7 +60,7 @@ func New(name string, selected map[string][]string) (*Decoder, error) {
 	case Kratos:
 		d.decode = kratos{schemes: selected["scheme"]}.decode
 	case Kitex, Hertz:
-		d.decode = kitex{zeroIsNone: name == Hertz}.decode
+		d.decode = kitex{hertz: name == Hertz}.decode
 	case GoMicro:
 		d.decode = goMicro
 	case RPCX:

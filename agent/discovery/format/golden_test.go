@@ -122,6 +122,12 @@ func goldenTests() []record {
 		{name: "no address", format: Hertz, key: hertzKey, value: `{"network":"tcp","weight":10}`, err: "no address"},
 		{name: "weight negative", format: Kitex, key: kitexKey, value: `{"address":"10.0.0.1:8888","weight":-1}`, err: "weight"},
 
+		{
+			name: "IPv6 as kitex writes it", format: Kitex, key: "kitex/registry-etcd/foo/2001:db8::1:8888", value: `{"network":"tcp","address":"2001:db8::1:8888","weight":10,"tags":null}`,
+			want: list(backend("[2001:db8::1]:8888", weight(10))),
+		},
+		{name: "a port with a letter", format: Kitex, key: kitexKey, value: `{"address":"2001:db8::1:88ff"}`, err: "address"},
+		{name: "hertz needs brackets", format: Hertz, key: hertzKey, value: `{"address":"2001:db8::1:8888"}`, err: "no port"},
 		{name: "hertz writes 0 for no weight", format: Hertz, key: hertzKey, value: `{"network":"tcp","address":"10.0.0.1:8888","weight":0,"tags":null}`, want: list(backend("10.0.0.1:8888", weight(10)))},
 
 		// go-micro: default weight 100; weight 0 drains.

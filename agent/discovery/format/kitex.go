@@ -3,6 +3,9 @@ package format
 import (
 	"cmp"
 	"errors"
+	"net"
+	"net/netip"
+	"strings"
 
 	"github.com/lbagent/lbagent/agent/service"
 )
@@ -16,7 +19,7 @@ const kitexWeight = 10
 //
 // A kitex server always writes a weight, 10 if none was set, so that 0 is draining here (kitex' own clients read it as 10). Hertz writes 0 if none was set, and
 // its clients read that as 10: it has no mark for draining.
-type kitex struct{ zeroIsNone bool }
+type kitex struct{ hertz bool }
 
 func (k kitex) decode(dst []service.Backend, _ string, value []byte) ([]service.Backend, error) {
 	if blank(value) {
@@ -32,7 +35,7 @@ func (k kitex) decode(dst []service.Backend, _ string, value []byte) ([]service.
 	if err := setMetadata(&b, tags); err != nil {
 		return dst, err
 	}
-	if w := o.text("weight"); w != "" && (w != "0" || !k.zeroIsNone) {
+	if w := o.text("weight"); w != "" && (w != "0" || !k.hertz) {
 		if err := setWeight(&b, w); err != nil {
 			return dst, err
 		}
@@ -46,11 +49,23 @@ func (k kitex) decode(dst []service.Backend, _ string, value []byte) ([]service.
 	if address == "" {
 		return dst, errors.New("no address")
 	}
+	if !k.hertz {
+		address = bracketed(address)
+	}
 	if err := setAddr(&b, address); err != nil {
 		return dst, err
 	}
 	b.Metadata = withFields(b.Metadata, o)
 	return append(dst, b), nil
+}
+
+// bracketed undoes what kitex' registry does to IPv6: it writes 2001:db8::1:8888 for [2001:db8::1]:8888. It never leaves the port out.
+func bracketed(address string) string {
+	if ip, err := netip.ParseAddr(address); err != nil || !ip.Is6() {
+		return address
+	}
+	i := strings.LastIndexByte(address, ':')
+	return net.JoinHostPort(address[:i], address[i+1:])
 }
 
 // kitex has no mark for draining that kitex' own clients know.
