@@ -8,7 +8,7 @@ SOAKTIME ?= 10m
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance lint build generate fuzz soak package clean
+.PHONY: help demo test conformance formats lint build generate fuzz soak package clean
 
 help: ## this list
 	@echo "make what?"
@@ -22,6 +22,9 @@ test: ## every test, with the race detector; needs Go and a C compiler
 
 conformance: ## h2spec, gRPC's interop tests, and clients of other makers through the agent
 	cd cmd/lbagent/e2e && LBAGENT_CONFORMANCE=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 20m -run '^TestConformance$$'
+
+formats: ## service lists written and read with the libraries of the projects that the formats come from
+	cd agent/discovery/format/realtest && $(GO) vet . && $(GO) test -timeout 5m -count=1 .
 
 lint: ## vet, golangci-lint, and buf lint
 	$(GO) vet ./...
