@@ -5,10 +5,12 @@ VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.1.0-d
 ARCHES  ?= amd64 arm64
 FUZZTIME ?= 20s
 SOAKTIME ?= 10m
+STEPS ?= 10000
+SEED ?= 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance formats lint build generate fuzz soak package clean
+.PHONY: help demo test conformance formats lint build generate fuzz soak random package clean
 
 help: ## this list
 	@echo "make what?"
@@ -47,6 +49,9 @@ fuzz: ## every fuzz target, FUZZTIME=20s each
 
 soak: ## SOAKTIME=10m of mixed load while backends are killed, hung, removed and returned; every failed call is judged
 	$(GO) test -run='^TestSoak$$' -v -count=1 -timeout=1h ./cmd/lbagent/e2e -soak=$(SOAKTIME)
+
+random: ## STEPS=10000 of everything that can happen to an etcd of three members and to the agent's lists; SEED= repeats a run
+	$(GO) test -run='^TestRandom$$' -v -count=1 -timeout=3h ./agent/discovery -steps=$(STEPS) -seed=$(SEED)
 
 package: ## dist/*.deb and dist/*.rpm, for ARCHES="amd64 arm64"
 	GO='$(GO)' VERSION='$(VERSION)' ARCHES='$(ARCHES)' LDFLAGS='$(LDFLAGS)' packaging/build.sh

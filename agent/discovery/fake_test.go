@@ -58,11 +58,11 @@ type fakeEtcd struct {
 
 // fakeSaw is what a fake etcd was asked.
 type fakeSaw struct {
-	dials, reading, mostReading int
-	leases                      int         // questions of leases
-	reads                       []time.Time // first pages
-	checks                      []time.Time
-	limits                      []int
+	dials, moves, reading, mostReading int
+	leases                             int         // questions of leases
+	reads                              []time.Time // first pages
+	checks                             []time.Time
+	limits                             []int
 }
 
 // seen is what e was asked up to now.
@@ -162,6 +162,10 @@ func (c *fakeClient) Heard() time.Time {
 	defer c.e.mu.Unlock()
 	return c.e.heard
 }
+
+func (c *fakeClient) Elsewhere() { c.e.set(func() { c.e.saw.moves++ }) }
+
+func (c *fakeClient) Everywhere() {}
 
 func (c *fakeClient) Raw() *clientv3.Client { return nil }
 

@@ -447,8 +447,6 @@ func (f *follower) answered() {
 func (f *follower) report(l *etcd.Link, err error) {
 	f.d.log.Debug("reading the list again", "service", f.follow.Name, "cause", err)
 	switch {
-	case etcd.IsAuth(err):
-		l.Fail(err)
 	case errors.Is(err, errMute):
 		f.d.cfg.Etcd.Fail(err)
 		l.Fail(err)

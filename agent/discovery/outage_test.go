@@ -13,6 +13,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -238,9 +239,15 @@ func truth(t *testing.T, c *clientv3.Client) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return describeKeys(t, r.Kvs)
+}
+
+// describeKeys is the list that keys say, worked out in another way than discovery does.
+func describeKeys(t *testing.T, keys []*mvccpb.KeyValue) string {
+	t.Helper()
 	best := map[string]*service.Backend{}
 	bad := 0
-	for _, kv := range r.Kvs {
+	for _, kv := range keys {
 		var addr string
 		b := service.Backend{Key: string(kv.Key), Created: kv.CreateRevision, Modified: kv.ModRevision}
 		if _, err := fmt.Sscanf(string(kv.Value), `{"Op":0,"Addr":%q,"Metadata":{"weight":%d}}`, &addr, &b.Weight); err != nil {

@@ -58,6 +58,10 @@ type Client interface {
 	LeaseLives(ctx context.Context, lease int64) (bool, error)
 	// Progress asks for a response on each watch. Its error says that there is no connection.
 	Progress(ctx context.Context) error
+	// Elsewhere leaves the endpoint that is connected for another one, if there is one.
+	Elsewhere()
+	// Everywhere lets all endpoints be tried again.
+	Everywhere()
 	// Raw is the client itself, for those who write; nil in a fake.
 	Raw() *clientv3.Client
 	Close()
@@ -76,15 +80,23 @@ func reconnect() grpcbackoff.Config {
 	return grpcbackoff.Config{BaseDelay: MinBackoff, Multiplier: 2, Jitter: 1, MaxDelay: MaxBackoff / 2}
 }
 
-// etcdClient is the real client: one connection per endpoint, one stream for all watches.
+// pickFirst has one connection, to the first endpoint that answers in an order of chance: an endpoint that is dead, or accepts and says nothing, holds up nobody
+// for more than 250 ms, and a fleet spreads over the members. clientv3's own round robin asks all endpoints in turn: of a member that hangs, every third call
+// would wait until keepalive finds out.
+const pickFirst = `{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}`
+
+// etcdClient is the real client: one connection, one stream for all watches.
 type etcdClient struct {
 	c     *clientv3.Client
+	all   []string // endpoints
+	where *where
 	heard atomic.Pointer[time.Time]
 }
 
 // Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
 func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
-	own := &etcdClient{}
+	at := &where{}
+	own := &etcdClient{all: e.Endpoints, where: at}
 	cfg := clientv3.Config{
 		Endpoints:            e.Endpoints,
 		Context:              ctx,
@@ -96,14 +108,16 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect(), MinConnectTimeout: dialTimeout}),
 			grpc.WithIdleTimeout(0),
-			grpc.WithContextDialer(dialer(failed)),
-			grpc.WithTransportCredentials(newHandshaker(e, failed)),
+			grpc.WithDisableServiceConfig(),
+			grpc.WithDefaultServiceConfig(pickFirst),
+			grpc.WithContextDialer(dialer(at, failed)),
+			grpc.WithTransportCredentials(newHandshaker(e, at, failed)),
 			grpc.WithChainStreamInterceptor(own.watchStream),
 		},
 	}
 	var who *login
 	if e.Username != "" && e.PasswordFile != "" {
-		who = &login{ctx: ctx, name: e.Username, passwordFile: e.PasswordFile}
+		who = &login{ctx: ctx, name: e.Username, passwordFile: e.PasswordFile, at: at}
 		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.call))
 	}
 	var err error
@@ -119,22 +133,28 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 	return own, nil
 }
 
-// Wrap is c as a Client.
-func Wrap(c *clientv3.Client) Client { return &etcdClient{c: c} }
+// Wrap is c as a Client, which stays with the endpoints of c.
+func Wrap(c *clientv3.Client) Client {
+	return &etcdClient{c: c, all: c.Endpoints(), where: &where{}}
+}
 
 // dialer dials TCP and unix sockets.
-func dialer(failed func(error)) func(context.Context, string) (net.Conn, error) {
+func dialer(at *where, failed func(error)) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) {
-		network := "tcp"
+		network, endpoint := "tcp", addr
 		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 			network, addr = "unix", strings.TrimPrefix(path, "//")
 		}
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, network, addr)
-		if err != nil && ctx.Err() == nil {
-			failed(err)
+		if err != nil {
+			if ctx.Err() == nil {
+				failed(err)
+			}
+			return nil, err
 		}
-		return conn, err
+		at.dial(endpoint, conn)
+		return conn, nil
 	}
 }
 
@@ -193,6 +213,21 @@ func (e *etcdClient) LeaseLives(ctx context.Context, lease int64) (bool, error) 
 	return r.TTL > 0, nil
 }
 
+// Elsewhere: see Client. The token stays good: all members know it.
+func (e *etcdClient) Elsewhere() {
+	now := e.where.connected()
+	others := slices.DeleteFunc(slices.Clone(e.all), func(endpoint string) bool { return now != "" && strings.HasSuffix(endpoint, now) })
+	if len(others) > 0 && len(others) < len(e.all) {
+		e.c.SetEndpoints(others...)
+	}
+}
+
+func (e *etcdClient) Everywhere() {
+	if len(e.c.Endpoints()) < len(e.all) {
+		e.c.SetEndpoints(e.all...)
+	}
+}
+
 // Raw: see Client.
 func (e *etcdClient) Raw() *clientv3.Client { return e.c }
 
@@ -231,10 +266,12 @@ func (s watchStream) RecvMsg(m any) error {
 	return final(err)
 }
 
+const brokenStream = "the stream broke: "
+
 // final makes of an error that clientv3 would try again, by its code, one without a code.
 func final(err error) error {
 	if c := status.Code(err); c == codes.Unavailable || c == codes.Internal {
-		return errors.New("the stream broke: " + status.Convert(err).Message())
+		return errors.New(brokenStream + status.Convert(err).Message())
 	}
 	return err
 }
@@ -247,6 +284,24 @@ func IsAuth(err error) bool {
 		}
 	}
 	return status.Code(err) == codes.Unauthenticated
+}
+
+// IsHung reports whether err says that no answer came in time, although there is a connection. Other than a member that stands still it may be the token: one of
+// before etcd was restored from a backup is not refused, but waits for the log to reach the place where it was given out.
+func IsHung(err error) bool {
+	if errors.Is(err, errLoggingIn) {
+		return false // etcd may have a thousand of them to do; this one goes on
+	}
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+}
+
+// IsRefusal reports whether err says that the member that was asked can't serve now: it has no leader, say. Another one may.
+func IsRefusal(err error) bool {
+	if err == nil {
+		return false
+	}
+	e, ok := errors.AsType[rpctypes.EtcdError](err)
+	return ok && e.Code() == codes.Unavailable || strings.Contains(err.Error(), brokenStream+"etcdserver: ")
 }
 
 // IsDenied reports whether err is about one prefix only.

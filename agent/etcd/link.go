@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -33,6 +34,13 @@ type Link struct {
 	reads chan struct{}           // holds one token per running read
 
 	epochs *epochs // of all links of one Links
+
+	served atomic.Bool // it has had an answer
+
+	mu sync.Mutex
+
+	back   Backoff // of moves to other endpoints
+	moveAt time.Time
 }
 
 // NewLink is a link of c that ends with ctx; Links makes its own.
@@ -117,10 +125,52 @@ func (k *Links) Set(e *Config) {
 }
 
 // OK notes that etcd answered.
-func (k *Links) OK() { k.contact.ok() }
+func (k *Links) OK() {
+	if l := k.lent(); l != nil && !l.served.Swap(true) {
+		l.mu.Lock()
+		l.back.Reset()
+		l.mu.Unlock()
+	}
+	k.contact.ok()
+}
 
-// Fail notes that etcd did not answer, or not as it should.
-func (k *Links) Fail(err error) { k.contact.fail(err) }
+// Fail notes that etcd did not answer, or not as it should, and has the link that is lent mended if that may help: another client, or another endpoint.
+func (k *Links) Fail(err error) {
+	l := k.lent()
+	if IsAuth(err) { // no loss of etcd: another client logs in again
+		if l != nil {
+			l.Fail(err)
+		}
+		return
+	}
+	k.contact.fail(err)
+	switch {
+	case l == nil:
+	case IsHung(err):
+		l.Fail(err)
+	case IsRefusal(err):
+		l.elsewhere(time.Now())
+	}
+}
+
+// lent is the link of now, nil if there is none.
+func (k *Links) lent() *Link {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.link
+}
+
+// elsewhere moves to another endpoint, but not over and over while none of them serves.
+func (l *Link) elsewhere(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Before(l.moveAt) {
+		return
+	}
+	l.served.Store(false)
+	l.moveAt = now.Add(MinBackoff + l.back.Next())
+	l.Elsewhere()
+}
 
 // Status is what is known of etcd.
 func (k *Links) Status() Status {
@@ -234,7 +284,7 @@ func (k *Links) Run(ctx context.Context) error {
 			continue
 		}
 		began := time.Now()
-		err := k.serve(ctx, *e, changed)
+		served, err := k.serve(ctx, *e, changed)
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errReplaced):
@@ -242,8 +292,10 @@ func (k *Links) Run(ctx context.Context) error {
 			k.contact.reset()
 		default:
 			if time.Since(began) >= linkSettles {
-				back.Reset() // the usual case: a token that expired
 				k.contact.log.Info("making a new etcd client", "cause", err)
+				if served {
+					back.Reset() // the usual case: a token that expired
+				}
 			} else if IsAuth(err) {
 				k.contact.fail(err)
 			}
@@ -253,8 +305,8 @@ func (k *Links) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve lends one link until it ends, and returns why it did.
-func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) error {
+// serve lends one link until it ends, and returns why it did, and whether etcd ever answered over it.
+func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) (served bool, err error) {
 	l := newLink(ctx, nil, k.epochs)
 	defer l.fail(context.Canceled)
 	stop := make(chan struct{})
@@ -273,14 +325,14 @@ func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) er
 	})
 	if err != nil {
 		if cause := context.Cause(l.ctx); cause != nil {
-			return cause
+			return false, cause
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			k.contact.lose(err) // that no endpoint could be dialed is known, with the reason
 		} else {
 			k.contact.fail(err) // at once, however long the login took
 		}
-		return err
+		return false, err
 	}
 	defer c.Close()
 	l.Client = c
@@ -291,7 +343,7 @@ func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) er
 	k.mu.Unlock()
 	defer k.drop(l)
 	k.tick(l)
-	return context.Cause(l.ctx)
+	return l.served.Load(), context.Cause(l.ctx)
 }
 
 // tick asks for progress until l ends (1.3).
@@ -307,6 +359,7 @@ func (k *Links) tick(l *Link) {
 		ctx, cancel := context.WithTimeout(l.ctx, ProgressEvery/2)
 		if err := l.Progress(ctx); err != nil && l.ctx.Err() == nil {
 			k.contact.lose(err)
+			l.Everywhere()
 		}
 		cancel()
 	}

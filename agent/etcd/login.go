@@ -19,15 +19,20 @@ import (
 // before and came again would have etcd compute twice. A member that hangs is found sooner, by the keepalive, and one without a leader says so.
 const loginTimeout = 2 * time.Minute
 
+// errLoggingIn says that a call did not come to be made.
+var errLoggingIn = errors.New("no answer yet")
+
 // login is who we are to etcd: the token of a user, which all calls carry. clientv3 could do it, too, but it logs in anew for each stream, and for each of the calls that
 // find the token expired, all at once. Here there is one login at a time, for all who wait. Safe for concurrent use.
 type login struct {
 	ctx          context.Context // of the client
 	name         string
 	passwordFile string // read at each login (1.4)
+	at           *where
 
 	mu      sync.Mutex
 	token   string   // empty before the first login, and if etcd wants none
+	good    int      // the connection, by number, on which token was given out or good last
 	running *attempt // nil if no login is under way
 }
 
@@ -54,11 +59,32 @@ func (l *login) current() string {
 	return l.token
 }
 
+// staleAfter is how long a call waits for an answer, with a token that has not been good on the connection of now, before there is another login. Lower lets a slow etcd
+// compute more often, once per connection; higher is the time without answers after etcd was restored from a backup.
+const staleAfter = 2 * time.Second
+
+var errStale = errors.New("the token is of a former life of etcd")
+
 // call logs in again if a call finds its token expired, and makes it once more.
 func (l *login) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if method == pb.Auth_Authenticate_FullMethodName {
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
 	token := l.current()
-	err := invoke(ctx, method, req, reply, cc, opts...)
-	if err == nil || method == pb.Auth_Authenticate_FullMethodName || !isExpired(rpctypes.Error(err)) {
+	once, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	look := time.AfterFunc(staleAfter, func() {
+		if l.mayBeStale(token) {
+			cancel(errStale)
+		}
+	})
+	err := invoke(once, method, req, reply, cc, opts...)
+	look.Stop()
+	if err == nil {
+		l.proven(token)
+		return nil
+	}
+	if !isExpired(rpctypes.Error(err)) && !errors.Is(context.Cause(once), errStale) {
 		return err
 	}
 	if err := l.renew(ctx, cc, token); err != nil {
@@ -70,6 +96,25 @@ func (l *login) call(ctx context.Context, method string, req, reply any, cc *grp
 // isExpired reports whether err says that etcd has forgotten who we are.
 func isExpired(err error) bool {
 	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
+}
+
+// mayBeStale reports whether token may be of a time before etcd was restored from a backup. etcd does not refuse such a token: it lets calls wait until its log, which
+// began anew, is as long as the one was in which the token was given out, and that may take days. One that was good on this connection is not stale.
+func (l *login) mayBeStale(token string) bool {
+	now := l.at.connections()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return token != "" && l.token == token && l.good != now
+}
+
+// proven notes that token was good on the connection of now.
+func (l *login) proven(token string) {
+	now := l.at.connections()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == token {
+		l.good = now
+	}
 }
 
 // renew returns when there is another token than old. It waits until ctx ends at most; the login goes on, for those who come later.
@@ -90,16 +135,17 @@ func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) erro
 	case <-a.done:
 		return a.err
 	case <-ctx.Done():
-		return fmt.Errorf("log in to etcd as %s: no answer yet: %w", l.name, ctx.Err())
+		return fmt.Errorf("log in to etcd as %s: %w: %w", l.name, errLoggingIn, ctx.Err())
 	}
 }
 
 func (l *login) run(a *attempt, cc *grpc.ClientConn) {
 	token, err := l.authenticate(cc)
+	now := l.at.connections()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
-		l.token = token
+		l.token, l.good = token, now
 	}
 	a.err, l.running = err, nil
 	close(a.done)

@@ -33,11 +33,12 @@ type handshaker struct {
 	credentials.TransportCredentials // without files: Info
 
 	etcd   Config
+	at     *where
 	failed func(error)
 }
 
-func newHandshaker(e Config, failed func(error)) *handshaker {
-	h := &handshaker{TransportCredentials: insecure.NewCredentials(), etcd: e, failed: failed}
+func newHandshaker(e Config, at *where, failed func(error)) *handshaker {
+	h := &handshaker{TransportCredentials: insecure.NewCredentials(), etcd: e, at: at, failed: failed}
 	if e.usesTLS() {
 		h.TransportCredentials = credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})
 	}
@@ -65,6 +66,7 @@ func (h *handshaker) ClientHandshake(ctx context.Context, authority string, raw 
 		}
 		return nil, nil, err
 	}
+	h.at.shake(raw)
 	return &firstRead{Conn: conn, failed: h.failed}, info, nil
 }
 
@@ -90,7 +92,9 @@ func (h *handshaker) config() (*tls.Config, error) {
 	return cfg, nil
 }
 
-func (h *handshaker) Clone() credentials.TransportCredentials { return newHandshaker(h.etcd, h.failed) }
+func (h *handshaker) Clone() credentials.TransportCredentials {
+	return newHandshaker(h.etcd, h.at, h.failed)
+}
 
 // firstRead tells if a connection ends before a byte was read. That is how TLS 1.3 says that it does not want the client's certificate, and grpc keeps it to itself.
 type firstRead struct {

@@ -1,0 +1,55 @@
+package etcd
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// etcd was restored from a backup, so that it knows nothing of our token; it does not say so, but lets calls wait. The client finds out and logs in again.
+func TestTokenOfFormerLife(t *testing.T) {
+	cluster := etcdtest.StartCluster(t, 3, etcdtest.Config{})
+	c := cluster.Client(t, "", "", 0)
+	for _, step := range []func() error{
+		func() error { _, err := c.UserAdd(t.Context(), "root", "pw"); return err },
+		func() error { _, err := c.UserGrantRole(t.Context(), "root", "root"); return err },
+		func() error { _, err := c.AuthEnable(t.Context()); return err },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := cluster.Client(t, "root", "pw", 0)
+	backup, password := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "password")
+	if err := etcdtest.Backup(t.Context(), root, backup); err != nil {
+		t.Fatal(err)
+	}
+	put := func(c *clientv3.Client, n int) {
+		for range n {
+			if _, err := c.Put(t.Context(), "elsewhere", "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(root, 50) // the token's place in the log is beyond what the restored one will have
+	write(t, password, "pw")
+	cl, err := Dial(t.Context(), Config{Endpoints: cluster.Endpoints(), Username: "root", PasswordFile: password}, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	l := NewLink(t.Context(), cl)
+	if err := newest(t, l, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Restore(backup, ""); err != nil {
+		t.Fatal(err)
+	}
+	put(cluster.Client(t, "root", "pw", 1), 1)
+	begin := time.Now()
+	eventually(t, 30*time.Second, "an answer", func() bool { return newest(t, l, 10*time.Second) == nil })
+	t.Logf("answered after %v", time.Since(begin))
+}
