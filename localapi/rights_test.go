@@ -39,8 +39,11 @@ func tries(t testing.TB, socket string) string {
 	say("reload", err)
 	_, err = lbagentv1.NewAdminServiceClient(cc).Reload(metadata.AppendToOutgoingContext(ctx, peerKey, forged), &lbagentv1.ReloadRequest{})
 	say("forged reload", err)
-	_, err = lbagentv1.NewAdminServiceClient(cc).Mute(ctx, &lbagentv1.MuteRequest{Service: "user", Address: "10.0.0.1:80"})
+	m, err := lbagentv1.NewAdminServiceClient(cc).Mute(ctx, &lbagentv1.MuteRequest{Service: "user", Address: "10.0.0.1:80", OnBehalfOf: "eve"})
 	say("mute", err)
+	if author := m.GetMute().GetAuthor(); err == nil && strings.HasPrefix(author, "eve (") != (os.Getuid() == 0) {
+		fmt.Fprintf(&out, "the mute is by %q\n", author) // only root may say for whom it acts
+	}
 	_, err = lbagentv1.NewAdminServiceClient(cc).Unmute(ctx, &lbagentv1.UnmuteRequest{Service: "user", Address: "10.0.0.1:80"})
 	say("unmute", err)
 	for _, verb := range []string{"mute", "unmute"} {

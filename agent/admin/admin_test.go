@@ -212,9 +212,13 @@ func TestHostAllowed(t *testing.T) {
 func TestPage(t *testing.T) {
 	f := serve(t, nil)
 	f.good = false
+	f.table.SetMutes(start(), []service.Mute{
+		{Service: "user", Addr: netip.MustParseAddrPort("10.0.0.2:80"), Since: start(), Until: start().Add(time.Hour)},
+		{Service: "user", Addr: netip.MustParseAddrPort("10.0.0.3:80"), Since: start(), Until: start().Add(time.Hour)}, // not in the list
+	})
 	_, page, _ := f.get(t, 0, "GET", "/", "")
 	for _, want := range []string{
-		"lbagent v1.2.3", "<td>user</td><td class=\"number\">1</td><td class=\"number\">2</td><td>etcd</td><td>3s</td>", "no list yet", "2 unreadable records",
+		"lbagent v1.2.3", "<td>user</td><td class=\"number\">1</td><td class=\"number\">2</td><td>etcd</td><td>3s</td>", "no list yet", "1 muted by hand; 2 unreadable records",
 		"unix:/run/&lt;user&gt;.sock", "No list yet: cart.", "lbagent check", `href="/metrics"`,
 	} {
 		if !strings.Contains(page, want) {

@@ -118,6 +118,9 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 		if view.Panic {
 			notes = append(notes, "panic: too few backends are usable")
 		}
+		if n := view.Muted(); n > 0 {
+			notes = append(notes, fmt.Sprintf("%d muted by hand", n))
+		}
 		if view.List.BadCount > 0 {
 			notes = append(notes, fmt.Sprintf("%d unreadable records", view.List.BadCount))
 		}

@@ -297,6 +297,28 @@ func TestHalfOfAService(t *testing.T) {
 	}
 }
 
+// Who mutes between another's look and its write makes that one look again: what was counted is what is written on.
+func TestHalfOfAServiceAtTheSameMoment(t *testing.T) {
+	_, c, hosts := fleetOf(t, 2)
+	h := hosts[0]
+	h.mute(time.Now(), fleet("10.0.0.1:80"))
+	var once sync.Once
+	h.asked = func() {
+		once.Do(func() {
+			forced := fleet("10.0.0.2:80")
+			forced.Force = true
+			hosts[1].mute(time.Now(), forced)
+		})
+	}
+	_, err := h.Mute(t.Context(), time.Now(), Request{Service: "user", Address: "10.0.0.3:80", Fleet: true, Reason: "x"})
+	if !errors.Is(err, ErrNeedsForce) || !strings.Contains(err.Error(), "3 of the 5 backends of user") {
+		t.Errorf("%v, want a refusal", err)
+	}
+	if leases, err := c.Leases(t.Context()); err != nil || len(leases.Leases) != 2 {
+		t.Errorf("leases %v, %v, want those of the two mutes", leases, err)
+	}
+}
+
 // Keys that others wrote: what can be read is honoured, what can't is told, nothing else happens.
 func TestHandWrittenKeys(t *testing.T) {
 	_, c, hosts := fleetOf(t, 1)

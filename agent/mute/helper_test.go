@@ -24,6 +24,7 @@ type rig struct {
 	holds []string // what OnMutes said last
 	calls int
 	lists map[string][]string
+	asked func() // if set: when the lists are asked for
 }
 
 func newRig(t testing.TB, cfg Config) *rig {
@@ -61,6 +62,9 @@ func line(m *service.Mute) string {
 }
 
 func (r *rig) backends(name string) ([]Backend, bool) {
+	if r.asked != nil {
+		r.asked()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list, ok := r.lists[name]

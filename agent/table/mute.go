@@ -93,3 +93,14 @@ func (v *View) Parts(now time.Time, b *Backend) []health.Part {
 	}
 	return parts
 }
+
+// Muted is the number of v's backends that are muted, those that drain included.
+func (v *View) Muted() int {
+	n := 0
+	for addr := range v.muted {
+		if v.Find(addr) != nil {
+			n++
+		}
+	}
+	return n
+}
