@@ -35,6 +35,15 @@ func parseAddr(s string) (addr netip.AddrPort, host string, err error) {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), "", nil
 }
 
+// bracketed returns [2001:db8::1]:8888 for 2001:db8::1:8888, which some registries write for it; they never leave the port out. Other addresses stay as they are.
+func bracketed(s string) string {
+	i := strings.LastIndexByte(s, ':')
+	if ip, err := netip.ParseAddr(s[:max(i, 0)]); err != nil || !ip.Is6() {
+		return s
+	}
+	return net.JoinHostPort(s[:i], s[i+1:])
+}
+
 // parseHost reads an address that netip refused: a host name with a port, or it says what is wrong.
 func parseHost(s string) (addr netip.AddrPort, host string, err error) {
 	if s == "" {

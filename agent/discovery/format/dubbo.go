@@ -23,7 +23,7 @@ func dubboInterface(dst []service.Backend, key string, _ []byte) ([]service.Back
 	if err != nil {
 		return dst, fmt.Errorf("the key is not an escaped URL: %.80q", err.Error())
 	}
-	u, err := parseURL(text)
+	u, err := dubboURL(text)
 	if err != nil {
 		return dst, err
 	}
@@ -47,6 +47,20 @@ func dubboInterface(dst []service.Backend, key string, _ []byte) ([]service.Back
 	}
 	b.Metadata = with(b.Metadata, "scheme", u.Scheme)
 	return append(dst, b), nil
+}
+
+// dubboURL reads a URL as dubbo-go writes it: an IPv6 address has no brackets.
+func dubboURL(text string) (*url.URL, error) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return parseURL(text)
+	}
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	from := strings.LastIndexByte(rest[:end], '@') + 1
+	return parseURL(scheme + "://" + rest[:from] + bracketed(rest[from:end]) + rest[end:])
 }
 
 // dubboApplication reads what dubbo-go's service discovery writes: `/services/<app>/<host>:<port>`, a JSON instance with Host, Port, Enable, Healthy and Metadata.

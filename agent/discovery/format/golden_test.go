@@ -126,6 +126,10 @@ func goldenTests() []record {
 			name: "IPv6 as kitex writes it", format: Kitex, key: "kitex/registry-etcd/foo/2001:db8::1:8888", value: `{"network":"tcp","address":"2001:db8::1:8888","weight":10,"tags":null}`,
 			want: list(backend("[2001:db8::1]:8888", weight(10))),
 		},
+		{
+			name: "the same with a port of five digits", format: Kitex, key: "kitex/registry-etcd/foo/2001:db8::1:18888", value: `{"address":"2001:db8::1:18888"}`,
+			want: list(backend("[2001:db8::1]:18888", weight(10))),
+		},
 		{name: "a port with a letter", format: Kitex, key: kitexKey, value: `{"address":"2001:db8::1:88ff"}`, err: "address"},
 		{name: "hertz needs brackets", format: Hertz, key: hertzKey, value: `{"address":"2001:db8::1:8888"}`, err: "no port"},
 		{name: "hertz writes 0 for no weight", format: Hertz, key: hertzKey, value: `{"network":"tcp","address":"10.0.0.1:8888","weight":0,"tags":null}`, want: list(backend("10.0.0.1:8888", weight(10)))},
@@ -198,6 +202,10 @@ func goldenTests() []record {
 		{
 			name: "golden IPv6", format: DubboInterface, key: "/dubbo/com.x.Foo/providers/dubbo%3A%2F%2F%5B2001%3Adb8%3A%3A1%5D%3A20000%2Fcom.x.Foo%3Fmethods%3Da%26weight%3D100",
 			want: list(backend("[2001:db8::1]:20000", meta("scheme", "dubbo"))),
+		},
+		{
+			name: "IPv6 as dubbo-go writes it", format: DubboInterface, key: "/dubbo/f/providers/" + url.QueryEscape("tri://u@2001:db8::1:20000/f?a=b c"),
+			want: list(backend("[2001:db8::1]:20000", meta("scheme", "tri", "a", "b c"))),
 		},
 		{name: "golden folder", format: DubboInterface, key: "/dubbo/com.x.Foo/providers"},
 		{name: "parent", format: DubboInterface, key: "/dubbo"},

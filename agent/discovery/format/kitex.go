@@ -3,9 +3,6 @@ package format
 import (
 	"cmp"
 	"errors"
-	"net"
-	"net/netip"
-	"strings"
 
 	"github.com/lbagent/lbagent/agent/service"
 )
@@ -50,22 +47,13 @@ func (k kitex) decode(dst []service.Backend, _ string, value []byte) ([]service.
 		return dst, errors.New("no address")
 	}
 	if !k.hertz {
-		address = bracketed(address)
+		address = bracketed(address) // kitex' registry leaves the brackets out
 	}
 	if err := setAddr(&b, address); err != nil {
 		return dst, err
 	}
 	b.Metadata = withFields(b.Metadata, o)
 	return append(dst, b), nil
-}
-
-// bracketed undoes what kitex' registry does to IPv6: it writes 2001:db8::1:8888 for [2001:db8::1]:8888. It never leaves the port out.
-func bracketed(address string) string {
-	if ip, err := netip.ParseAddr(address); err != nil || !ip.Is6() {
-		return address
-	}
-	i := strings.LastIndexByte(address, ':')
-	return net.JoinHostPort(address[:i], address[i+1:])
 }
 
 // kitex has no mark for draining that kitex' own clients know.
