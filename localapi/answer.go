@@ -55,7 +55,7 @@ func provenance(v *table.View, now time.Time) *lbagentv1.Provenance {
 	p := &lbagentv1.Provenance{
 		Epoch:    v.List.Epoch,
 		Revision: v.List.Revision,
-		Source:   string(v.List.Source),
+		Source:   string(v.Source()),
 		Panic:    v.Panic,
 	}
 	if v.Ready {
@@ -130,7 +130,7 @@ func serviceInfo(svc *table.Service, v *table.View, now time.Time) *lbagentv1.Se
 	return &lbagentv1.ServiceInfo{
 		Name:       svc.Name(),
 		Listeners:  spec.Listeners,
-		Backends:   uint32(len(v.Backends)),
+		Backends:   uint32(v.Total),
 		Usable:     uint32(v.Usable),
 		Origin:     origin,
 		Provenance: provenance(v, now),

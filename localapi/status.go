@@ -56,7 +56,7 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 	for _, bad := range v.List.Bad {
 		resp.BadRecords = append(resp.BadRecords, &lbagentv1.BadRecord{Key: bad.Key, Reason: bad.Reason})
 	}
-	resp.Hints = listHints(v.List, now)
+	resp.Hints = append(tierHints(v), listHints(v.List, now)...)
 	if s.cfg.Hints != nil {
 		resp.Hints = append(resp.Hints, s.cfg.Hints(r.Service)...)
 	}
@@ -112,14 +112,32 @@ func summary(svc *table.Service, v *table.View, now time.Time) string {
 		return fmt.Sprintf("%s: no list has come yet", svc.Name())
 	}
 	from := fmt.Sprintf("list from %s, confirmed %s ago", sourceWords(v.List), health.Ago(svc.Age(now)))
+	what := "backends"
+	if v.Fallback {
+		what = "backends of the fallback"
+		from = "none of the service's own is usable, " + from
+	}
 	switch {
 	case v.Panic:
-		return fmt.Sprintf("%s: %d of %d backends usable: panic, fewer than %d %%, so all that answer are tried; %s",
-			svc.Name(), v.Usable, len(v.Backends), svc.Spec().PanicPercent, from)
+		return fmt.Sprintf("%s: %d of %d %s usable: panic, fewer than %d %%, so all that answer are tried; %s",
+			svc.Name(), v.Usable, v.Total, what, svc.Spec().PanicPercent, from)
 	case v.Usable == 0:
 		return fmt.Sprintf("%s; %s", v.Unusable(now), from)
 	}
-	return fmt.Sprintf("%s: %d of %d backends usable; %s", svc.Name(), v.Usable, len(v.Backends), from)
+	return fmt.Sprintf("%s: %d of %d %s usable; %s", svc.Name(), v.Usable, v.Total, what, from)
+}
+
+// tierHints say which tier takes how much, if there are several (3.8).
+func tierHints(v *table.View) []string {
+	var hints []string
+	for _, t := range v.Tiers {
+		does := "stands by"
+		if t.Load > 0 {
+			does = fmt.Sprintf("takes %.0f %% of the calls", t.Load*100)
+		}
+		hints = append(hints, fmt.Sprintf("tier %d %s, %d of %d backends usable", t.Priority, does, t.Usable, t.Backends))
+	}
+	return hints
 }
 
 // sourceWords is where a list came from, for a person.
@@ -138,7 +156,7 @@ func explain(v *table.View, b *table.Backend, usable bool, now time.Time) *lbage
 	snap := b.State.Snapshot(now)
 	e := &lbagentv1.BackendExplanation{
 		Backend:       backendInfo(b, usable, now),
-		Sentence:      sentence(b, usable, v.Panic, now),
+		Sentence:      sentence(v, b, usable, now),
 		Key:           b.Key,
 		StaticWeight:  b.Backend.Weight,
 		Outstanding:   int32(snap.Outstanding),
@@ -158,14 +176,27 @@ func explain(v *table.View, b *table.Backend, usable bool, now time.Time) *lbage
 	return e
 }
 
-func sentence(b *table.Backend, usable, panic bool, now time.Time) string {
+// standbyFor says who goes before a backend that could get calls.
+func standbyFor(v *table.View, b *table.Backend) string {
+	switch {
+	case b.Backend.Fallback && !v.Fallback:
+		return "as fallback"
+	case v.Fallback && !b.Backend.Fallback:
+		return "until it has been usable for 10 s: the fallback is used"
+	}
+	return fmt.Sprintf("as tier %d", b.Priority)
+}
+
+func sentence(v *table.View, b *table.Backend, usable bool, now time.Time) string {
 	words := b.Evidence().Words(now)
 	switch {
+	case b.Standby && b.Verdict.Kind.Usable():
+		return "stands by, " + standbyFor(v, b) + "; " + words
 	case usable && b.Verdict.Kind.Usable():
 		return fmt.Sprintf("gets calls, weight %g; %s", b.Weight, words)
 	case usable:
 		return "gets calls although it isn't well, because too few are (panic); " + words
-	case panic && mayBeTried(b.Verdict):
+	case v.Panic && mayBeTried(b.Verdict):
 		return "gets no calls while another can be reached, although the service is in panic; " + words
 	}
 	return "gets no calls; " + words

@@ -81,7 +81,9 @@ func (c *collector) service(m metrics, s *table.Service) {
 	d, view, name := &c.descs, s.View(), s.Name()
 	var verdicts [health.Kinds]int
 	for i := range view.Backends {
-		verdicts[view.Backends[i].Verdict.Kind]++
+		if b := &view.Backends[i]; b.Backend.Fallback == view.Fallback {
+			verdicts[b.Verdict.Kind]++
+		}
 	}
 	for kind, n := range verdicts {
 		m.gauge(d.backends, float64(n), name, health.Kind(kind).String())
@@ -90,6 +92,7 @@ func (c *collector) service(m metrics, s *table.Service) {
 		m.counter(d.verdicts, float64(s.Entered(kind)), name, kind.String())
 	}
 	m.gauge(d.usable, float64(view.Usable), name)
+	m.gauge(d.fallback, boolean(view.Fallback), name)
 	m.gauge(d.panic, boolean(view.Panic), name)
 	m.counter(d.picks, float64(s.Picks()), name)
 	m.gauge(d.listReady, boolean(view.Ready), name)

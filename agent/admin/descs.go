@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // descs is every metric that this package makes.
 type descs struct {
 	build, configOK, ready                                                                                     *prometheus.Desc
-	backends, usable, panic, picks, listReady, listAge, badRecords, lostNames                                  *prometheus.Desc
+	backends, usable, panic, fallback, picks, listReady, listAge, badRecords, lostNames                        *prometheus.Desc
 	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                     *prometheus.Desc
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
 	fleetItems, fleetAge                                                                                       *prometheus.Desc
@@ -27,6 +27,7 @@ func newCollector(cfg Config) *collector {
 		backends:   d("table_backends", "Backends by verdict.", "service", "verdict"),
 		usable:     d("table_usable_backends", "Backends that new calls go to.", "service"),
 		panic:      d("table_panic", "1 if too few backends are usable, so that soft verdicts are ignored.", "service"),
+		fallback:   d("table_fallback", "1 while the fallback is used, since no backend of the service is usable.", "service"),
 		picks:      d("table_picks_total", "Picks, by the API and by the proxy.", "service"),
 		listReady:  d("discovery_list_ready", "1 if the service has a list.", "service"),
 		listAge:    d("discovery_list_age_seconds", "Time since the source last confirmed the list.", "service"),

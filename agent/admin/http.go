@@ -106,14 +106,17 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 		view, spec := service.View(), service.Spec()
 		r := row{
 			Name: service.Name(), Listeners: strings.Join(spec.Listeners, ", "), Protocol: spec.Protocol, Policy: string(spec.Policy),
-			Backends: len(view.Backends), Usable: view.Usable,
+			Backends: view.Total, Usable: view.Usable,
 			Bad: view.Usable == 0 || view.Panic,
 		}
 		var notes []string
 		if view.Ready {
-			r.Source, r.Age = string(view.List.Source), service.Age(now).Round(time.Second).String()
+			r.Source, r.Age = string(view.Source()), service.Age(now).Round(time.Second).String()
 		} else {
 			notes = append(notes, "no list yet")
+		}
+		if view.Fallback {
+			notes = append(notes, "the fallback is used")
 		}
 		if view.Panic {
 			notes = append(notes, "panic: too few backends are usable")

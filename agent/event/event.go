@@ -15,6 +15,7 @@ const (
 	List     Kind = "list"     // a service's list changed
 	Orphan   Kind = "orphan"   // backends lost their keys in a way that looks like an accident and are kept, or such ones left (1.9, 1.10)
 	Panic    Kind = "panic"    // a service entered or left panic
+	Fallback Kind = "fallback" // a service's fallback is used, or left (1.16)
 	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool
 	Config   Kind = "config"   // a reload was applied or refused
 	Listener Kind = "listener" // a listener was bound or closed

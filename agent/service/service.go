@@ -36,6 +36,7 @@ type Backend struct {
 	Addr     netip.AddrPort    // always an address in a List; within discovery, for a Host that is not resolved yet, the port only
 	Weight   uint32            // static weight, >= 1; a record with weight 0 is Draining instead (1.11)
 	Draining bool              // the record says that it is out of service (1.11)
+	Fallback bool              // it is of the service's fallback, not of its own (1.16)
 	Priority uint16            // tier: lower ones get the calls first (3.8)
 	Created  int64             // CreateRevision of Key: another value for the same address is a restarted process (1.1)
 	Modified int64             // ModRevision of Key
@@ -56,6 +57,8 @@ const (
 	FromEtcd   Source = "etcd"
 	FromSpool  Source = "spool"
 	FromStatic Source = "static"
+	// FromFallback says that the backends in use are those of fallback:, wherever they came from (1.16).
+	FromFallback Source = "fallback"
 )
 
 // BadRecord is a key whose value could not be read; it hides only itself (1.7).

@@ -13,6 +13,7 @@ type diff struct {
 	backends                           []Backend
 	added, removed, restarted, changed tally
 	targets                            bool // what health judges is another set
+	tiered, fallback                   bool // there are several priorities; there are backends of a fallback
 }
 
 // tally counts addresses and keeps the first few, for the event.
@@ -39,6 +40,7 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 	for j := range l.Backends {
 		b, to := &l.Backends[j], &d.backends[j]
 		to.Backend, to.Weight = b, weight(b)
+		d.tiered, d.fallback = d.tiered || b.Priority != l.Backends[0].Priority, d.fallback || b.Fallback
 		if i == len(old) || old[i].Addr != b.Addr {
 			for i < len(old) && old[i].Addr.Compare(b.Addr) < 0 {
 				s.leave(now, v.List, &old[i], &d)
@@ -54,7 +56,7 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 		switch was := from.Backend; {
 		case sameEpoch && was.Created < b.Created: // a lower one is an older key of the same life: the newer was deleted
 			s.restart(now, from, to, &d)
-		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight:
+		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight || was.Priority != b.Priority || was.Fallback != b.Fallback:
 			s.change(now, from, to, &d)
 		default:
 			to.State, to.Verdict = from.State, from.Verdict

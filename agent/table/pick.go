@@ -86,13 +86,15 @@ func (v *View) spare(now time.Time, tried []*health.State, i int) int {
 	return i
 }
 
-// rest draws among all that may be tried, in random order.
+// rest draws among all that may be tried, in random order; of a fallback only while it is used.
 func (v *View) rest(tried []*health.State) int {
 	n := len(v.Backends)
 	if n == 0 {
 		return -1
 	}
-	left := func(i int) bool { return v.Backends[i].tryable() && !slices.Contains(tried, v.Backends[i].State) }
+	left := func(i int) bool {
+		return v.Backends[i].tryable() && (!v.ranked || v.Fallback || !v.Backends[i].Backend.Fallback) && !slices.Contains(tried, v.Backends[i].State)
+	}
 	for range glances {
 		if i := rand.IntN(n); left(i) {
 			return i

@@ -55,8 +55,11 @@ func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 		if len(s.left) == 0 {
 			s.left = nil // a map keeps its buckets
 		}
+		if s.fallback.due(now) {
+			t.publish(now, s, s.View().List, s.View().Backends)
+		}
 		t.tellUntold(now, s)
-		busy = busy || s.active.Load() || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0
+		busy = busy || s.active.Load() || s.fallback.used || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0
 	}
 	return active, busy
 }

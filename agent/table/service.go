@@ -33,6 +33,8 @@ type Service struct {
 
 	// Guarded by Table.mu.
 
+	tiered       bool // its list has several priorities
+	fallback     fallback
 	used         bool                           // it has been in use: health knows its backends
 	muted        muted                          // nil if none
 	left         map[netip.AddrPort]leftBackend // nil if none

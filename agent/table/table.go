@@ -143,6 +143,7 @@ func (t *Table) Apply(now time.Time, l *service.List) {
 	s.confirm(l.Confirmed)
 	first := !s.View().Ready
 	d := s.merge(now, l)
+	s.tiered, s.fallback.known = d.tiered, d.fallback
 	if d.targets {
 		defer t.sendTargets(s) // after the view is there that a verdict will change
 	}
@@ -207,9 +208,16 @@ func moved(c health.Change) uint64 {
 // publish makes the view of now and tells everyone.
 func (t *Table) publish(now time.Time, s *Service, l *service.List, backends []Backend) {
 	old := s.View()
+	ready := old.Ready || l != old.List
+	turned := s.turnFallback(now, ready, backends)
 	v := newView(now, s, l, backends)
-	v.Ready = old.Ready || l != old.List
+	v.Ready = ready
 	t.swap(s, v)
+	if turned {
+		t.tellFallback(now, s, v)
+		t.sendTargets(s) // some are spare no longer, or again
+		s.poke()         // Run looks when it may be left
+	}
 	if old.Panic != v.Panic {
 		t.tellPanic(now, v)
 	}
@@ -239,7 +247,7 @@ func (t targets) Len() int { return len(t) }
 func (t targets) At(i int) health.Target {
 	b := &t[i]
 	// Health need not know who takes a backend out: one that gets no calls is no room for others' ejections (2.6).
-	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable()}
+	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable() || b.spare()}
 }
 
 func (t *Table) setActive(s *Service, active bool) {

@@ -17,10 +17,14 @@ type View struct {
 	Ready    bool          // a list has come
 	Gone     bool          // the service was removed
 	Backends []Backend     // one per list entry, same order
-	Usable   int           // backends whose verdict is usable
+	Total    int           // backends of those in use: the service's own, or its fallback's
+	Usable   int           // those of them whose verdict is usable
+	Tiers    []Tier        // the preferred one first; nil if all have one priority (3.8)
+	Fallback bool          // the backends of the fallback are used, not the service's own (1.16)
 	Panic    bool          // too few are usable: soft verdicts are ignored (2.9)
 	At       time.Time     // when it was made
 
+	ranked     bool  // there are tiers, or a fallback
 	muted      muted // of the service; of backends that aren't in the list, too
 	candidates []picker.Candidate
 	at         []int32 // the index in Backends of each candidate; nil = the same
@@ -36,6 +40,7 @@ type Backend struct {
 	State   *health.State
 	Verdict *health.Part // the one that wins (2.8), draining included; never nil
 	Weight  float64      // effective (3.2)
+	Standby bool         // others go before it: another tier, the service's own backends before its fallback, or its fallback before them
 }
 
 // tryable reports whether the backend may be tried when nothing better is left: nobody takes it out, by its record or by hand. Draining and muted weigh more
@@ -45,20 +50,27 @@ func (b *Backend) tryable() bool { return b.Verdict.Kind > health.Muted }
 // newView joins list and verdicts. backends has one entry per entry of l, in its order.
 func newView(now time.Time, s *Service, l *service.List, backends []Backend) *View {
 	spec := s.Spec()
-	v := &View{Service: s, List: l, Backends: backends, At: now, muted: s.muted, next: make(chan struct{})}
+	v := &View{Service: s, List: l, Backends: backends, Total: len(backends), At: now, muted: s.muted, next: make(chan struct{})}
+	if v.ranked, v.Fallback = s.tiered || s.fallback.known, s.fallback.used; v.ranked {
+		v.prepare(backends)
+	}
 	v.choose(false)
 	v.Usable = len(v.candidates)
 	tryable := v.Usable
 	if v.Usable < len(backends) {
 		tryable = v.lookAtOthers(spec.Health.Probe == health.ProbeNone)
 	}
+	enough := s.tiered && v.rank()
 	// What is draining or muted is out on purpose: it is no sign that something is wrong.
-	v.Panic = spec.PanicPercent > 0 && v.Usable*100 < spec.PanicPercent*tryable
+	v.Panic = spec.PanicPercent > 0 && !enough && v.Usable*100 < spec.PanicPercent*tryable
 	v.desperate = spec.PanicPercent > 0 || v.Usable > 0
 	if v.Panic {
 		v.choose(true)
+		if s.tiered {
+			v.rank()
+		}
 	}
-	p, err := picker.New(spec.Policy, v.candidates, &s.median)
+	p, err := v.newPicker(spec.Policy)
 	if err != nil {
 		// Spec.Policy was made sure of by SetSpec, and weight returns positive numbers.
 		panic(err)
@@ -74,7 +86,7 @@ func (v *View) choose(panicking bool) {
 	var at []int32
 	for i := range v.Backends {
 		b := &v.Backends[i]
-		if kind := b.Verdict.Kind; !kind.Usable() && !(panicking && b.tryable() && b.Verdict.Soft) {
+		if kind := b.Verdict.Kind; !kind.Usable() && !(panicking && b.tryable() && b.Verdict.Soft) || !v.inUse(b) {
 			if at == nil {
 				at = make([]int32, len(v.Backends))
 				for j := range i {
@@ -100,6 +112,9 @@ func (v *View) choose(panicking bool) {
 func (v *View) lookAtOthers(unprobed bool) (tryable int) {
 	for i := range v.Backends {
 		b := &v.Backends[i]
+		if !v.inUse(b) {
+			continue
+		}
 		if b.tryable() {
 			tryable++
 		}

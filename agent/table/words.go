@@ -27,10 +27,13 @@ func (v *View) Unusable(now time.Time) string {
 		b.WriteString("no list yet")
 		return b.String()
 	}
-	fmt.Fprintf(&b, "%s, %d usable", backends(len(v.Backends)), v.Usable)
+	fmt.Fprintf(&b, "%s, %d usable", backends(v.Total), v.Usable)
+	if v.Fallback {
+		b.WriteString(" (of the fallback)")
+	}
 	named := 0
 	name := func(of *Backend) {
-		if why := of.why(now); why != "" && named < namedMost {
+		if why := of.why(now); why != "" && named < namedMost && v.inUse(of) {
 			fmt.Fprintf(&b, "; %s %s", of.Addr, why)
 			named++
 		}
@@ -152,7 +155,7 @@ func (t *Table) tellUntold(now time.Time, s *Service) {
 
 // tellPanic says that panic began or ended.
 func (t *Table) tellPanic(now time.Time, v *View) {
-	detail := fmt.Sprintf("%d of %s usable", v.Usable, backends(len(v.Backends)))
+	detail := fmt.Sprintf("%d of %s usable", v.Usable, backends(v.Total))
 	if v.Panic {
 		t.tell(now, event.Panic, v.Service, "", fmt.Sprintf("panic began: %s, soft verdicts are ignored", detail))
 		t.cfg.Log.Warn("panic began", "service", v.Service.name, "cause", detail)

@@ -97,7 +97,7 @@ type Provenance struct {
 	Revision int64  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Time since the source last confirmed the list.
 	Age *durationpb.Duration `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
-	// etcd, spool or static; "file" in what the Go client makes of a list on disk.
+	// etcd, spool, static, or fallback while that is used; "file" in what the Go client makes of a list on disk.
 	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
 	// True if too few backends are usable, so that soft verdicts are ignored.
 	Panic         bool `protobuf:"varint,5,opt,name=panic,proto3" json:"panic,omitempty"`
@@ -177,7 +177,7 @@ type Backend struct {
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// The name that the address was resolved from; empty for a literal address.
 	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
-	// Effective weight; compares within one list.
+	// Effective weight; compares within one list. 0 = it stands by.
 	Weight float64 `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	// draining, muted, orphaned, down, unreachable, ejected or up.
 	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
