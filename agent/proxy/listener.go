@@ -212,7 +212,7 @@ func (w *worker) accepted(rt *route, fd int) {
 		return
 	}
 	if o := rt.options(); !o.auto {
-		p.assign(rt, o.protocol, fd, nil)
+		w.assign(rt, o.protocol, fd, nil, false)
 		return
 	}
 	w.sniff(rt, fd)

@@ -29,6 +29,7 @@ type session struct {
 	failed bool          // no backend, or it broke
 	over   bool
 	timer  loop.Timer // of the drain, then of its end
+	late   *late      // the client may still say that it speaks HTTP; nil: it's known
 }
 
 // end is the handler of one of the two connections.
@@ -38,17 +39,20 @@ type end struct {
 	conn *loop.Conn
 }
 
-func (w *worker) newSession(rt *route) *session {
+func (w *worker) newSession(rt *route, silent bool) *session {
 	s := &session{w: w, rt: rt, opts: rt.options(), began: w.loop.Now()}
 	for side := range s.ends {
 		s.ends[side] = end{s: s, side: tcp.Side(side)}
+	}
+	if silent {
+		s.late = newLate(s)
 	}
 	return s
 }
 
 // serveTCP relays a client connection to a backend.
-func (w *worker) serveTCP(rt *route, fd int, received []byte) {
-	s := w.newSession(rt)
+func (w *worker) serveTCP(rt *route, fd int, received []byte, silent bool) {
+	s := w.newSession(rt, silent)
 	c, err := w.loop.Add(fd, &s.ends[tcp.Client], received)
 	if err != nil {
 		unix.Close(fd)
@@ -79,6 +83,9 @@ func (s *session) connect() {
 	stats := s.w.statsOf(s.rt)
 	for {
 		b := s.rt.svc.View().Pick(now, s.tried)
+		if b == nil && s.late != nil && s.late.waiting() {
+			return // it's no TCP: the client gets an answer that it can read
+		}
 		if b == nil {
 			stats.noBackend++
 			s.failed = true
@@ -119,6 +126,9 @@ func (e *end) Readable(b []byte) int {
 	if s.m.Draining() {
 		return len(b) // both directions have ended
 	}
+	if s.late != nil && !s.late.isTCP(e.side, b) {
+		return 0
+	}
 	to := s.ends[e.side.Other()].conn
 	to.Out = append(to.Out, b...)
 	to.Flush()
@@ -128,6 +138,9 @@ func (e *end) Readable(b []byte) int {
 }
 
 func (e *end) EOF() {
+	if s := e.s; s.late != nil {
+		s.late.ends(e.side)
+	}
 	e.s.do(e.s.m.EOF(e.side, e.s.ends[e.side.Other()].conn.Unwritten()))
 }
 
@@ -217,6 +230,9 @@ func (s *session) end(reset bool) {
 	s.over = true
 	w := s.w
 	w.loop.Disarm(&s.timer)
+	if s.late != nil {
+		s.late.settle()
+	}
 	var in, out uint64
 	client, backend := s.ends[tcp.Client].conn, s.ends[tcp.Backend].conn
 	if s.up {
@@ -237,13 +253,17 @@ func (s *session) end(reset bool) {
 		s.finish(health.Neutral, "") // an end without a byte is right for one protocol and wrong for the next
 	}
 	w.statsOf(s.rt).tcp(!s.failed, in, out, w.loop.Now().Sub(s.began))
-	if all := w.sessions[s.rt.svc]; all != nil {
-		delete(all, s)
-		if len(all) == 0 {
-			delete(w.sessions, s.rt.svc)
-		}
-	}
+	s.forget()
 	w.clientDone(s.rt, protoTCP)
+}
+
+// forget takes the session out of its worker's.
+func (s *session) forget() {
+	all := s.w.sessions[s.rt.svc]
+	delete(all, s)
+	if len(all) == 0 {
+		delete(s.w.sessions, s.rt.svc)
+	}
 }
 
 // finish ends the attempt at the current backend, once.

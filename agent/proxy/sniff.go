@@ -70,7 +70,7 @@ func (w *worker) sniff(rt *route, fd int) {
 func (s *sniffer) Readable(b []byte) int {
 	k, known := classify(b)
 	if known {
-		s.hand(k)
+		s.hand(k, false)
 	} else if !s.began {
 		s.began = true
 		s.w.loop.Arm(&s.timer, sniffPatience)
@@ -78,50 +78,51 @@ func (s *sniffer) Readable(b []byte) int {
 	return 0
 }
 
-// silent ends the wait: the server speaks first, or what began like HTTP is something else. If it is this loop that was late, the client's bytes are there.
+// silent ends the wait: the server speaks first, or what began like HTTP is something else. If it is this loop that was late, the client's bytes are there. If it
+// is the client, it will say so (late.go).
 func (s *sniffer) silent() {
 	if !s.began && s.conn.Waiting() {
 		s.w.loop.Arm(&s.timer, sniffTimeout)
 		return
 	}
-	if !s.began {
-		s.w.statsOf(s.rt).silent++
-	}
-	s.hand(protoTCP)
+	s.hand(protoTCP, !s.began)
 }
 
 // EOF of one that said nothing is a port check. What it said, if anything, goes on, and the FIN is seen again by whoever reads.
 func (s *sniffer) EOF() {
 	if s.began {
-		s.detach(protoTCP)
+		s.detach(protoTCP, false)
 		return
 	}
 	s.conn.Close()
 	s.gone()
 }
 
-// hand gives the connection away.
-func (s *sniffer) hand(k protocol) {
+// hand gives the connection away. silent: the client has said nothing.
+func (s *sniffer) hand(k protocol, silent bool) {
 	if k != protoTCP || s.w.proxy.least() != s.w {
-		s.detach(k)
+		s.detach(k, silent)
 		return
 	}
 	// It stays on this loop, and need not leave epoll to come back.
-	s.count(k)
+	s.count(k, silent)
 	s.w.load.Add(1)
-	s.w.adopt(s.rt, s.conn)
+	s.w.adopt(s.rt, s.conn, silent)
 }
 
-func (s *sniffer) count(k protocol) {
+// count notes what the connection is; of one that is silent, that is known later.
+func (s *sniffer) count(k protocol, silent bool) {
 	s.w.loop.Disarm(&s.timer)
-	s.w.statsOf(s.rt).sniffed[k]++
+	if !silent {
+		s.w.statsOf(s.rt).sniffed[k]++
+	}
 }
 
-// detach gives it to whichever loop has the fewest, or to net/http.
-func (s *sniffer) detach(k protocol) {
-	s.count(k)
+// detach gives it to whichever loop has the fewest, or to HTTP/1.1.
+func (s *sniffer) detach(k protocol, silent bool) {
+	s.count(k, silent)
 	fd, received := s.conn.Detach()
-	s.w.proxy.assign(s.rt, k, fd, received)
+	s.w.assign(s.rt, k, fd, received, silent)
 }
 
 func (s *sniffer) gone() {

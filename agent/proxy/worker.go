@@ -91,25 +91,26 @@ func (p *Proxy) least() *worker {
 	return least
 }
 
-// assign gives a client connection to the worker with the fewest; on the accepting loop.
-func (p *Proxy) assign(rt *route, k protocol, fd int, received []byte) {
+// assign gives a client connection to the worker with the fewest, or to HTTP/1.1; on the loop of w, which accepted it, or took it for another protocol.
+func (w *worker) assign(rt *route, k protocol, fd int, received []byte, late bool) {
+	p := w.proxy
 	if k == protoHTTP1 {
 		p.h1.serve(rt, fd, received)
 		return
 	}
 	least := p.least()
 	least.load.Add(1)
-	if least == p.workers[0] {
-		least.take(rt, k, fd, received)
-	} else if !least.loop.Post(func() { least.take(rt, k, fd, received) }) {
+	if least == w {
+		least.take(rt, k, fd, received, late)
+	} else if !least.loop.Post(func() { least.take(rt, k, fd, received, late) }) {
 		unix.Close(fd)
 		least.load.Add(-1)
 		p.clients.Add(-1)
 	}
 }
 
-// take serves a client connection. Whoever serves it calls clientDone once when it is over.
-func (w *worker) take(rt *route, k protocol, fd int, received []byte) {
+// take serves a client connection. Whoever serves it calls clientDone once when it is over. late: see session.late.
+func (w *worker) take(rt *route, k protocol, fd int, received []byte, late bool) {
 	w.statsOf(rt).active[k]++
 	switch {
 	case w.draining:
@@ -118,19 +119,19 @@ func (w *worker) take(rt *route, k protocol, fd int, received []byte) {
 	case k == protoH2:
 		w.relay.serve(rt, fd, received)
 	default:
-		w.serveTCP(rt, fd, received)
+		w.serveTCP(rt, fd, received, late)
 	}
 }
 
 // adopt relays a connection, which is on this loop already, as bytes.
-func (w *worker) adopt(rt *route, c *loop.Conn) {
+func (w *worker) adopt(rt *route, c *loop.Conn, late bool) {
 	w.statsOf(rt).active[protoTCP]++
 	if w.draining {
 		c.Close()
 		w.clientDone(rt, protoTCP)
 		return
 	}
-	s := w.newSession(rt)
+	s := w.newSession(rt, late)
 	c.Handle(&s.ends[tcp.Client])
 	s.begin(c)
 }

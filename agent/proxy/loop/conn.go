@@ -135,14 +135,22 @@ func (c *Conn) Resume() {
 func (c *Conn) Later() { c.later = true }
 
 // Waiting reports whether the kernel has bytes that no wake-up has read yet.
-func (c *Conn) Waiting() bool {
-	var b [1]byte
+func (c *Conn) Waiting() bool { return c.Peek(make([]byte, 1)) > 0 }
+
+// Peek copies what the kernel has and no wake-up has read yet, as much as fits, and leaves it there.
+func (c *Conn) Peek(b []byte) int {
 	if c.gone {
-		return false
+		return 0
 	}
-	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	return err == nil && n > 0
+	n, _, err := unix.Recvfrom(c.fd, b, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if err != nil {
+		return 0
+	}
+	return n
 }
+
+// Kept is what Readable has left unconsumed; valid until it is called again.
+func (c *Conn) Kept() []byte { return c.kept }
 
 // CloseWrite sends FIN once Out is written.
 func (c *Conn) CloseWrite() { c.finWanted = true; c.touch() }
