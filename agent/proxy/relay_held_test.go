@@ -102,6 +102,7 @@ func TestAttackKeptTrailers(t *testing.T) {
 	heapStays(t, "large trailers", before, uint64(limit)+4<<20)
 	a.Close()
 	<-a.over
+	await(t, "calls of another client", func() bool { return w.calls.Load() >= 10 || isClosed(w.done) })
 	w.end()
 	r.quiet()
 	r.onLoop(func(k *relay) {
@@ -165,6 +166,7 @@ func TestAttackHeldHeaders(t *testing.T) {
 		a.Close()
 		<-a.over
 	}
+	await(t, "calls of another client", func() bool { return w.calls.Load() >= 10 || isClosed(w.done) })
 	w.end()
 	r.quiet()
 }
