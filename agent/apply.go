@@ -18,8 +18,8 @@ func follow(s config.Service) discovery.Follow {
 	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Select: s.Select, Allow: s.Allow, Deny: s.Deny}
 }
 
-// etcdOf is e as package etcd takes it; nil stays nil.
-func etcdOf(e *config.Etcd) *etcd.Config {
+// EtcdOf is e as package etcd takes it; nil stays nil.
+func EtcdOf(e *config.Etcd) *etcd.Config {
 	if e == nil {
 		return nil
 	}
@@ -116,7 +116,7 @@ func differs(old, next *config.Config) ([]string, error) {
 // put makes the table and discovery follow all that next says; old is what they follow now (empty at start). What next no longer names stays until prune: its
 // listeners are closed in between.
 func (a *Agent) put(old, next *config.Config) {
-	a.etcd.Set(etcdOf(next.Etcd))
+	a.etcd.Set(EtcdOf(next.Etcd))
 	a.own.set(next)
 	a.mutes.SetPrefix(a.now(), next.MutePrefix)
 	change := config.Compare(old, next)

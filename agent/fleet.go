@@ -105,7 +105,7 @@ func merge(files *config.Config, entries []fleet.Entry, refused map[string]map[s
 		o := &outcomes[at[n]]
 		o.Place, o.Used, o.Only, o.By = string(f.Place), f.Used, f.Only, f.By
 		if o.Problem == "" && f.Problem != nil {
-			o.Problem = f.Problem.Error()
+			o.Problem = strings.ReplaceAll(f.Problem.Error(), "\n", "; ")
 		}
 	}
 	return next, outcomes
@@ -165,7 +165,7 @@ func (a *Agent) hints(name string) []string {
 
 func itemHints(i fleet.Item) (out []string) {
 	if !i.Held.IsZero() {
-		out = append(out, fmt.Sprintf("fleet item %s is no longer in etcd and stays in force, since too many vanished at once; \"lbagent config rm %s\" removes it on all hosts", i.Key, i.Key))
+		out = append(out, fmt.Sprintf("fleet item %s is no longer in etcd and stays in force, since too many vanished at once; \"lbagent config rm --vanished %s\" removes it on all hosts", i.Key, i.Key))
 	}
 	switch {
 	case i.Problem != "" && i.Used != "":

@@ -43,7 +43,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	if a.proxy, err = proxy.New(proxy.Config{Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits))}); err != nil {
 		return err
 	}
-	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: etcdOf(c.Etcd)})
+	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: EtcdOf(c.Etcd)})
 	if a.fleet, err = fleet.New(fleet.Config{
 		Log: a.log.Named("fleet"), Events: a.events, Dir: c.StateDir, Etcd: a.etcd, OnChange: a.applyFleet,
 	}); err != nil {

@@ -288,6 +288,15 @@ func (c *Config) read(one *candidate, text string) (*draft, error) {
 	return dr, d.errs.orNil(nil)
 }
 
+// ForFleet is what an empty file would say beside etcd.endpoints: enough to look at the fleet's items.
+func ForFleet(endpoints []string) (*Config, error) {
+	text, err := yaml.Marshal(map[string]any{"etcd": map[string]any{"endpoints": endpoints}})
+	if err != nil {
+		return nil, fmt.Errorf("write the endpoints as YAML: %w", err)
+	}
+	return Options{}.withDefaults().parse([]source{{name: "--etcd", data: text}})
+}
+
 // refused says whether an item of the fleet is known to clash: what it claims is not taken from others.
 func (dr *draft) refused() bool { return dr.rank > 0 && len(dr.at.d.errs.List) > 0 }
 
@@ -301,7 +310,7 @@ func SplitKey(key string) (name, variant string, err error) {
 	case !service.ValidName(name):
 		return "", "", fmt.Errorf("%q is no SERVICE or SERVICE/VARIANT: in a service's name %s", clip(printable(key), 128), nameAllowed)
 	case isVariant && !variantName.MatchString(variant):
-		return "", "", fmt.Errorf("%q is no SERVICE/VARIANT: a variant's name begins with a letter, then up to 62 letters, digits and . _ - are allowed", clip(printable(key), 128))
+		return "", "", fmt.Errorf("%q is no item: a variant's name is a letter and at most 62 of A-Z a-z 0-9 . _ -", clip(printable(key), 128))
 	}
 	return name, variant, nil
 }
@@ -342,7 +351,7 @@ func FleetItems(name string, data []byte) ([]Item, error) {
 			if at.get("name") == "" {
 				at.fail("write name: SERVICE", "the service has no name")
 			}
-			items = append(items, Item{Key: at.get("name"), File: at.place(), Now: text.String()})
+			items = append(items, Item{Key: at.get("name"), File: fmt.Sprintf("%s (service on line %d)", name, n.Line), Now: text.String()})
 		}
 	}
 	if len(items) == 0 && len(d.errs.List) == 0 {

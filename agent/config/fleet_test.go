@@ -159,7 +159,7 @@ func TestCanary(t *testing.T) {
 		changed("user/1", "{name: user, prefix: s/user/, only: {zone: a}}", ""),
 	}
 	_, fates := cfg.WithFleet(bad)
-	for i, want := range []string{"the variant has no only:", "names no host", "names no host", "unknown key; allowed: node, region, zone", "is no SERVICE/VARIANT"} {
+	for i, want := range []string{"the variant has no only:", "names no host", "names no host", "unknown key; allowed: node, region, zone", "is no item: a variant's name"} {
 		if f := fates[i]; f.Place != Nowhere || f.Problem == nil || !strings.Contains(f.Problem.Error(), want) {
 			t.Errorf("%s: %s %v, want %q", bad[i].Key, f.Place, f.Problem, want)
 		}

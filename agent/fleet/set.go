@@ -121,7 +121,7 @@ func heldSentence(held []string) string {
 	if n := len(held) - 5; n > 0 {
 		more = fmt.Sprintf(" (and %d more)", n)
 	}
-	return fmt.Sprintf("%d items of the fleet vanished from etcd at once, too many to be believed, and stay in force: %s%s; if that was meant, run \"lbagent config rm %s\" once, for all hosts; if not, put them back",
+	return fmt.Sprintf("%d items of the fleet vanished from etcd at once, too many to be believed, and stay in force: %s%s; if that was meant, run \"lbagent config rm --vanished %s\" once, for all hosts; if not, put them back",
 		len(held), names, more, names)
 }
 

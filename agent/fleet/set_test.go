@@ -88,7 +88,7 @@ func TestHeldSentence(t *testing.T) {
 	for i := range 7 {
 		keys = append(keys, fmt.Sprint("s", i))
 	}
-	for _, want := range []string{"7 items", "s0 s1 s2 s3 s4 (and 2 more)", `"lbagent config rm s0 s1 s2 s3 s4"`} {
+	for _, want := range []string{"7 items", "s0 s1 s2 s3 s4 (and 2 more)", `"lbagent config rm --vanished s0 s1 s2 s3 s4"`} {
 		if got := heldSentence(keys); !strings.Contains(got, want) {
 			t.Errorf("%q: no %q", got, want)
 		}

@@ -136,7 +136,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 		&cobra.Group{ID: groupOperate, Title: "Operating:"},
 	)
 	root.AddCommand(
-		a.runVerb(), a.checkVerb(), a.scanVerb(), a.reloadVerb(), a.versionVerb(), completionVerb(),
+		a.runVerb(), a.checkVerb(), a.scanVerb(), a.reloadVerb(), a.configVerb(), a.versionVerb(), completionVerb(),
 		a.servicesVerb(), a.lookupVerb(), a.listVerb(), a.watchVerb(), a.envVerb(),
 		a.statusVerb(), a.explainVerb(), a.eventsVerb(),
 		a.muteVerb(), a.unmuteVerb(),
@@ -171,7 +171,7 @@ Flags:
 {{- end}}
 {{- if .HasAvailableSubCommands}}
 
-"{{.CommandPath}} help VERB" says more about a verb.
+{{if .HasParent}}"{{.CommandPath}} VERB --help"{{else}}"{{.CommandPath}} help VERB"{{end}} says more about a verb.
 {{- end}}
 `
 

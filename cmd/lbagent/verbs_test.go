@@ -38,6 +38,15 @@ func TestVerbs(t *testing.T) {
 		{"help-nothing", "", nil, 0},
 		{"help-lookup", "", []string{"help", "lookup"}, 0},
 		{"help-run", "", []string{"run", "--help"}, 0},
+		{"help-config", "", []string{"config"}, 0},
+		{"help-config-put", "", []string{"help", "config", "put"}, 0},
+		{"help-config-rm", "", []string{"help", "config", "rm"}, 0},
+		{"help-config-list", "", []string{"help", "config", "list"}, 0},
+		{"help-config-get", "", []string{"help", "config", "get"}, 0},
+		{"help-config-history", "", []string{"help", "config", "history"}, 0},
+		{"config-nothing-to-put", "", []string{"config", "put"}, 2},
+		{"config-nothing-to-remove", "", []string{"config", "rm"}, 2},
+		{"config-bad-name", "", []string{"config", "get", "a/b/c"}, 2},
 		{"help-nosuch", "", []string{"help", "nosuch"}, 2},
 		{"unknown-verb", "", []string{"lokup"}, 2},
 		{"unknown-flag", "", []string{"list", "--jsn", "user"}, 2},
@@ -176,7 +185,13 @@ func golden(t *testing.T, name, got string) {
 // TestEveryVerbReadsJSON: programs read all that people read.
 func TestEveryVerbReadsJSON(t *testing.T) {
 	a := &app{stdout: &output{w: io.Discard}, getenv: func(string) string { return "" }}
-	for _, verb := range a.root().Commands() {
+	verbs := a.root().Commands()
+	for i := 0; i < len(verbs); i++ {
+		verb := verbs[i]
+		if verb.HasSubCommands() {
+			verbs = append(verbs, verb.Commands()...)
+			continue
+		}
 		switch verb.Name() {
 		case "run", "help", "completion":
 			continue
