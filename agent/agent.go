@@ -23,6 +23,7 @@ import (
 	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	"github.com/lbagent/lbagent/localapi"
@@ -56,6 +57,8 @@ type Agent struct {
 	fleet     *fleet.Fleet
 	discovery *discovery.Discovery
 	mutes     *mute.Mutes
+	registrar *registrar.Registrar
+	placing   atomic.Pointer[config.Config] // says where registrations go
 	proxy     *proxy.Proxy
 	api       *localapi.Server
 	lists     *localapi.Lists
@@ -150,6 +153,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"on demand", a.ondemand.run},
 		stage{"discovery", a.discovery.Run},
 		stage{"mutes", a.mutes.Run},
+		stage{"registrar", a.registrar.Run},
 		stage{"etcd", a.etcd.Run},
 		stage{"health", a.monitor.Run},
 		stage{"table", a.table.Run},
@@ -173,6 +177,7 @@ func (a *Agent) announce(ctx context.Context) error {
 		return nil
 	}
 	a.ready.Store(true)
+	a.registrar.Ready()
 	missing := a.missing()
 	a.tell(a.notifier.Ready(a.summary(missing)))
 	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: "ready: " + a.summary(missing)})

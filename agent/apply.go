@@ -127,6 +127,7 @@ func (a *Agent) put(old, next *config.Config) {
 		}
 	}
 	a.ondemand.set(next)
+	a.register(next)
 	a.discovery.Remake(a.now())
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	"github.com/lbagent/lbagent/localapi"
@@ -81,6 +82,11 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		owner:    make(map[string]uint32),
 		count:    make(map[uint32]int),
 	}
+	if a.registrar, err = registrar.New(registrar.Config{
+		Log: a.log.Named("registrar"), Events: a.events, Etcd: a.etcd, Dir: c.StateDir, Place: a.place,
+	}); err != nil {
+		return err
+	}
 	if a.api, err = localapi.New(localapi.Config{
 		Log:         a.log.Named("api"),
 		Table:       a.table,
@@ -90,6 +96,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		AdminGID:    groupID(adminGroup),
 		Follow:      func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
 		Reload:      a.Reload,
+		Registry:    a.registrar,
 		Status:      a.status,
 		Mutes:       a.mutes,
 		Hints:       a.hints,
@@ -112,6 +119,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Discovery:     a.discovery.Status,
 		Fleet:         a.fleet.Status,
 		Health:        a.monitor.Stats,
+		Registrar:     a.registrar.Stats,
 		Proxy:         a.proxyStats,
 		Mutes:         a.mutes.Stats,
 	})

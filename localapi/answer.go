@@ -31,6 +31,9 @@ const (
 	reasonNoFleet         = "NO_FLEET"
 	reasonEtcdFailed      = "ETCD_FAILED"
 	reasonTooManyMutes    = "TOO_MANY_MUTES"
+	reasonNotRegistered   = "NOT_REGISTERED"
+	reasonTaken           = "REGISTERED_BY_ANOTHER"
+	reasonTooManyRegs     = "TOO_MANY_REGISTRATIONS"
 )
 
 // failure is an error with a reason for programs and a sentence for people.

@@ -80,6 +80,7 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 		lbagentv1.RegisterLookupServiceHandler(ctx, mux, cc),
 		lbagentv1.RegisterStatusServiceHandler(ctx, mux, cc),
 		lbagentv1.RegisterAdminServiceHandler(ctx, mux, cc),
+		lbagentv1.RegisterRegistryServiceHandler(ctx, mux, cc),
 	); err != nil {
 		return nil, fmt.Errorf("local api: gateway: %w", err)
 	}
@@ -104,7 +105,10 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		r.Body = http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))
-		if r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/watch") {
+		if r.URL.Path == "/v1/registrations/hold" {
+			// All of the request has come when it is answered, and a holder that says nothing more is no slow one.
+			_ = rc.SetReadDeadline(time.Time{})
+		} else if r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/watch") {
 			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.Answer))
 		}
 		ctx, cancel := context.WithCancel(r.Context())

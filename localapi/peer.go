@@ -1,6 +1,7 @@
 package localapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,8 @@ type Peer struct {
 	PID      int32
 	Admin    bool // came by the admin socket and may change things; groups were looked at when the connection was accepted
 	Socket   bool // came by the admin socket
+
+	groups string // of its groups, those that register_allow names, as "5,1000"; a text, so that Peers compare
 }
 
 // AuthType makes Peer a credentials.AuthInfo.
@@ -133,12 +136,12 @@ func peerOf(ctx context.Context) (Peer, error) {
 
 // String is the form in which the gateway passes a Peer on.
 func (p Peer) String() string {
-	return fmt.Sprintf("%d %d %d %t %t", p.UID, p.GID, p.PID, p.Socket, p.Admin)
+	return fmt.Sprintf("%d %d %d %t %t %s", p.UID, p.GID, p.PID, p.Socket, p.Admin, cmp.Or(p.groups, "-"))
 }
 
 func parsePeer(s string) (Peer, error) {
 	f := strings.Split(s, " ")
-	if len(f) != 5 {
+	if len(f) != 6 {
 		return Peer{}, errNoPeer
 	}
 	uid, err1 := strconv.ParseUint(f[0], 10, 32)
@@ -146,8 +149,8 @@ func parsePeer(s string) (Peer, error) {
 	pid, err3 := strconv.ParseInt(f[2], 10, 32)
 	socket, err4 := strconv.ParseBool(f[3])
 	admin, err5 := strconv.ParseBool(f[4])
-	if errors.Join(err1, err2, err3, err4, err5) != nil {
+	if errors.Join(err1, err2, err3, err4, err5) != nil || f[5] != "-" && strings.Trim(f[5], "0123456789,") != "" {
 		return Peer{}, errNoPeer
 	}
-	return Peer{UID: uint32(uid), GID: uint32(gid), PID: int32(pid), Socket: socket, Admin: admin}, nil
+	return Peer{UID: uint32(uid), GID: uint32(gid), PID: int32(pid), Socket: socket, Admin: admin, groups: strings.TrimPrefix(f[5], "-")}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -26,10 +27,11 @@ type rights struct {
 	gid       uint32 // 0 = no group
 	adminPath string
 	streams   *uidCount
+	register  *atomic.Pointer[[]RegisterRule]
 }
 
 func newRights(cfg Config) rights {
-	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, streams: &uidCount{n: map[uint32]int{}}}
+	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, streams: &uidCount{n: map[uint32]int{}}, register: new(atomic.Pointer[[]RegisterRule])}
 	if cfg.AdminListener != nil {
 		r.adminPath = cfg.AdminListener.Addr().String()
 	}
@@ -44,7 +46,8 @@ func (r rights) identify(c *net.UnixConn, adminSocket bool) (Peer, error) {
 	}
 	p := Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid, Socket: adminSocket}
 	if !adminSocket {
-		return p, nil
+		p.groups, err = r.registerGroups(c)
+		return p, err
 	}
 	p.Admin = p.UID == 0 || p.UID == r.self || (r.gid != 0 && p.GID == r.gid)
 	if !p.Admin && r.gid != 0 {
@@ -80,6 +83,8 @@ func (s *Server) authorise(ctx context.Context, method string) error {
 		return failure(codes.PermissionDenied, reasonForbidden, "", "%s: %v", method, err)
 	case p.Admin:
 		return nil
+	case service == lbagentv1.RegistryService_ServiceDesc.ServiceName:
+		return s.rights.mayRegister(p, "")
 	case !p.Socket:
 		return failure(codes.PermissionDenied, reasonForbidden, "", "%s is served on the admin socket only (%s)", service, s.rights.adminPath)
 	}

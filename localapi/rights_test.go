@@ -19,7 +19,7 @@ import (
 )
 
 // forged is what the gateway would say of root on the admin socket.
-const forged = "0 0 1 true true"
+const forged = "0 0 1 true true -"
 
 // tries is what one user can do at one socket, a line each: the answers of a lookup, of a mute and an unmute, and of a reload, on both faces, the reload also with a forged identity.
 func tries(t testing.TB, socket string) string {
@@ -195,11 +195,12 @@ func TestHelper(t *testing.T) {
 
 // The text form of a Peer comes back as it was, and nothing else is read as one.
 func TestPeerText(t *testing.T) {
-	want := Peer{UID: 4294967294, GID: 7, PID: 123, Socket: true}
-	if got, err := parsePeer(want.String()); err != nil || got != want {
-		t.Error(got, err)
+	for _, want := range []Peer{{UID: 4294967294, GID: 7, PID: 123, Socket: true}, {UID: 1, groups: "5,4294967295"}} {
+		if got, err := parsePeer(want.String()); err != nil || got != want {
+			t.Error(got, err)
+		}
 	}
-	for _, bad := range []string{"", "0 0 1 true", "0 0 1 true true 1", "-1 0 1 true true", "0 0 1 yes true", "4294967296 0 1 true true"} {
+	for _, bad := range []string{"", "0 0 1 true true", "0 0 1 true true 1 1", "0 0 1 true true x", "-1 0 1 true true -", "0 0 1 yes true -", "4294967296 0 1 true true -"} {
 		if p, err := parsePeer(bad); err == nil {
 			t.Errorf("%q was read as %+v", bad, p)
 		}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/mute"
+	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -56,6 +57,8 @@ type Config struct {
 	Status func() *lbagentv1.StatusResponse
 	// Mutes is what operators have taken out by hand. nil = not supported.
 	Mutes *mute.Mutes
+	// Registry keeps services of this host in etcd; nil = not supported.
+	Registry *registrar.Registrar
 	// Hints returns what the proxy could tell about a service's protocol (4.9), a sentence each. nil = none.
 	Hints func(service string) []string
 
@@ -114,7 +117,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	for _, name := range []string{lbagentv1.LookupService_ServiceDesc.ServiceName, lbagentv1.StatusService_ServiceDesc.ServiceName,
-		lbagentv1.AdminService_ServiceDesc.ServiceName} {
+		lbagentv1.AdminService_ServiceDesc.ServiceName, lbagentv1.RegistryService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
 	}
 	return s, nil
@@ -245,6 +248,9 @@ func (s *Server) grpcServer(streams uint32, tapHandle tapHandle) *grpc.Server {
 	lbagentv1.RegisterLookupServiceServer(g, lookupService{s: s})
 	lbagentv1.RegisterStatusServiceServer(g, statusService{s: s})
 	lbagentv1.RegisterAdminServiceServer(g, adminService{s: s})
+	if s.cfg.Registry != nil {
+		lbagentv1.RegisterRegistryServiceServer(g, registryService{s: s, r: s.cfg.Registry})
+	}
 	healthpb.RegisterHealthServer(g, healthService{s.health})
 	reflection.Register(g)
 	return g

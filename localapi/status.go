@@ -34,6 +34,11 @@ func (t statusService) Status(context.Context, *lbagentv1.StatusRequest) (*lbage
 	}
 	resp.Services = t.s.services(t.s.now())
 	resp.Mutes = t.s.mutes()
+	if t.s.cfg.Registry != nil {
+		for _, r := range t.s.cfg.Registry.Status() {
+			resp.Registrations = append(resp.Registrations, registrationStatus(r))
+		}
+	}
 	return resp, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/mute"
+	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
@@ -59,6 +60,8 @@ type Config struct {
 	Proxy func() Proxy
 	// Mutes counts what operators have taken out. Nil = none of its metrics.
 	Mutes func() mute.Stats
+	// Registrar says how this host's services fare in etcd. Nil = none of its metrics.
+	Registrar func() registrar.Stats
 	// Now is the clock; nil = time.Now.
 	Now func() time.Time
 }

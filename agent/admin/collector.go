@@ -69,6 +69,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if c.cfg.Health != nil {
 		c.health(m)
 	}
+	if c.cfg.Registrar != nil {
+		c.registrar(m)
+	}
 	if c.cfg.Proxy != nil {
 		c.proxy(m)
 	}
@@ -156,6 +159,16 @@ func (c *collector) health(m metrics) {
 	m.gauge(d.probesWaiting, float64(s.ProbesWaiting))
 	m.counter(d.ejections, float64(s.Ejections))
 	m.counter(d.ejectionsHeld, float64(s.EjectionsHeldBack))
+}
+
+func (c *collector) registrar(m metrics) {
+	d, s := &c.descs, c.cfg.Registrar()
+	m.gauge(d.registrations, float64(s.Wanted))
+	m.gauge(d.announced, float64(s.Announced))
+	m.counter(d.leaseLosses, float64(s.LeaseLosses))
+	m.counter(d.registrarWrites, float64(s.Writes))
+	m.counter(d.registrarFailures, float64(s.Failures))
+	m.gauge(d.registrarFileOK, boolean(s.FileError == ""))
 }
 
 func (c *collector) proxy(m metrics) {

@@ -10,6 +10,7 @@ type descs struct {
 	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
 	fleetItems, fleetAge                                                                                       *prometheus.Desc
 	mutes, muteFileOK, muteFollowing                                                                           *prometheus.Desc
+	registrations, announced, leaseLosses, registrarWrites, registrarFailures, registrarFileOK                 *prometheus.Desc
 	verdicts, events                                                                                           *prometheus.Desc
 	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections *prometheus.Desc
 	backendConns, backendOpened, backendClosed, backendFailed                                                  *prometheus.Desc
@@ -43,6 +44,13 @@ func newCollector(cfg Config) *collector {
 
 		fleetItems: d("fleet_items", "Services that etcd keeps for all hosts, by what this host made of them; bad: an older form or nothing is in force, held: they vanished from etcd and stay.", "state"),
 		fleetAge:   d("fleet_age_seconds", "Time since etcd last confirmed the services that it keeps for all hosts."),
+
+		registrations:     d("registrar_registrations", "Services of this host that should be in etcd while they answer."),
+		announced:         d("registrar_announced", "Services of this host that are in etcd."),
+		leaseLosses:       d("registrar_lease_losses_total", "Times that etcd had ended the lease of this host's registrations."),
+		registrarWrites:   d("registrar_writes_total", "Keys written and deleted in etcd."),
+		registrarFailures: d("registrar_failures_total", "Times that etcd could not be brought to what it should hold."),
+		registrarFileOK:   d("registrar_file_ok", "0 if registrations can't be written to disk, and would not survive a restart."),
 
 		verdicts: d("health_verdicts_total", "Backends that came to a verdict, by what counts most of all that applies.", "service", "verdict"),
 		events:   d("event_events_total", "Events, as lbagent events shows them."),

@@ -40,10 +40,15 @@ func Compare(old, new *Config) Change {
 		{"mute", old.MutePrefix, new.MutePrefix},
 		{"log", old.Log, new.Log},
 		{"defaults", old.Defaults, new.Defaults},
+		{"register_allow", old.RegisterAllow, new.RegisterAllow},
+		{"registration_ttl", old.RegistrationTTL, new.RegistrationTTL},
 	} {
 		if !reflect.DeepEqual(section.old, section.new) {
 			c.Sections = append(c.Sections, section.name)
 		}
+	}
+	if !equalRegister(old.Register, new.Register) {
+		c.Sections = append(c.Sections, "register")
 	}
 	before := make(map[string]Service, len(old.Services))
 	for _, s := range old.Services {

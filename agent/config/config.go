@@ -36,6 +36,10 @@ type Config struct {
 	Defaults    Service   // what defaults: makes of a service that says nothing itself; without Name
 	Services    []Service // sorted by name
 
+	Register        []Register
+	RegisterAllow   []RegisterAllow
+	RegistrationTTL time.Duration
+
 	good []byte // the sources as one self-contained file (SaveGood)
 	own  *own   // what WithFleet adds to
 }

@@ -16,6 +16,8 @@ func (o Options) defaults() *Config {
 		Limits:      defaultLimits(),
 		Log:         Log{Level: "info", Format: "auto"},
 		Defaults:    defaultService(),
+
+		RegistrationTTL: time.Minute,
 	}
 }
 

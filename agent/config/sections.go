@@ -43,11 +43,15 @@ func (s *sections) keys() keys {
 		"access_log": accessLog,
 		"defaults":   func(value) {}, // read before the services
 		"services":   func(v value) { s.services = append(s.services, v) },
+		"register":   s.registrations,
+		// etcd makes no lease shorter than a few of its heartbeats; a third of it is how long a repair may take.
+		"registration_ttl": func(v value) { v.duration(&cfg.RegistrationTTL, false, 5*time.Second, time.Hour) },
+		"register_allow":   s.registerAllow,
 	}
 }
 
 func laterSections() others {
-	return notYet("registration_ttl", "drain_timeout", "notify", "register", "register_allow")
+	return notYet("drain_timeout", "notify")
 }
 
 // decode reads all files into cfg, which has the defaults already.
@@ -76,6 +80,7 @@ func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 			cfg.Fleet = nil
 		}
 	}
+	s.checkRegister()
 	drafts := d.services(s)
 	check(s, drafts)
 	cfg.own = &own{opt: d.opt, sections: s, drafts: drafts}

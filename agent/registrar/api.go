@@ -22,6 +22,8 @@ var (
 	ErrTooMany = errors.New("too many registrations")
 	ErrTaken   = errors.New("registered by somebody else")
 	ErrUnknown = errors.New("not registered")
+	// ErrReplaced ends a Held: somebody else has the registration now.
+	ErrReplaced = errors.New("taken over")
 )
 
 // refusal is a sentence with the error that it is a case of.
@@ -54,7 +56,7 @@ func (r *Registrar) Set(regs []Registration, ttl time.Duration) {
 		kept[regs[i].id()] = true
 		if old := r.entries[regs[i].id()]; old == nil || old.origin != FromConfig || !old.equal(&regs[i]) {
 			if old != nil && old.holder != nil {
-				old.holder.end(refuse(ErrTaken, "%s stands in the configuration now", old.id()))
+				old.holder.end(refuse(ErrReplaced, "%s stands in the configuration now", old.id()))
 			}
 			r.put(&entry{Registration: regs[i], origin: FromConfig})
 		}
@@ -120,7 +122,7 @@ func (r *Registrar) admit(e *entry, who Who) error {
 	case old.origin != e.origin && (old.origin == FromAPI || old.holder != nil):
 		return refuse(ErrTaken, "%s is registered already, in another way (%s); deregister it first", e.id(), old.origin)
 	case old.holder != nil:
-		old.holder.end(refuse(ErrTaken, "another process holds %s now", e.id()))
+		old.holder.end(refuse(ErrReplaced, "another process holds %s now", e.id()))
 	}
 	r.put(e)
 	r.touchLocked()

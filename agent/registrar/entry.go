@@ -3,6 +3,7 @@ package registrar
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/discovery/format"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/health"
 )
@@ -74,11 +77,6 @@ func (r *Registrar) wantLocked(now time.Time, e *entry) (want, string) {
 	if err != nil {
 		return want{}, err.Error()
 	}
-	place.Prefix = cmp.Or(e.Prefix, place.Prefix)
-	enc, ok := encodings()[place.Format]
-	if !ok {
-		return want{}, checkFormat(place.Format).Error()
-	}
 	if e.own {
 		if !r.ownAddr.IsValid() {
 			if r.ownErr != nil {
@@ -89,10 +87,14 @@ func (r *Registrar) wantLocked(now time.Time, e *entry) (want, string) {
 		e.fixed = r.ownAddr
 	}
 	e.addr = netip.AddrPortFrom(e.fixed, e.port)
-	rec := record{
-		service: e.Service, addr: e.addr, weight: e.Weight, zone: e.Zone, region: e.Region, metadata: e.Metadata, load: -1,
+	rec := format.Registration{
+		Service: e.Service, Prefix: cmp.Or(e.Prefix, place.Prefix), Addr: e.addr, Weight: e.Weight, Zone: e.Zone, Region: e.Region, Metadata: e.Metadata,
 	}
-	r.beginLocked(now, e, place.Prefix+enc.key(&rec))
+	key, _, err := format.Encode(place.Format, rec)
+	if err != nil {
+		return want{}, err.Error()
+	}
+	r.beginLocked(now, e, key)
 	if !e.pulse.up {
 		return want{}, e.pulse.words()
 	}
@@ -100,15 +102,13 @@ func (r *Registrar) wantLocked(now time.Time, e *entry) (want, string) {
 		return want{}, "withdrawn (lbagent deregister --all), until the agent starts again"
 	}
 	d, drained := r.drains[e.Service]
-	if drained && (d.Remove || !enc.mark) {
+	rec.Draining = drained
+	rec.Load, rec.LoadAt = e.loads.take(now)
+	key, value, err := format.Encode(place.Format, rec)
+	switch {
+	case drained && d.Remove, errors.Is(err, format.ErrNoDrainMark):
 		return want{}, "drained; lbagent undrain brings it back"
-	}
-	rec.draining = drained
-	if enc.hasLoad {
-		rec.load, rec.loadAt = e.loads.take(now)
-	}
-	key, value, err := enc.encode(place.Prefix, &rec)
-	if err != nil {
+	case err != nil:
 		return want{}, err.Error()
 	}
 	e.draining = drained
@@ -177,6 +177,12 @@ func (r *Registrar) settled(now time.Time, k *keeper, wanted uint64, err error) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stats.Writes, r.stats.LeaseLosses = k.writes, k.losses
+	switch {
+	case err == nil && len(k.slots) > 0:
+		r.cfg.Etcd.OK()
+	case err != nil && !errors.Is(err, errFight) && !etcd.IsAuth(err):
+		r.cfg.Etcd.Fail(err)
+	}
 	if err != nil {
 		r.stats.Failures++
 		if r.syncErr == nil {

@@ -1,6 +1,7 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/health"
@@ -204,7 +206,6 @@ type rig struct {
 	r      *Registrar
 	cancel context.CancelFunc
 	done   chan struct{}
-	prefix string // before every key
 
 	mu sync.Mutex
 
@@ -229,11 +230,9 @@ func (g *rig) start(regs ...Registration) {
 	g.t.Helper()
 	r, err := New(Config{
 		Log: hclog.NewNullLogger(), Events: event.NewLog(1000), Etcd: etcd.New(etcd.Options{}), Dir: g.dir,
-		Place: func(service, format string) (Place, error) {
-			if format == "" {
-				format = "grpc-naming"
-			}
-			return Place{g.prefix + DefaultPrefix(format, service), format}, checkFormat(format)
+		Place: func(service, name string) (Place, error) {
+			name = cmp.Or(name, format.GRPCNaming)
+			return Place{format.Home(name, service), name}, CheckFormat(name)
 		},
 	})
 	if err != nil {

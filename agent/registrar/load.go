@@ -21,8 +21,8 @@ const (
 type loads struct {
 	known   bool
 	latest  int // 0 to 100
-	written int // -1 = never
-	at      time.Time
+	written int
+	at      time.Time // when that was written, and how it was; zero = never
 }
 
 // next is when latest is to be written; zero = not until it changes.
@@ -40,15 +40,12 @@ func (l *loads) next() time.Time {
 	return time.Time{}
 }
 
-// take is what the record is to say now.
-func (l *loads) take(now time.Time) (load int, at time.Time) {
+// take is what the record is to say now; at is zero while it says nothing.
+func (l *loads) take(now time.Time) (load uint8, at time.Time) {
 	if due := l.next(); !due.IsZero() && !due.After(now) {
 		l.written, l.at = l.latest, now
 	}
-	if l.at.IsZero() {
-		return -1, time.Time{}
-	}
-	return l.written, l.at
+	return uint8(l.written), l.at
 }
 
 // cpu is /proc/stat's count of what the processors did since the boot, in ticks.

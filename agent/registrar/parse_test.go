@@ -2,54 +2,12 @@ package registrar
 
 import (
 	"bytes"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
-
-// The golden lines of ETCD-FORMATS, and their IPv6 twins.
-func TestEncode(t *testing.T) {
-	rec := func(addr string, change ...func(*record)) *record {
-		r := &record{service: "foo", addr: netip.MustParseAddrPort(addr), load: -1}
-		for _, f := range change {
-			f(r)
-		}
-		return r
-	}
-	weighed := func(w uint32) func(*record) { return func(r *record) { r.weight = w } }
-	full := func(r *record) {
-		r.weight, r.zone, r.region, r.metadata = 5, "a", "eu", map[string]string{"version": "v1"}
-		r.load, r.loadAt = 40, time.Unix(1000, 0)
-	}
-	for _, tt := range []struct {
-		format     string
-		r          *record
-		key, value string
-	}{
-		{"grpc-naming", rec("10.0.0.1:80", weighed(5)), "services/foo/10.0.0.1:80", `{"Op":0,"Addr":"10.0.0.1:80","Metadata":{"weight":5}}`},
-		{"grpc-naming", rec("[2001:db8::1]:80"), "services/foo/[2001:db8::1]:80", `{"Op":0,"Addr":"[2001:db8::1]:80","Metadata":null}`},
-		{"grpc-naming", rec("10.0.0.1:80", func(r *record) { r.draining = true }), "services/foo/10.0.0.1:80", `{"Op":1,"Addr":"10.0.0.1:80","Metadata":null}`},
-		{"grpc-naming", rec("10.0.0.1:80", full), "services/foo/10.0.0.1:80",
-			`{"Op":0,"Addr":"10.0.0.1:80","Metadata":{"load":40,"load_at":1000,"region":"eu","version":"v1","weight":5,"zone":"a"}}`},
-		{"plain", rec("10.0.0.1:80", full), "services/foo/10.0.0.1:80", "10.0.0.1:80"},
-		{"plain", rec("[2001:db8::1]:80"), "services/foo/[2001:db8::1]:80", "[2001:db8::1]:80"},
-		{"gozero", rec("10.0.0.1:8080"), "foo/7335115553138760514", "10.0.0.1:8080"},
-		{"kratos", rec("10.0.0.1:9000", weighed(10), func(r *record) { r.metadata = map[string]string{"version": "v1"} }), "/microservices/foo/10.0.0.1:9000",
-			`{"id":"10.0.0.1:9000","name":"foo","version":"v1","metadata":{"version":"v1","weight":"10"},"endpoints":["grpc://10.0.0.1:9000?isSecure=false"]}`},
-		{"kratos", rec("[2001:db8::1]:8000", func(r *record) { r.metadata = map[string]string{"scheme": "http"} }), "/microservices/foo/[2001:db8::1]:8000",
-			`{"id":"[2001:db8::1]:8000","name":"foo","version":"","metadata":{},"endpoints":["http://[2001:db8::1]:8000?isSecure=false"]}`},
-		{"kitex", rec("10.0.0.1:8888", func(r *record) { r.zone = "a" }), "kitex/registry-etcd/foo/10.0.0.1:8888",
-			`{"network":"tcp","address":"10.0.0.1:8888","weight":10,"tags":{"zone":"a"}}`},
-	} {
-		key, value, err := encodings()[tt.format].encode(DefaultPrefix(tt.format, "foo"), tt.r)
-		if err != nil || key != tt.key || value != tt.value {
-			t.Errorf("%s %s: %v\n got %s %s\nwant %s %s", tt.format, tt.r.addr, err, key, value, tt.key, tt.value)
-		}
-	}
-}
 
 // 5.5: no address that means another host, or none, to others.
 func TestCheck(t *testing.T) {

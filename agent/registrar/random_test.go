@@ -3,11 +3,14 @@ package registrar
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/lbagent/lbagent/agent/discovery/format"
 )
 
 // TestRandom lets etcd, the services, the agent and strangers do anything, in any order, and compares with a model that knows no history: what is wanted and passes its
@@ -42,15 +45,16 @@ type chaos struct {
 }
 
 func (c *chaos) reg(i int) Registration {
-	format := []string{"grpc-naming", "plain", "gozero"}[i%3]
-	return Registration{Service: fmt.Sprint("s", i), Address: fmt.Sprintf("10.0.0.1:%d", 1000+i), Format: format}
+	return Registration{Service: fmt.Sprint("s", i), Address: fmt.Sprintf("10.0.0.1:%d", 1000+i), Format: []string{format.GRPCNaming, format.Plain, format.GoZero}[i%3]}
 }
 
 func (c *chaos) key(i int) string {
 	r := c.reg(i)
-	e := encodings()[r.Format]
-	a, _, _ := parseAddress(r.Address)
-	return DefaultPrefix(r.Format, r.Service) + e.key(&record{addr: a})
+	key, _, err := format.Encode(r.Format, format.Registration{Service: r.Service, Addr: netip.MustParseAddrPort(r.Address)})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return key
 }
 
 func (c *chaos) regs() []Registration {
@@ -172,7 +176,7 @@ func (c *chaos) compare(step int) {
 	var want []string
 	for i := range chaosServices {
 		_, stranger := c.theirs[i]
-		marked := encodings()[c.reg(i).Format].mark
+		marked := c.reg(i).Format == format.GRPCNaming
 		if stranger || c.configured[i] && c.up[i] && (!c.drained[i] || marked) {
 			want = append(want, c.key(i))
 		}

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/service"
 )
 
@@ -77,7 +79,7 @@ func (r *Registration) Check() error {
 		return err
 	}
 	if r.Format != "" {
-		if err := checkFormat(r.Format); err != nil {
+		if err := CheckFormat(r.Format); err != nil {
 			return err
 		}
 	}
@@ -96,6 +98,14 @@ func (r *Registration) Check() error {
 	}
 	if len(r.Metadata) > maxMetadata || size > maxMetadataBytes {
 		return fmt.Errorf("metadata has %d entries and %d bytes; at most %d and %d are allowed", len(r.Metadata), size, maxMetadata, maxMetadataBytes)
+	}
+	return nil
+}
+
+// CheckFormat says whether registrations can be written in a format.
+func CheckFormat(name string) error {
+	if !slices.Contains(format.Writable(), name) {
+		return fmt.Errorf("format %.40q can't be written; allowed: %s", name, strings.Join(format.Writable(), ", "))
 	}
 	return nil
 }

@@ -132,11 +132,13 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 	root.AddGroup(
 		&cobra.Group{ID: groupProcess, Title: "The process and its configuration:"},
 		&cobra.Group{ID: groupAsk, Title: "What an application would get:"},
+		&cobra.Group{ID: groupHost, Title: "Services of this host:"},
 		&cobra.Group{ID: groupWhy, Title: "What is going on, and why:"},
 		&cobra.Group{ID: groupOperate, Title: "Operating:"},
 	)
 	root.AddCommand(
 		a.runVerb(), a.checkVerb(), a.scanVerb(), a.reloadVerb(), a.configVerb(), a.versionVerb(), completionVerb(),
+		a.registerVerb(), a.deregisterVerb(), a.drainVerb(), a.undrainVerb(),
 		a.servicesVerb(), a.lookupVerb(), a.listVerb(), a.watchVerb(), a.envVerb(),
 		a.statusVerb(), a.explainVerb(), a.eventsVerb(),
 		a.muteVerb(), a.unmuteVerb(),
@@ -179,6 +181,7 @@ Flags:
 const (
 	groupProcess = "process"
 	groupAsk     = "ask"
+	groupHost    = "host"
 	groupWhy     = "why"
 	groupOperate = "operate"
 )

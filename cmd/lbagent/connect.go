@@ -154,7 +154,7 @@ func explained(socket string, err error) error {
 	}
 	sentence := errors.New(st.Message())
 	switch reason(st) {
-	case "SERVICE_UNKNOWN", "NO_USABLE_BACKEND", "NOT_READY":
+	case "SERVICE_UNKNOWN", "NO_USABLE_BACKEND", "NOT_READY", "NOT_REGISTERED":
 		return &codedError{exitNone, sentence}
 	case "INVALID":
 		return &codedError{exitUsage, sentence}

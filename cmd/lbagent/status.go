@@ -63,6 +63,7 @@ func (a *app) printStatus(r *lbagentv1.StatusResponse) {
 	}
 	fmt.Fprintln(a.stdout)
 	printServices(a.stdout, r.GetServices())
+	a.printRegistrations(r.GetRegistrations())
 }
 
 func (a *app) etcdWords(e *lbagentv1.EtcdStatus) string {

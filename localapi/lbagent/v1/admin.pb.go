@@ -377,6 +377,201 @@ func (x *UnmuteResponse) GetWarnings() []string {
 	return nil
 }
 
+type DrainRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Delete the keys instead of marking them: for readers that don't know the mark.
+	Remove        bool `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DrainRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type DrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why etcd has not been told yet; empty if it has.
+	Pending       string `protobuf:"bytes,1,opt,name=pending,proto3" json:"pending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DrainResponse) GetPending() string {
+	if x != nil {
+		return x.Pending
+	}
+	return ""
+}
+
+type UndrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainRequest) Reset() {
+	*x = UndrainRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainRequest) ProtoMessage() {}
+
+func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
+func (*UndrainRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UndrainRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type UndrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False if the service was not drained.
+	WasDrained    bool   `protobuf:"varint,1,opt,name=was_drained,json=wasDrained,proto3" json:"was_drained,omitempty"`
+	Pending       string `protobuf:"bytes,2,opt,name=pending,proto3" json:"pending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainResponse) Reset() {
+	*x = UndrainResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainResponse) ProtoMessage() {}
+
+func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
+func (*UndrainResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UndrainResponse) GetWasDrained() bool {
+	if x != nil {
+		return x.WasDrained
+	}
+	return false
+}
+
+func (x *UndrainResponse) GetPending() string {
+	if x != nil {
+		return x.Pending
+	}
+	return ""
+}
+
 var File_lbagent_v1_admin_proto protoreflect.FileDescriptor
 
 const file_lbagent_v1_admin_proto_rawDesc = "" +
@@ -406,11 +601,24 @@ const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"onBehalfOf\"I\n" +
 	"\x0eUnmuteResponse\x12\x1b\n" +
 	"\twas_muted\x18\x01 \x01(\bR\bwasMuted\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\xcb\x01\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"@\n" +
+	"\fDrainRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06remove\x18\x02 \x01(\bR\x06remove\")\n" +
+	"\rDrainResponse\x12\x18\n" +
+	"\apending\x18\x01 \x01(\tR\apending\"*\n" +
+	"\x0eUndrainRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"L\n" +
+	"\x0fUndrainResponse\x12\x1f\n" +
+	"\vwas_drained\x18\x01 \x01(\bR\n" +
+	"wasDrained\x12\x18\n" +
+	"\apending\x18\x02 \x01(\tR\apending2\xcd\x02\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Reload\x12\x19.lbagent.v1.ReloadRequest\x1a\x1a.lbagent.v1.ReloadResponse\x129\n" +
 	"\x04Mute\x12\x17.lbagent.v1.MuteRequest\x1a\x18.lbagent.v1.MuteResponse\x12?\n" +
-	"\x06Unmute\x12\x19.lbagent.v1.UnmuteRequest\x1a\x1a.lbagent.v1.UnmuteResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
+	"\x06Unmute\x12\x19.lbagent.v1.UnmuteRequest\x1a\x1a.lbagent.v1.UnmuteResponse\x12<\n" +
+	"\x05Drain\x12\x18.lbagent.v1.DrainRequest\x1a\x19.lbagent.v1.DrainResponse\x12B\n" +
+	"\aUndrain\x12\x1a.lbagent.v1.UndrainRequest\x1a\x1b.lbagent.v1.UndrainResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
 
 var (
 	file_lbagent_v1_admin_proto_rawDescOnce sync.Once
@@ -424,7 +632,7 @@ func file_lbagent_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_admin_proto_rawDescData
 }
 
-var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_lbagent_v1_admin_proto_goTypes = []any{
 	(*ReloadRequest)(nil),       // 0: lbagent.v1.ReloadRequest
 	(*ReloadResponse)(nil),      // 1: lbagent.v1.ReloadResponse
@@ -432,23 +640,31 @@ var file_lbagent_v1_admin_proto_goTypes = []any{
 	(*MuteResponse)(nil),        // 3: lbagent.v1.MuteResponse
 	(*UnmuteRequest)(nil),       // 4: lbagent.v1.UnmuteRequest
 	(*UnmuteResponse)(nil),      // 5: lbagent.v1.UnmuteResponse
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
-	(*MuteInfo)(nil),            // 7: lbagent.v1.MuteInfo
+	(*DrainRequest)(nil),        // 6: lbagent.v1.DrainRequest
+	(*DrainResponse)(nil),       // 7: lbagent.v1.DrainResponse
+	(*UndrainRequest)(nil),      // 8: lbagent.v1.UndrainRequest
+	(*UndrainResponse)(nil),     // 9: lbagent.v1.UndrainResponse
+	(*durationpb.Duration)(nil), // 10: google.protobuf.Duration
+	(*MuteInfo)(nil),            // 11: lbagent.v1.MuteInfo
 }
 var file_lbagent_v1_admin_proto_depIdxs = []int32{
-	6, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
-	7, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
-	0, // 2: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
-	2, // 3: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
-	4, // 4: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
-	1, // 5: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
-	3, // 6: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
-	5, // 7: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	10, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
+	11, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
+	0,  // 2: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
+	2,  // 3: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
+	4,  // 4: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
+	6,  // 5: lbagent.v1.AdminService.Drain:input_type -> lbagent.v1.DrainRequest
+	8,  // 6: lbagent.v1.AdminService.Undrain:input_type -> lbagent.v1.UndrainRequest
+	1,  // 7: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
+	3,  // 8: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
+	5,  // 9: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
+	7,  // 10: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
+	9,  // 11: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
+	7,  // [7:12] is the sub-list for method output_type
+	2,  // [2:7] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_admin_proto_init() }
@@ -463,7 +679,7 @@ func file_lbagent_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_admin_proto_rawDesc), len(file_lbagent_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

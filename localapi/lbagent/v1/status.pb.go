@@ -79,7 +79,9 @@ type StatusResponse struct {
 	// What is muted, here and fleet-wide.
 	Mutes []*MuteInfo `protobuf:"bytes,13,rep,name=mutes,proto3" json:"mutes,omitempty"`
 	// The configuration that etcd keeps for all hosts; unset if this host follows none.
-	Fleet         *FleetStatus `protobuf:"bytes,20,opt,name=fleet,proto3" json:"fleet,omitempty"`
+	Fleet *FleetStatus `protobuf:"bytes,20,opt,name=fleet,proto3" json:"fleet,omitempty"`
+	// Services of this host.
+	Registrations []*RegistrationStatus `protobuf:"bytes,14,rep,name=registrations,proto3" json:"registrations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +210,13 @@ func (x *StatusResponse) GetMutes() []*MuteInfo {
 func (x *StatusResponse) GetFleet() *FleetStatus {
 	if x != nil {
 		return x.Fleet
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRegistrations() []*RegistrationStatus {
+	if x != nil {
+		return x.Registrations
 	}
 	return nil
 }
@@ -1222,8 +1231,8 @@ var File_lbagent_v1_status_proto protoreflect.FileDescriptor
 const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x17lbagent/v1/status.proto\x12\n" +
-	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17lbagent/v1/lookup.proto\"\x0f\n" +
-	"\rStatusRequest\"\xf1\x03\n" +
+	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17lbagent/v1/lookup.proto\x1a\x19lbagent/v1/registry.proto\"\x0f\n" +
+	"\rStatusRequest\"\xb7\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x14\n" +
@@ -1239,7 +1248,8 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x10\n" +
 	"\x03pid\x18\f \x01(\x05R\x03pid\x12*\n" +
 	"\x05mutes\x18\r \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes\x12-\n" +
-	"\x05fleet\x18\x14 \x01(\v2\x17.lbagent.v1.FleetStatusR\x05fleet\"\xc9\x01\n" +
+	"\x05fleet\x18\x14 \x01(\v2\x17.lbagent.v1.FleetStatusR\x05fleet\x12D\n" +
+	"\rregistrations\x18\x0e \x03(\v2\x1e.lbagent.v1.RegistrationStatusR\rregistrations\"\xc9\x01\n" +
 	"\vFleetStatus\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1a\n" +
@@ -1360,8 +1370,9 @@ var file_lbagent_v1_status_proto_goTypes = []any{
 	(*MutesResponse)(nil),         // 14: lbagent.v1.MutesResponse
 	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 	(*ServiceInfo)(nil),           // 16: lbagent.v1.ServiceInfo
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
-	(*Backend)(nil),               // 18: lbagent.v1.Backend
+	(*RegistrationStatus)(nil),    // 17: lbagent.v1.RegistrationStatus
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Backend)(nil),               // 19: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
 	15, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
@@ -1369,36 +1380,37 @@ var file_lbagent_v1_status_proto_depIdxs = []int32{
 	16, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
 	12, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
 	2,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
-	17, // 5: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
-	3,  // 6: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
-	15, // 7: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
-	15, // 8: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	16, // 9: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
-	8,  // 10: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
-	7,  // 11: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
-	18, // 12: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	9,  // 13: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	17, // 14: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	15, // 15: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	15, // 16: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	15, // 17: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	15, // 18: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	15, // 19: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
-	15, // 20: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
-	12, // 21: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
-	0,  // 22: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	5,  // 23: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	10, // 24: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	13, // 25: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
-	1,  // 26: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	6,  // 27: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	11, // 28: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	14, // 29: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
-	26, // [26:30] is the sub-list for method output_type
-	22, // [22:26] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	17, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
+	18, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	3,  // 7: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
+	15, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	15, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	16, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	8,  // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
+	7,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
+	19, // 13: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	9,  // 14: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	18, // 15: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	15, // 16: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	15, // 17: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	15, // 18: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	15, // 19: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	15, // 20: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
+	15, // 21: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
+	12, // 22: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	0,  // 23: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	5,  // 24: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	10, // 25: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	13, // 26: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
+	1,  // 27: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	6,  // 28: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	11, // 29: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	14, // 30: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
+	27, // [27:31] is the sub-list for method output_type
+	23, // [23:27] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -1407,6 +1419,7 @@ func file_lbagent_v1_status_proto_init() {
 		return
 	}
 	file_lbagent_v1_lookup_proto_init()
+	file_lbagent_v1_registry_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
