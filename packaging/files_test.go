@@ -56,6 +56,8 @@ func TestDefaultConfiguration(t *testing.T) {
 func TestExample(t *testing.T) {
 	got := load(t, read(t, "etc/example.yaml"))
 	want := load(t, `
+register: [{name: user, address: ":8080"}]
+register_allow: [{user: app, services: ["order-*"]}]
 etcd: {endpoints: ["https://etcd-1:2379", "https://etcd-2:2379"]}
 services:
   - {name: user, prefix: services/user/, listen: [7001, "127.0.0.2:7001", "unix:/run/lbagent/user.sock"]}
@@ -70,7 +72,7 @@ services:
 			}
 		}
 	}
-	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "limits", "on_demand", "mute", "log", "defaults", "services"}
+	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "limits", "on_demand", "mute", "register", "registration_ttl", "register_allow", "log", "defaults", "services"}
 	for _, key := range keys {
 		if !strings.Contains(read(t, "etc/example.yaml"), "\n"+key+":") {
 			t.Errorf("the example has no %s", key)
