@@ -25,6 +25,10 @@ type check struct {
 
 	lives                      int // of etcd, less one
 	lists, compared, compacted int
+	orphaned                   int // backends
+	sizes                      map[string][]sized
+	epochs, former             map[uint64]bool            // of lists, and those of before the last restore
+	orphans                    map[string]map[string]bool // of the last list, by service
 	took                       []time.Duration
 	done                       map[string]int
 }
@@ -32,7 +36,15 @@ type check struct {
 // pending is a list that has to be compared with etcd.
 type pending struct{ *service.List }
 
+// sized is how many backends a list had, orphans included, and which.
+type sized struct {
+	at  time.Time
+	all map[string]bool
+}
+
 func (c *check) init() {
+	c.epochs, c.former = map[uint64]bool{}, map[uint64]bool{}
+	c.sizes, c.orphans = map[string][]sized{}, map[string]map[string]bool{}
 	c.last, c.back, c.done = map[string]*service.List{}, map[string]int{}, map[string]int{}
 }
 
@@ -60,7 +72,9 @@ func (w *world) look(name string, l *service.List) {
 	if l.Source == service.FromEtcd { // a spooled list may be of an older revision at which etcd had the same
 		c.last[name] = l
 	}
-	switch name {
+	listed, orphans := parted(l)
+	w.lookAtOrphans(name, listed, orphans)
+	switch l = listed; name {
 	case idle:
 		if addrs(l) != "10.2.0.1:80 10.2.0.2:80 10.2.0.3:80" {
 			w.fail("%s became %q", idle, addrs(l))
@@ -70,13 +84,66 @@ func (w *world) look(name string, l *service.List) {
 			w.fail("%s became %q", steady, addrs(l))
 		}
 	}
-	if l.Source == service.FromEtcd && !w.refollowed(l) {
+	if l.Source == service.FromEtcd && !refollowed(l) {
 		c.pending = append(c.pending, pending{l})
+		c.epochs[l.Epoch] = true
+	}
+}
+
+// parted tells what etcd says from what the guard adds (1.9).
+func parted(l *service.List) (listed *service.List, orphans []service.Backend) {
+	if l == nil {
+		return nil, nil
+	}
+	only := *l
+	only.Backends, orphans = splitOrphans(l.Backends)
+	return &only, orphans
+}
+
+// lookAtOrphans holds them against the rule: each was in the list a moment ago, and new ones come only when the list is empty or has less than half of what it had
+// in the last 10 s (1.9); some more time is allowed for, since lists are looked at after they came.
+func (w *world) lookAtOrphans(name string, listed *service.List, orphans []service.Backend) {
+	const window = guardWindow + 10*time.Second
+	c, now := &w.check, time.Now()
+	most, before := 0, map[string]bool{}
+	for i, s := range c.sizes[name] {
+		if i == len(c.sizes[name])-1 || now.Sub(s.at) < window {
+			most = max(most, len(s.all))
+			for addr := range s.all {
+				before[addr] = true
+			}
+		}
+	}
+	all := map[string]bool{}
+	for _, b := range listed.Backends {
+		all[b.Addr.String()] = true
+	}
+	for _, b := range orphans {
+		addr := b.Addr.String()
+		switch {
+		case !*randomGuard:
+			w.fail("%s: %s is an orphan, and there is no guard", name, addr)
+		case all[addr] || !before[addr]:
+			w.fail("%s: %s is an orphan; listed: %v, was there: %v", name, addr, all[addr], before[addr])
+		case c.orphans[name] == nil || !c.orphans[name][addr]:
+			c.orphaned++
+			if n := len(listed.Backends); !mass(n, most) {
+				w.fail("%s: %s was orphaned when the list had %d of %d", name, addr, n, most)
+			}
+		}
+	}
+	c.orphans[name] = map[string]bool{}
+	for _, b := range orphans {
+		all[b.Addr.String()], c.orphans[name][b.Addr.String()] = true, true
+	}
+	c.sizes[name] = append(c.sizes[name], sized{now, all})
+	if n := len(c.sizes[name]); n > 200 {
+		c.sizes[name] = slices.Clone(c.sizes[name][n-100:])
 	}
 }
 
 // refollowed reports whether l was read as records of another format.
-func (w *world) refollowed(l *service.List) bool {
+func refollowed(l *service.List) bool {
 	return slices.ContainsFunc(l.Bad, func(b service.BadRecord) bool { return strings.Contains(b.Reason, "host:port") })
 }
 
@@ -99,6 +166,8 @@ func (w *world) compareLists() {
 		switch {
 		case errors.Is(err, rpctypes.ErrCompacted):
 			c.compacted++
+		case errors.Is(err, rpctypes.ErrFutureRev) && c.former[l.Epoch]:
+			c.compacted++ // published again before the agent learned of the restore
 		case errors.Is(err, rpctypes.ErrFutureRev):
 			w.fail("%s: a list of revision %d, which etcd never had", l.Service, l.Revision)
 		case err != nil:
@@ -106,7 +175,7 @@ func (w *world) compareLists() {
 			return // later
 		default:
 			c.compared++
-			if got, want := describe(l.List), describeKeys(w.t, r.Kvs); got != want {
+			if got, want := describe(l.List), describeKeys(w.t, r.Kvs); got != want && !c.former[l.Epoch] {
 				w.fail("%s at revision %d was\n%s, in etcd it was\n%s", l.Service, l.Revision, got, want)
 			}
 		}
@@ -147,7 +216,8 @@ func (w *world) wrong() string {
 			r, err = c.Get(ctx, "services/"+name+"/", clientv3.WithPrefix())
 			return err
 		})
-		if got, want := describe(w.d.last(name)), describeKeys(w.t, r.Kvs); got != want {
+		listed, _ := parted(w.d.last(name))
+		if got, want := describe(listed), describeKeys(w.t, r.Kvs); got != want {
 			return fmt.Sprintf("%s is\n%s, in etcd it is\n%s", name, got, want)
 		}
 	}

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"time"
 
@@ -47,6 +48,7 @@ func (w *world) ops() []op {
 		{"restore", 4, w.restore},
 		{"agent restarts", 12, w.restartAgent},
 		{"followed in another way", 5, w.refollow},
+		{"accept", 10, w.accept},
 	}
 }
 
@@ -340,6 +342,7 @@ func (w *world) restore() {
 	}
 	w.logIn()
 	w.check.lives++
+	maps.Copy(w.check.former, w.check.epochs)
 	w.leases = nil
 	w.password = w.backup.password
 	writeFile(w.t, w.file, w.password)
@@ -359,9 +362,17 @@ func (w *world) restartAgent() {
 			continue
 		}
 		if len(all) == 0 || all[0].Source != service.FromSpool || describe(all[0]) != want {
-			w.fail("after a restart the list of %s is not that of before: %d lists, before: %s", name, len(all), want)
+			w.fail("after a restart the list of %s is not that of before: %s\nbefore: %s", name, told(all), want)
 		}
 	}
+}
+
+// told is the first of some lists, for a person.
+func told(all []*service.List) string {
+	if len(all) == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%s at revision %d: %s", all[0].Source, all[0].Revision, describe(all[0]))
 }
 
 func (w *world) stopAgent() {
@@ -373,5 +384,14 @@ func (w *world) stopAgent() {
 
 func (w *world) refollow() {
 	w.d.Set(Follow{Name: user, Prefix: "services/" + user + "/", Format: "plain"})
-	w.d.Set(naming(user))
+	w.d.Set(w.follow(user))
+}
+
+// accept believes the lists that lost most of their keys (1.10).
+func (w *world) accept() {
+	for _, name := range []string{user, steady} {
+		if _, err := w.d.Accept(name); err != nil {
+			w.note("accept %s: %v", name, err)
+		}
+	}
 }

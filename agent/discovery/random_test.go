@@ -18,6 +18,7 @@ import (
 
 var (
 	randomSteps = flag.Int("steps", 100, "steps of TestRandom; make random runs 10,000")
+	randomGuard = flag.Bool("guard", true, "TestRandom with the two witnesses of 1.9")
 	randomSeed  = flag.Uint64("seed", 0, "seed of TestRandom; 0 = a new one, which is printed")
 )
 
@@ -127,8 +128,17 @@ func (w *world) startAgent() {
 	w.d = start(w.t, setup{
 		Etcd:     &etcd.Config{Endpoints: w.cluster.Endpoints(), Username: "agent", PasswordFile: w.file},
 		SpoolDir: w.spool,
-	}, naming(steady), naming(idle), naming(user))
+	}, w.follow(steady), w.follow(idle), w.follow(user))
 	w.check.seen = map[string]int{}
+}
+
+// follow is how a service is followed.
+func (w *world) follow(name string) Follow {
+	f := naming(name)
+	if *randomGuard {
+		f.Hold = 10 * time.Minute
+	}
+	return f
 }
 
 // note keeps what is done, for a person to read if it goes wrong.
@@ -205,7 +215,7 @@ func (w *world) report() {
 	}
 	w.reads += w.d.Status().Reads
 	w.t.Logf("seed %d: %d steps in %v; %d times quiet, right after p50 %v, p90 %v, p99 %v, at most %v (%d over 2 s); %d lists, %d of them compared with etcd at their revision, %d too old for that; "+
-		"%d reads of whole prefixes, %d restarts of the agent, %d restores", w.seed, w.step-1, time.Since(w.began).Round(time.Second), len(took), at(.5), at(.9), at(.99), at(1), late,
-		w.check.lists, w.check.compared, w.check.compacted, w.reads, w.restarts, w.check.lives)
+		"%d reads of whole prefixes, %d restarts of the agent, %d restores, %d backends orphaned (guard %v)", w.seed, w.step-1, time.Since(w.began).Round(time.Second), len(took), at(.5), at(.9), at(.99), at(1), late,
+		w.check.lists, w.check.compared, w.check.compacted, w.reads, w.restarts, w.check.lives, w.check.orphaned, *randomGuard)
 	w.t.Logf("steps: %v", w.check.done)
 }

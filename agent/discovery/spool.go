@@ -41,9 +41,9 @@ type spool struct {
 	mu sync.Mutex
 
 	dirty     map[string]spooled   // by service, since the last round
+	taken     map[string]spooled   // what the round of now took of dirty
 	confirmed map[string]time.Time // by service, since the last stamps
 	stamped   time.Time
-	writing   bool   // a round writes what it took of dirty
 	failed    string // why the last write failed; empty if it didn't
 
 	round sync.Mutex // held by a round of writing
@@ -129,8 +129,7 @@ func (s *spool) write(now time.Time, stamp bool) {
 	defer s.round.Unlock()
 	s.mu.Lock()
 	dirty := s.dirty
-	s.dirty = make(map[string]spooled)
-	s.writing = true
+	s.dirty, s.taken = make(map[string]spooled), maps.Clone(dirty)
 	var stamps map[string]time.Time
 	if stamp || now.Sub(s.stamped) >= confirmEvery {
 		stamps, s.stamped = s.confirmed, now
@@ -143,7 +142,7 @@ func (s *spool) write(now time.Time, stamp bool) {
 		s.settle(err, dirty)
 	}
 	s.mu.Lock()
-	s.writing = false
+	s.taken = nil
 	s.mu.Unlock()
 	for name, at := range stamps {
 		// A file that is not there, or can't be stamped, will only look older than it is.
@@ -252,13 +251,18 @@ func (s *spool) load(f Follow, now time.Time) *service.List {
 	if s.dir == "" {
 		return nil
 	}
-	leaves := s.mayLeave(f.Name)
+	d, dirty := s.due(f.Name)
+	if dirty && d.list != nil && d.follow.keys() == f.keys() && d.follow.Format == f.Format {
+		l := *d.list // newer than the file
+		l.Source, l.Backends = service.FromSpool, slices.Clone(l.Backends)
+		return &l
+	}
 	for _, suffix := range []string{listSuffix, prevSuffix} {
 		path := s.path(f.Name, suffix)
 		l, err := loadFile(path, f, now)
 		switch {
 		case err == nil:
-			if leaves {
+			if dirty { // the file is about to be removed, or to hold another list
 				s.put(f, l) // wanted again; who finds the same list in etcd relies on the file
 			}
 			return l
@@ -275,12 +279,14 @@ func (s *spool) load(f Follow, now time.Time) *service.List {
 	return nil
 }
 
-// mayLeave reports whether the files of name are about to be removed, since it was not followed a moment ago.
-func (s *spool) mayLeave(name string) bool {
+// due is what is to be done with the file of name, or is being done at the moment.
+func (s *spool) due(name string) (d spooled, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d, dirty := s.dirty[name]
-	return s.writing || dirty && d.list == nil
+	if d, ok = s.dirty[name]; !ok {
+		d, ok = s.taken[name]
+	}
+	return d, ok
 }
 
 // loadFile reads one file. The list was confirmed when the file was stamped, but never in the future.

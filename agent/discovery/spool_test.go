@@ -390,7 +390,7 @@ func TestSpoolLoadWhileRemoved(t *testing.T) {
 	s.put(sampleFollow(), sampleList())
 	s.flush()
 	s.remove("user")
-	s.dirty, s.writing = make(map[string]spooled), true // a round has begun ...
+	s.dirty, s.taken = make(map[string]spooled), s.dirty // a round has begun ...
 	if l := s.load(sampleFollow(), time.Now()); l == nil {
 		t.Fatal("no list")
 	}
@@ -505,4 +505,27 @@ func BenchmarkLoadSpool(b *testing.B) {
 		used += cpuTime() - begin
 	}
 	b.ReportMetric(float64(used)/float64(b.N)/1e6, "cpu-ms/op")
+}
+
+// A service that is followed in another way, and back, before its newest list is on disk: the list does not go back to the one on disk, and what is on disk in the
+// end is that service's list, not the other way's (1.8). Found by TestRandom with seed 20261122.
+func TestSpoolReadsWhatIsNotWrittenYet(t *testing.T) {
+	s, _ := testSpool(t)
+	f, other := sampleFollow(), sampleFollow()
+	other.Format += "2"
+	old, newer := generation(1), generation(2)
+	s.put(f, old)
+	s.write(time.Now(), false)
+	s.put(f, newer)
+	if l := s.load(f, time.Now()); l == nil || l.Revision != newer.Revision || l.Source != service.FromSpool {
+		t.Errorf("loaded %+v", l)
+	}
+	s.put(other, old)
+	if l := s.load(f, time.Now()); l == nil || l.Revision != old.Revision {
+		t.Errorf("loaded %+v", l)
+	}
+	s.write(time.Now(), false)
+	if l := s.load(f, time.Now()); l == nil {
+		t.Error("the other way's list is on disk")
+	}
 }
