@@ -39,7 +39,7 @@ func TestJoinedKeysModel(t *testing.T) {
 				var batch []*mvccpb.Event
 				for range 1 + rng.IntN(4) {
 					key := keys[name][rng.IntN(len(keys[name]))]
-					kv := &mvccpb.KeyValue{Key: []byte(key), CreateRevision: rev, ModRevision: rev}
+					kv := &mvccpb.KeyValue{Key: []byte(key), CreateRevision: rev, ModRevision: rev, Lease: rev % 3}
 					if rng.IntN(3) == 0 {
 						delete(have, key)
 						batch = append(batch, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: kv})
@@ -78,6 +78,11 @@ func compareWithRead(t *testing.T, what, name string, r records, have map[string
 	}
 	if e := compare(r, want); e != nothing {
 		t.Fatalf("%s: effect %d\ngot  %+v\nwant %+v", what, e, r, want)
+	}
+	for _, b := range r.shown {
+		if lease := have[b.Key].Lease; b.Lease != lease {
+			t.Fatalf("%s: %s has lease %d, want that of its key %d", what, b.Addr, b.Lease, lease)
+		}
 	}
 	if n, m := r.keys(); n != len(have) || m != newest {
 		t.Fatalf("%s: %d keys, newest %d; want %d, %d", what, n, m, len(have), newest)

@@ -241,7 +241,7 @@ func (f *follower) onPurposeHere(suspects []service.Backend) func(netip.AddrPort
 func leasesLive(ctx context.Context, l *etcd.Link, leases []int64) map[int64]bool {
 	ctx, cancel := context.WithTimeout(ctx, leaseAskFor)
 	defer cancel()
-	leases = slices.DeleteFunc(leases, func(lease int64) bool { return lease == 0 || lease == leaseUnknown })
+	leases = slices.DeleteFunc(leases, func(lease int64) bool { return lease == 0 })
 	rand.Shuffle(len(leases), func(i, j int) { leases[i], leases[j] = leases[j], leases[i] })
 	lives := make(map[int64]bool, len(leases))
 	sample := leases[:min(len(leases), leaseSamples)]

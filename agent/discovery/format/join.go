@@ -13,7 +13,8 @@ import (
 type Part struct {
 	Key               string
 	Created, Modified int64
-	Backends          []service.Backend // what the record gives for this key, without Key, Created and Modified
+	Lease             int64             // 0 = none
+	Backends          []service.Backend // what the record gives for this key, without Key, Created, Modified and Lease
 	Err               error             // what is wrong with this key (1.7)
 
 	value string
@@ -45,7 +46,7 @@ func (j *Joiner) Reset() {
 }
 
 // Put notes what key says now.
-func (j *Joiner) Put(key string, value []byte, created, modified int64) {
+func (j *Joiner) Put(key string, value []byte, created, modified, lease int64) {
 	if !utf8.ValidString(key) || len(value) > MaxValue {
 		j.Delete(key)
 		return
@@ -59,7 +60,7 @@ func (j *Joiner) Put(key string, value []byte, created, modified int64) {
 	if !found {
 		parts = slices.Insert(parts, at, Part{})
 	}
-	parts[at] = Part{Key: key, Created: created, Modified: modified, value: string(value)}
+	parts[at] = Part{Key: key, Created: created, Modified: modified, Lease: lease, value: string(value)}
 	j.parts[record] = parts
 	j.touched[record] = struct{}{}
 }

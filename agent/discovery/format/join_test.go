@@ -30,7 +30,7 @@ func newEtcd(format string) *etcd {
 func (e *etcd) put(key, value string) *etcd {
 	e.rev++
 	e.keys[key] = Part{Key: key, Created: e.rev, Modified: e.rev, value: value}
-	e.dec.Joiner().Put(key, []byte(value), e.rev, e.rev)
+	e.dec.Joiner().Put(key, []byte(value), e.rev, e.rev, 7)
 	return e
 }
 
@@ -74,7 +74,7 @@ func (e *etcd) whole() *etcd {
 	next := newEtcd(e.format)
 	for _, key := range slices.Sorted(maps.Keys(e.keys)) {
 		p := e.keys[key]
-		next.dec.Joiner().Put(key, []byte(p.value), p.Created, p.Modified)
+		next.dec.Joiner().Put(key, []byte(p.value), p.Created, p.Modified, 7)
 	}
 	return next.commit()
 }
@@ -97,8 +97,8 @@ func TestTraefik(t *testing.T) {
 	e := newEtcd(Traefik)
 	e.put(server+"/weight", "3").check(t, "a weight waits for its address")
 	e.put(server+"/url", "http://10.0.0.1:8080").check(t, "golden", backend("10.0.0.1:8080", weight(3), http))
-	if p := e.gives[server+"/url"]; p.Created != 2 || p.Modified != 2 {
-		t.Errorf("the backend is of revision %d %d, want that of its address", p.Created, p.Modified)
+	if p := e.gives[server+"/url"]; p.Created != 2 || p.Modified != 2 || p.Lease != 7 {
+		t.Errorf("the backend is of revision %d %d, lease %d; want those of its address", p.Created, p.Modified, p.Lease)
 	}
 	e.put(server+"/weight", "7").check(t, "another weight", backend("10.0.0.1:8080", weight(7), http))
 	e.put("traefik/http/services/foo/loadbalancer/servers/1/url", "http://[2001:db8::1]:8080").
@@ -193,9 +193,10 @@ func TestJoinerForgetsWhatItCannotRead(t *testing.T) {
 	const key = "traefik/http/services/foo/loadbalancer/servers/0/url"
 	e := newEtcd(Traefik)
 	e.put(key, "http://10.0.0.1:1").commit()
-	e.dec.Joiner().Put(key, make([]byte, MaxValue+1), 1, 2)
-	if parts := e.dec.Joiner().Changed(); len(parts) != 0 {
-		t.Errorf("got %+v", parts)
+	e.dec.Joiner().Put(key, make([]byte, MaxValue+1), 1, 2, 0)
+	e.put("traefik/http/services/foo/loadbalancer/servers/0/weight", "1")
+	if parts := e.dec.Joiner().Changed(); len(parts) != 1 || len(parts[0].Backends) != 0 {
+		t.Errorf("got %+v, want the weight alone", parts)
 	}
 	if _, err := e.dec.Append(nil, key, make([]byte, MaxValue+1)); err == nil {
 		t.Error("no error")

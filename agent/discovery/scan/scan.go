@@ -139,7 +139,7 @@ func (s *scanner) add(key string, value []byte) {
 func (f *found) take(key string, value []byte) {
 	f.Keys++
 	if j := f.decoder.Joiner(); j != nil {
-		j.Put(key, value, 1, 1)
+		j.Put(key, value, 1, 1, 0)
 		return
 	}
 	backends, err := f.decoder.Append(nil, key, value)
