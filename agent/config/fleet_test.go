@@ -289,3 +289,20 @@ func FuzzWithFleet(f *testing.F) {
 		_, _ = FleetItems("f", []byte(text))
 	})
 }
+
+// BenchmarkWithFleet is what a change of one item costs a host: all of them are looked at.
+func BenchmarkWithFleet(b *testing.B) {
+	cfg, err := parseText(fleetHost)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var items []Item
+	for i := range 1000 {
+		items = append(items, item(fmt.Sprint("s", i), fmt.Sprintf("name: s%d\nprefix: s/%d/\nlisten: [%d]\nprobe: {type: http, path: /healthz}\n", i, i, 10000+i)))
+	}
+	for b.Loop() {
+		if next, _ := cfg.WithFleet(items); len(next.Services) != len(items) {
+			b.Fatal(len(next.Services))
+		}
+	}
+}
