@@ -74,6 +74,9 @@ func refuse(refused map[string]map[string]error, c *config.Config, outcomes []fl
 		if refused[key] == nil {
 			refused[key] = make(map[string]error)
 		}
+		if refused[key][o.Used] != nil {
+			return false // it was left out, and yet it is there: trying again would be for ever
+		}
 		refused[key][o.Used] = blocked
 	}
 	return true

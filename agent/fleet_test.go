@@ -167,6 +167,19 @@ func TestFleetBadItems(t *testing.T) {
 		return d.warned(fmt.Sprintf("fleet item never can't be used: service %q: listen on 127.0.0.1:%d", "never", taken))
 	})
 
+	d.reload.Lock()
+	p, err := d.prepare(d.applied.Load().files)
+	d.reload.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.change.Abort()
+	for _, o := range p.outcomes {
+		if o.Again != (o.Key == "never") {
+			t.Errorf("%s is tried again: %v", o.Key, o.Again)
+		}
+	}
+
 	// user moves to the port that is taken: it stays on its own, and mail comes all the same.
 	f.put("user", taken, two, "")
 	f.put("mail", mail, two, "")

@@ -195,9 +195,6 @@ func (w *follower) accept(ctx context.Context, l *etcd.Link, r clientv3.WatchRes
 	for _, e := range r.Events {
 		key := strings.TrimPrefix(string(e.Kv.Key), w.prefix)
 		old, there := w.read[key]
-		if e.Kv.ModRevision <= old.Modified {
-			continue // the watch begins at the revision that was read (1.2)
-		}
 		w.rev = max(w.rev, e.Kv.ModRevision)
 		if e.Type == clientv3.EventTypeDelete {
 			w.bytes -= len(old.Now)

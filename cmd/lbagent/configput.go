@@ -175,10 +175,7 @@ func (s *fleetStore) judge(now *fleet.Snapshot, items []config.Item) error {
 		}
 		keys = append(keys, item.Key)
 	}
-	all := s.items(now, keys...)
-	for i := range all {
-		all[i].Good = all[i].Now // it is there: whoever comes gives way
-	}
+	all := s.items(now, keys...) // before those that come: of two that clash, the later one gives way
 	others := len(all)
 	all = append(all, items...)
 	var errs []error
