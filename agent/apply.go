@@ -15,7 +15,7 @@ import (
 
 // follow is s as discovery takes it.
 func follow(s config.Service) discovery.Follow {
-	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Select: s.Select, Allow: s.Allow, Deny: s.Deny}
+	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Hold: s.GuardHold, Select: s.Select, Allow: s.Allow, Deny: s.Deny}
 }
 
 // EtcdOf is e as package etcd takes it; nil stays nil.

@@ -3,11 +3,13 @@ package agent
 import (
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/mute"
+	"github.com/lbagent/lbagent/agent/table"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -28,7 +30,7 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Etcd: &lbagentv1.EtcdStatus{
 			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
-		Warnings: append(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), fleetWarnings(a.fleet.Status())...),
+		Warnings: append(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), slices.Concat(fleetWarnings(a.fleet.Status()), orphanWarnings(a.table.Services()))...),
 		Fleet:    fleetStatus(now, a.fleet.Status()),
 	}
 	if in.err != nil {
@@ -57,6 +59,17 @@ func warnings(now time.Time, e etcd.Status, d discovery.Status, m mute.Stats) []
 		out = append(out, "the spool can't be written, so a restart while etcd is down would begin without lists: "+d.SpoolError)
 	}
 	return append(out, muteWarnings(m)...)
+}
+
+func orphanWarnings(services []*table.Service) []string {
+	var out []string
+	for _, s := range services {
+		if v := s.View(); v.Orphans() > 0 {
+			out = append(out, fmt.Sprintf("%s: %d of %d backends are orphans: their keys went from etcd, most at once, and they are kept while they are alive; `lbagent accept %s` lets go of them",
+				s.Name(), v.Orphans(), len(v.Backends), s.Name()))
+		}
+	}
+	return out
 }
 
 func muteWarnings(m mute.Stats) []string {

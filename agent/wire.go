@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -37,6 +38,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Events:    a.events,
 		OnTargets: a.monitor.SetGroup,
 		OnActive:  a.monitor.SetActive,
+		OnGone:    func(service string, addr netip.AddrPort, cause string) { a.discovery.Gone(service, addr, cause) },
 		OnPublish: func(s *table.Service) { a.proxy.Publish(s); a.lists.Published(s) },
 	}); err != nil {
 		return err
@@ -95,6 +97,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		AdminSocket: c.API.AdminSocket,
 		AdminGID:    groupID(adminGroup),
 		Follow:      func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
+		Accept:      a.discovery.Accept,
 		Reload:      a.Reload,
 		Registry:    a.registrar,
 		Status:      a.status,
@@ -158,7 +161,7 @@ func (a *Agent) backends(name string) ([]mute.Backend, bool) {
 	out := make([]mute.Backend, len(v.Backends))
 	for i := range v.Backends {
 		b := &v.Backends[i]
-		out[i] = mute.Backend{Addr: b.Addr, Usable: b.Verdict.Kind.Usable(), Draining: b.Draining}
+		out[i] = mute.Backend{Addr: b.Addr, Usable: b.Verdict.Usable(), Draining: b.Draining}
 	}
 	return out, true
 }

@@ -67,6 +67,7 @@ type target struct {
 	waits         bool // in core.urgent or core.routine
 	hurries       bool // in core.urgent
 	passes, fails int  // in a row
+	orphan        orphan
 	restarted     bool // another life of a known address: one success will do (2.2)
 	lastError     string
 	lastErrorAt   time.Time
@@ -128,8 +129,9 @@ func (c *core) setGroup(now time.Time, name string, o Options, targets Targets) 
 		c.add(now, t, left[t.addr])
 	}
 	for i, t := range next {
-		if drains := targets.At(i).Draining; drains != t.draining || reoptioned {
-			c.setDraining(t, drains)
+		if is := targets.At(i); is.Draining != t.draining || is.Orphan != t.orphan.is.Load() || reoptioned {
+			c.setDraining(t, is.Draining)
+			t.orphan.set(is.Orphan)
 			c.reoption(now, t)
 			c.judge(now, t)
 		}
@@ -226,7 +228,7 @@ func (c *core) setDraining(t *target, draining bool) {
 func (c *core) reoption(now time.Time, t *target) {
 	o := &t.group.options
 	t.state.limit.Store(o.limit())
-	if !o.probes() {
+	if !t.probes() {
 		t.down = nil
 	}
 	if !t.hold.IsZero() && t.holdOver {
@@ -266,6 +268,7 @@ func (c *core) settle(now time.Time, t *target) {
 		c.changes = append(c.changes, Change{Group: t.group.name, Addr: t.addr, State: t.state, From: orUp(t.shown), To: orUp(to)})
 		t.shown, t.untold = to, false
 	}
+	c.letGo(t)
 	c.count(t, len(parts) == 0 && !t.draining, t.ejected != nil && !t.draining)
 	c.due.set(t)
 }
@@ -284,7 +287,7 @@ func orUp(p *Part) Part {
 
 // nextTry is when something may end that part.
 func (t *target) nextTry(k Kind) time.Time {
-	if k == Ejected || !t.group.options.probes() {
+	if k == Ejected || !t.probes() {
 		return t.hold
 	}
 	return t.probeAt

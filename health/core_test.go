@@ -51,9 +51,9 @@ func (f fixed) Len() int        { return len(f) }
 func (f fixed) At(i int) Target { return f[i] }
 
 var (
-	saysNo  = outcome{probeAnswered, "HTTP 503"}
-	refused = outcome{probeUnreachable, "connection refused"}
-	silent  = outcome{probeSilent, "no answer within 1 s"}
+	saysNo  = outcome{kind: probeAnswered, cause: "HTTP 503"}
+	refused = outcome{kind: probeUnreachable, cause: "connection refused"}
+	silent  = outcome{kind: probeSilent, cause: "no answer within 1 s"}
 )
 
 func defaults() Options {
@@ -87,7 +87,7 @@ func newStory(t *testing.T, o Options, n int) *story {
 func (s *story) set(o Options, n int, draining ...int) {
 	targets := make(fixed, n)
 	for i := range targets {
-		targets[i] = Target{backend(i), s.states[i], slices.Contains(draining, i)}
+		targets[i] = Target{Addr: backend(i), State: s.states[i], Draining: slices.Contains(draining, i)}
 	}
 	s.c.setGroup(s.now, "g", o, targets)
 }
@@ -321,7 +321,7 @@ func TestLeftAndBack(t *testing.T) {
 	s.is(0, Down)
 	s.tale()
 	gone := s.states[0]
-	s.c.setGroup(s.now, "g", defaults(), fixed{{backend(1), s.states[1], false}})
+	s.c.setGroup(s.now, "g", defaults(), fixed{{Addr: backend(1), State: s.states[1]}})
 	s.pass(time.Second)
 	if v := gone.Verdict(); v == nil || v.Kind != Down {
 		t.Fatalf("a state that left lost its last verdict: %v", v)
@@ -773,7 +773,7 @@ func TestProbesAtOnce(t *testing.T) {
 // What this host can't probe hasn't failed (2.3).
 func TestLocalTroubleIsNoEvidence(t *testing.T) {
 	s := newStory(t, defaults(), 1)
-	s.answers[0] = outcome{probeLocal, "too many open files"}
+	s.answers[0] = outcome{kind: probeLocal, cause: "too many open files"}
 	s.to(time.Minute)
 	s.is(0)
 	if s.stats.probesPutOff.Load() < 10 || s.stats.probeFailures.Load() != 0 {

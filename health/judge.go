@@ -23,6 +23,9 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 	if t.gone {
 		return
 	}
+	if t.orphan.suspected.Load() {
+		c.planNow(now, t)
+	}
 	c.judgeTrial(now, t)
 	k := streaks(t.state.streaks.Load())
 	switch held := k.unreachable(); {
@@ -128,7 +131,7 @@ func (c *core) reconsider(now time.Time, g *group) {
 
 // judgeHold ends the hold-down when what it belonged to is over, and begins one for a backend that only a call can find reachable again.
 func (c *core) judgeHold(now time.Time, t *target) {
-	needed := t.ejected != nil || t.unreachable != nil && !t.group.options.probes()
+	needed := t.ejected != nil || t.unreachable != nil && !t.probes()
 	switch {
 	case needed && t.hold.IsZero():
 		c.holdDown(now, t)
@@ -156,7 +159,7 @@ func (c *core) holdDown(now time.Time, t *target) {
 // offerTrial is the end of a hold-down: a probe decides at once, or the next call that claims it.
 func (c *core) offerTrial(now time.Time, t *target) {
 	t.holdOver = true
-	if t.group.options.probes() {
+	if t.probes() {
 		c.enqueue(t)
 		return
 	}
@@ -203,6 +206,7 @@ func (c *core) passed(now time.Time, t *target) {
 	}
 	t.fails = 0
 	t.passes++
+	t.orphan.refused = 0
 	if t.down != nil && t.passes >= rise {
 		t.down = nil
 	}
@@ -222,6 +226,7 @@ func (c *core) probeFailed(now time.Time, t *target, o outcome) {
 	t.passes = 0
 	t.fails++
 	t.lastError, t.lastErrorAt = o.cause, now
+	t.orphan.failed(o)
 	switch o.kind {
 	case probeUnreachable:
 		t.state.probeUnreachable(now)

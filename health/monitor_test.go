@@ -42,7 +42,7 @@ func inBubble(t *testing.T, f func(b *bubble)) {
 			select {
 			case <-time.After(50 * ms):
 			case <-ctx.Done():
-				return outcome{probeLocal, "cancelled"}
+				return outcome{kind: probeLocal, cause: "cancelled"}
 			}
 			b.mu.Lock()
 			defer b.mu.Unlock()

@@ -39,6 +39,7 @@ type Options struct {
 type Target struct {
 	Addr     netip.AddrPort
 	State    *State
+	Orphan   bool // it lost its keys: probed each second whatever the group does, and reported when it is gone (1.10)
 	Draining bool // or muted: it gets no new calls; probed, but neither ejected nor counted in the caps (2.6)
 }
 
@@ -47,7 +48,8 @@ type Change struct {
 	Group    string
 	Addr     netip.AddrPort
 	State    *State
-	From, To Part // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
+	Gone     string // of an orphan: why it is to leave (1.10). From and To are the same then. Empty for all other changes
+	From, To Part   // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
 }
 
 // Targets is the backends of a group at one moment: it is read later and by another goroutine, so it must never change. It spares who has ten thousand

@@ -24,8 +24,9 @@ const (
 
 // outcome is how one probe ended; cause is in words, empty if it passed.
 type outcome struct {
-	kind  probeKind
-	cause string
+	kind    probeKind
+	cause   string
+	refused bool // the connect was: nobody listens there
 }
 
 // errClosed says that the peer ended the connection, or said GOAWAY, before its answer: that happens to a connection, not to a backend, so
@@ -61,7 +62,7 @@ func (p *prober) probe(ctx context.Context, o Options, addr netip.AddrPort) outc
 		err = p.once(ctx, o, addr)
 	}
 	if ctx.Err() != nil {
-		return outcome{probeLocal, "cancelled"}
+		return outcome{kind: probeLocal, cause: "cancelled"}
 	}
 	return classify(err, o)
 }
@@ -103,25 +104,25 @@ func classify(err error, o Options) outcome {
 		return outcome{}
 	}
 	if e, ok := errors.AsType[errAnswer](err); ok {
-		return outcome{probeAnswered, e.cause}
+		return outcome{kind: probeAnswered, cause: e.cause}
 	}
 	cause := Cause(err)
 	op, dialing := errors.AsType[*net.OpError](err)
 	dialing = dialing && op.Op == "dial"
 	switch {
 	case isLocal(err):
-		return outcome{probeLocal, cause}
+		return outcome{kind: probeLocal, cause: cause}
 	case dialing:
-		return outcome{probeUnreachable, cause}
+		return outcome{kind: probeUnreachable, cause: cause, refused: errors.Is(err, syscall.ECONNREFUSED)}
 	case o.Probe == ProbeTCP && o.HTTP2: // connected, but no SETTINGS
 		if isTimeout(err) {
 			cause = "no SETTINGS within " + Ago(o.Timeout)
 		}
-		return outcome{probeUnreachable, cause}
+		return outcome{kind: probeUnreachable, cause: cause}
 	case isTimeout(err):
 		cause = "no answer within " + Ago(o.Timeout)
 	}
-	return outcome{probeSilent, cause}
+	return outcome{kind: probeSilent, cause: cause}
 }
 
 // isLocal reports errors that say something about this host only.

@@ -137,31 +137,31 @@ func TestProbes(t *testing.T) {
 		want outcome
 	}{
 		{"tcp", tcp, silentServer, outcome{}},
-		{"tcp refused", tcp, deadPort, outcome{probeUnreachable, "connection refused"}},
+		{"tcp refused", tcp, deadPort, refusedProbe},
 		{"h2", h2, grpcIs(serving, true), outcome{}},
-		{"h2 refused", h2, deadPort, outcome{probeUnreachable, "connection refused"}},
-		{"h2 hangs", short(h2), silentServer, outcome{probeUnreachable, "no SETTINGS within 100 ms"}},
-		{"h2 to http1", h2, status(200), outcome{probeAnswered, "not an HTTP/2 answer"}},
-		{"h2 without SETTINGS first", h2, says(string(appendFrame(nil, framePing, 0, 0, make([]byte, 8)))), outcome{probeAnswered, "not an HTTP/2 answer"}},
+		{"h2 refused", h2, deadPort, refusedProbe},
+		{"h2 hangs", short(h2), silentServer, outcome{kind: probeUnreachable, cause: "no SETTINGS within 100 ms"}},
+		{"h2 to http1", h2, status(200), outcome{kind: probeAnswered, cause: "not an HTTP/2 answer"}},
+		{"h2 without SETTINGS first", h2, says(string(appendFrame(nil, framePing, 0, 0, make([]byte, 8)))), outcome{kind: probeAnswered, cause: "not an HTTP/2 answer"}},
 		{"http 200", http1, status(200), outcome{}},
 		{"http 302 isn't followed", http1, status(302), outcome{}},
-		{"http 404", http1, status(404), outcome{probeAnswered, "HTTP 404"}},
-		{"http 503", http1, status(503), outcome{probeAnswered, "HTTP 503"}},
-		{"http refused", http1, deadPort, outcome{probeUnreachable, "connection refused"}},
-		{"http hangs", short(http1), silentServer, outcome{probeSilent, "no answer within 100 ms"}},
-		{"http nonsense", http1, says("SSH-2.0-OpenSSH_9.2\r\n"), outcome{probeAnswered, "not an HTTP answer"}},
+		{"http 404", http1, status(404), outcome{kind: probeAnswered, cause: "HTTP 404"}},
+		{"http 503", http1, status(503), outcome{kind: probeAnswered, cause: "HTTP 503"}},
+		{"http refused", http1, deadPort, refusedProbe},
+		{"http hangs", short(http1), silentServer, outcome{kind: probeSilent, cause: "no answer within 100 ms"}},
+		{"http nonsense", http1, says("SSH-2.0-OpenSSH_9.2\r\n"), outcome{kind: probeAnswered, cause: "not an HTTP answer"}},
 		{"http 100 first", http1, says("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"), outcome{}},
-		{"http endless head", http1, says("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", answerMost)), outcome{probeAnswered, "answer too long"}},
+		{"http endless head", http1, says("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", answerMost)), outcome{kind: probeAnswered, cause: "answer too long"}},
 		{"http body that never ends", short(http1), says("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nabc"), outcome{}},
 		{"http long body", http1, says("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + strings.Repeat("a", 2*answerMost)), outcome{}},
 		{"grpc", grpcs, grpcIs(serving, true), outcome{}},
 		{"grpc named", named, grpcIs(serving, true), outcome{}},
-		{"grpc unknown name", unknown, grpcIs(serving, true), outcome{probeAnswered, "gRPC status 5: its health service doesn't know that name"}},
-		{"grpc not serving", named, grpcIs(notServing, true), outcome{probeAnswered, "NOT_SERVING"}},
-		{"grpc without health", grpcs, grpcIs(serving, false), outcome{probeAnswered, "gRPC status 12: it has no health service"}},
-		{"grpc to http1", grpcs, status(200), outcome{probeAnswered, "not an HTTP/2 answer"}},
-		{"grpc refused", grpcs, deadPort, outcome{probeUnreachable, "connection refused"}},
-		{"grpc hangs", short(grpcs), silentServer, outcome{probeSilent, "no answer within 100 ms"}},
+		{"grpc unknown name", unknown, grpcIs(serving, true), outcome{kind: probeAnswered, cause: "gRPC status 5: its health service doesn't know that name"}},
+		{"grpc not serving", named, grpcIs(notServing, true), outcome{kind: probeAnswered, cause: "NOT_SERVING"}},
+		{"grpc without health", grpcs, grpcIs(serving, false), outcome{kind: probeAnswered, cause: "gRPC status 12: it has no health service"}},
+		{"grpc to http1", grpcs, status(200), outcome{kind: probeAnswered, cause: "not an HTTP/2 answer"}},
+		{"grpc refused", grpcs, deadPort, refusedProbe},
+		{"grpc hangs", short(grpcs), silentServer, outcome{kind: probeSilent, cause: "no answer within 100 ms"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -194,7 +194,7 @@ func TestSettingsOfNetHTTP(t *testing.T) {
 	if got := newProber().probe(t.Context(), o, addrOf(l)); got.kind != probePassed {
 		t.Errorf("tcp: got %+v", got)
 	}
-	if got := newProber().probe(t.Context(), probeOptions(ProbeGRPC), addrOf(l)); got != (outcome{probeAnswered, "HTTP 404"}) {
+	if got := newProber().probe(t.Context(), probeOptions(ProbeGRPC), addrOf(l)); got != (outcome{kind: probeAnswered, cause: "HTTP 404"}) {
 		t.Errorf("grpc: got %+v", got)
 	}
 }
@@ -217,14 +217,14 @@ func TestProbeOnceMore(t *testing.T) {
 	}{
 		{"close, then well", h2, func(net.Conn) {}, func(c net.Conn) { c.Write(settings); io.Copy(io.Discard, c) }, outcome{}, 2},
 		{"GOAWAY, then well", h2, func(c net.Conn) { read(c); c.Write(goAway) }, func(c net.Conn) { c.Write(settings); io.Copy(io.Discard, c) }, outcome{}, 2},
-		{"close twice", probeOptions(ProbeHTTP), read, read, outcome{probeSilent, "connection closed"}, 2},
-		{"reset twice", probeOptions(ProbeHTTP), reset, reset, outcome{probeSilent, "connection reset"}, 2},
+		{"close twice", probeOptions(ProbeHTTP), read, read, outcome{kind: probeSilent, cause: "connection closed"}, 2},
+		{"reset twice", probeOptions(ProbeHTTP), reset, reset, outcome{kind: probeSilent, cause: "connection reset"}, 2},
 		{"GOAWAY twice", probeOptions(ProbeGRPC), func(c net.Conn) { read(c); c.Write(settings); c.Write(goAway) },
-			func(c net.Conn) { read(c); c.Write(settings); c.Write(goAway) }, outcome{probeSilent, "GOAWAY"}, 2},
+			func(c net.Conn) { read(c); c.Write(settings); c.Write(goAway) }, outcome{kind: probeSilent, cause: "GOAWAY"}, 2},
 		{"stream refused", probeOptions(ProbeGRPC), func(c net.Conn) { read(c); c.Write(settings); c.Write(refuse); io.Copy(io.Discard, c) },
 			func(c net.Conn) { read(c); c.Write(settings); c.Write(answer(200, "0", 1)); io.Copy(io.Discard, c) }, outcome{}, 2},
 		{"an answer is an answer", probeOptions(ProbeGRPC), func(c net.Conn) { read(c); c.Write(settings); c.Write(answer(200, "0", 2)) },
-			func(net.Conn) {}, outcome{probeAnswered, "NOT_SERVING"}, 1},
+			func(net.Conn) {}, outcome{kind: probeAnswered, cause: "NOT_SERVING"}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var connects atomic.Int32

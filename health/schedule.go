@@ -48,11 +48,12 @@ func (c *core) tick(now time.Time) []probeJob {
 			break
 		}
 		t := (*row)[0]
-		if t.waits && !t.gone && t.group.active && t.group.options.probes() {
+		if t.waits && !t.gone && t.probed() {
 			if !c.pace.take(now) {
 				break
 			}
 			t.probing = true
+			t.orphan.probing(now)
 			c.running++
 			c.starts++
 			c.stats.probes.Add(1)
@@ -91,7 +92,7 @@ func (c *core) fire(now time.Time, t *target) {
 		c.offerTrial(now, t)
 	}
 	if !t.probeAt.IsZero() && !t.probeAt.After(now) {
-		if t.state.goodWithin(now, t.delay(now)) {
+		if !t.orphan.suspected.Load() && t.state.goodWithin(now, t.delay(now)) {
 			c.stats.probesSpared.Add(1)
 			c.passed(now, t)
 			c.judgeAndPlan(now, t, true)
@@ -120,7 +121,7 @@ func (c *core) enqueue(t *target) {
 	switch {
 	case t.waits || t.probing:
 		return
-	case t.down != nil || t.unreachable != nil || t.ejected != nil || t.fails > 0 || t.restarted:
+	case t.down != nil || t.unreachable != nil || t.ejected != nil || t.fails > 0 || t.restarted || t.orphan.is.Load():
 		c.hurry(t)
 	default:
 		c.routine = append(c.routine, t)
@@ -144,7 +145,7 @@ func (c *core) probed(now time.Time, r result) {
 	if r.kind != probePassed && r.kind != probeLocal {
 		c.stats.probeFailures.Add(1)
 	}
-	if t.gone || !t.group.options.probes() {
+	if t.gone || !t.probes() {
 		return
 	}
 	switch r.kind {
@@ -165,6 +166,9 @@ func (c *core) probed(now time.Time, r result) {
 // delay is the time between two probes of t now.
 func (t *target) delay(now time.Time) time.Duration {
 	interval := t.group.options.Interval
+	if t.orphan.is.Load() {
+		return min(soon, interval)
+	}
 	for _, p := range []*Part{t.down, t.unreachable} {
 		if p != nil && now.Sub(p.Since) < soonFor {
 			return min(soon, interval)
@@ -176,20 +180,23 @@ func (t *target) delay(now time.Time) time.Duration {
 // plan sets the time of t's next probe.
 func (c *core) plan(now time.Time, t *target) {
 	t.probeAt = time.Time{}
-	if t.group.active && t.group.options.probes() && !t.probing && !t.waits {
+	if t.probed() && !t.probing && !t.waits {
 		t.probeAt = now.Add(time.Duration(float64(t.delay(now)) * (1 - probeJitter + 2*probeJitter*c.random())))
+	}
+	if t.orphan.suspected.Load() {
+		c.planNow(now, t)
 	}
 }
 
 // planFirst sets the time of t's first probe: at once if it is out, or another life of a known address; else somewhere in an interval (2.1).
 func (c *core) planFirst(now time.Time, t *target) {
 	t.probeAt = time.Time{}
-	if !t.group.active || !t.group.options.probes() || t.probing || t.waits {
+	if !t.probed() || t.probing || t.waits {
 		return
 	}
 	t.probeAt = now
 	if !t.restarted && t.down == nil && t.unreachable == nil && t.ejected == nil {
-		t.probeAt = now.Add(time.Duration(float64(t.group.options.Interval) * c.random()))
+		t.probeAt = now.Add(time.Duration(float64(t.delay(now)) * c.random()))
 	}
 }
 
@@ -326,5 +333,8 @@ func (s *schedule) swap(i, j int) {
 func (t *target) probeOptions() Options {
 	o := t.group.options
 	o.HTTP2 = o.HTTP2 || t.http2.Load()
+	if !o.probes() {
+		o.Probe = ProbeTCP // an orphan's
+	}
 	return o
 }

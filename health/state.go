@@ -124,6 +124,16 @@ func (s *State) End(now time.Time, result Result, firstByte time.Duration, sampl
 	}
 }
 
+// Goodbye notes that the backend ended a connection that nothing was wrong with: by GOAWAY, or by closing it. For an orphan that is a reason to look at once.
+func (s *State) Goodbye() { s.suspect() }
+
+// suspect has an orphan probed at once (1.10).
+func (s *State) suspect() {
+	if t := s.watch.Load(); t != nil && t.orphan.is.Load() && t.orphan.suspected.CompareAndSwap(false, true) {
+		t.notify()
+	}
+}
+
 // Connected notes that a connection was made and, for HTTP/2, that SETTINGS came (SpeaksHTTP2 as well then). It takes back what failed connects had said, nothing else.
 func (s *State) Connected(now time.Time) {
 	if s.connFailed.Load() != 0 {
@@ -161,6 +171,7 @@ func (s *State) hardFailure(now time.Time, at int64, cause string, next func(str
 	s.failed.Store(&failure{cause, now}) // before the crossing, which the Monitor puts into words with it
 	s.addPenalty(at)
 	s.move(next)
+	s.suspect()
 }
 
 // probeConnected and probeUnreachable note what a probe saw of the way to the backend: a probe's connect is a connect (2.4, 2.9), but no

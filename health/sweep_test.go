@@ -99,16 +99,16 @@ func TestSweep(t *testing.T) {
 		{"accepts", short, four, outcome{}},
 		{"accepts, IPv6", short, addrOf(six), outcome{}},
 		{"accepts, IPv4 in IPv6", short, mapped, outcome{}},
-		{"refuses", short, deadPort(t), outcome{probeUnreachable, "connection refused"}},
-		{"never answers", short, blackHole(t), outcome{probeUnreachable, "timeout"}},
+		{"refuses", short, deadPort(t), refusedProbe},
+		{"never answers", short, blackHole(t), outcome{kind: probeUnreachable, cause: "timeout"}},
 		{"h2", slow, grpcServer(t, healthpb.HealthCheckResponse_SERVING, false), outcome{}},
 		{"h2 says more", slow, says(settings, settings, goAway), outcome{}},
-		{"h2 hangs", h2, four, outcome{probeUnreachable, "no SETTINGS within 100 ms"}},
-		{"h2 refuses", slow, deadPort(t), outcome{probeUnreachable, "connection refused"}},
-		{"h2 goes away", slow, says(goAway), outcome{probeUnreachable, "GOAWAY"}},
-		{"h2 closes", slow, serve(t, func(_ int, c net.Conn) { c.Read(make([]byte, 4096)) }), outcome{probeUnreachable, "connection closed"}},
-		{"not h2", slow, says("HTTP/1.1 400 Bad Request\r\n\r\n"), outcome{probeAnswered, "not an HTTP/2 answer"}},
-		{"h2 without SETTINGS first", slow, says(string(appendFrame(nil, framePing, 0, 0, make([]byte, 8)))), outcome{probeAnswered, "not an HTTP/2 answer"}},
+		{"h2 hangs", h2, four, outcome{kind: probeUnreachable, cause: "no SETTINGS within 100 ms"}},
+		{"h2 refuses", slow, deadPort(t), refusedProbe},
+		{"h2 goes away", slow, says(goAway), outcome{kind: probeUnreachable, cause: "GOAWAY"}},
+		{"h2 closes", slow, serve(t, func(_ int, c net.Conn) { c.Read(make([]byte, 4096)) }), outcome{kind: probeUnreachable, cause: "connection closed"}},
+		{"not h2", slow, says("HTTP/1.1 400 Bad Request\r\n\r\n"), outcome{kind: probeAnswered, cause: "not an HTTP/2 answer"}},
+		{"h2 without SETTINGS first", slow, says(string(appendFrame(nil, framePing, 0, 0, make([]byte, 8)))), outcome{kind: probeAnswered, cause: "not an HTTP/2 answer"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			swept := sweepOne(t, c.o, c.addr)
@@ -240,7 +240,7 @@ func TestSweepOnceMore(t *testing.T) {
 
 	s := new(sweep)
 	f := &flight{job: probeJob{t: &target{}, options: probeOptions(ProbeTCP), addr: addr}, again: true}
-	if r, done := s.ended(time.Now(), f, unix.ECONNRESET); !done || r.outcome != (outcome{probeSilent, "connection reset"}) {
+	if r, done := s.ended(time.Now(), f, unix.ECONNRESET); !done || r.outcome != (outcome{kind: probeSilent, cause: "connection reset"}) {
 		t.Errorf("done %v, %+v", done, r.outcome)
 	}
 	if r, _ := s.ended(time.Now(), f, dialError(unix.EMFILE)); r.kind != probeLocal {

@@ -39,8 +39,14 @@ type Part struct {
 	Cause string    // the evidence: `5 failures in a row`, `probe failed 3 times`
 	Last  string    // the last error, as it was seen: `connection reset`
 	At    time.Time // when Last was seen
-	Next  time.Time // next trial or probe, or the end of a mute; zero if none is planned
+	// Failing is true for an orphan that health has found down, unreachable or ejected: it weighs less than orphaned (2.8), but such a one gets no calls, no more than
+	// a listed backend would (1.10).
+	Failing bool
+	Next    time.Time // next trial or probe, or the end of a mute; zero if none is planned
 }
+
+// Usable reports whether new calls go there outside panic.
+func (p *Part) Usable() bool { return p.Kind.Usable() && !p.Failing }
 
 // Words is the part as a sentence for a person at time now:
 // `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s` (2.8).

@@ -140,5 +140,6 @@ func serviceInfo(svc *table.Service, v *table.View, now time.Time) *lbagentv1.Se
 		Ready:      v.Ready,
 		Protocol:   spec.Protocol,
 		Policy:     string(spec.Policy),
+		Orphans:    uint32(v.Orphans()),
 	}
 }

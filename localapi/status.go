@@ -195,9 +195,9 @@ func standbyFor(v *table.View, b *table.Backend) string {
 func sentence(v *table.View, b *table.Backend, usable bool, now time.Time) string {
 	words := b.Evidence().Words(now)
 	switch {
-	case b.Standby && b.Verdict.Kind.Usable():
+	case b.Standby && b.Verdict.Usable():
 		return "stands by, " + standbyFor(v, b) + "; " + words
-	case usable && b.Verdict.Kind.Usable():
+	case usable && b.Verdict.Usable():
 		return fmt.Sprintf("gets calls, weight %g; %s", b.Weight, words)
 	case usable:
 		return "gets calls although it isn't well, because too few are (panic); " + words

@@ -96,6 +96,7 @@ func (c *collector) service(m metrics, s *table.Service) {
 	}
 	m.gauge(d.usable, float64(view.Usable), name)
 	m.gauge(d.fallback, boolean(view.Fallback), name)
+	m.gauge(d.orphans, float64(view.Orphans()), name)
 	m.gauge(d.panic, boolean(view.Panic), name)
 	m.counter(d.picks, float64(s.Picks()), name)
 	m.gauge(d.listReady, boolean(view.Ready), name)
@@ -110,6 +111,8 @@ func (c *collector) discovery(m metrics) {
 	d, s := &c.descs, c.cfg.Discovery()
 	m.gauge(d.spoolOK, boolean(s.SpoolError == ""))
 	m.counter(d.reads, float64(s.Reads))
+	m.counter(d.audits, float64(s.Audits))
+	m.counter(d.repairs, float64(s.Repairs))
 }
 
 func (c *collector) fleet(m metrics) {
@@ -140,6 +143,7 @@ func (c *collector) etcd(m metrics) {
 	d, s := &c.descs, c.cfg.Etcd()
 	m.gauge(d.etcdConfigured, boolean(s.Configured))
 	m.counter(d.reconnects, float64(s.Reconnects))
+	m.counter(d.epochs, float64(s.Epochs))
 	if !s.Configured {
 		return // an etcd that isn't there is neither connected nor lost
 	}

@@ -11,6 +11,7 @@ type descs struct {
 	fleetItems, fleetAge                                                                                       *prometheus.Desc
 	mutes, muteFileOK, muteFollowing                                                                           *prometheus.Desc
 	registrations, announced, leaseLosses, registrarWrites, registrarFailures, registrarFileOK                 *prometheus.Desc
+	orphans, audits, repairs, epochs                                                                           *prometheus.Desc
 	verdicts, events                                                                                           *prometheus.Desc
 	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections *prometheus.Desc
 	backendConns, backendOpened, backendClosed, backendFailed                                                  *prometheus.Desc
@@ -39,6 +40,10 @@ func newCollector(cfg Config) *collector {
 		etcdConnected:  d("discovery_etcd_connected", "1 if etcd answers."),
 		etcdContact:    d("discovery_etcd_last_contact_timestamp_seconds", "When etcd last answered."),
 		reads:          d("discovery_reads_total", "Whole reads of a prefix."),
+		orphans:        d("discovery_orphans", "Backends that are kept although their keys are gone.", "service"),
+		audits:         d("discovery_audits_total", "Lists that were compared with etcd's, as they are every 10 minutes or so."),
+		repairs:        d("discovery_repairs_total", "Lists that had missed a change and were read again."),
+		epochs:         d("discovery_etcd_epochs_total", "Times that etcd was replaced or restored from a backup."),
 		reconnects:     d("discovery_reconnects_total", "Connections to etcd that had to be made anew."),
 		spoolOK:        d("discovery_spool_ok", "0 if the last good lists can't be written to disk."),
 

@@ -101,6 +101,7 @@ type Service struct {
 	Retry        Retry
 	Reconnect    Reconnect
 	Timeout      Timeout
+	GuardHold    time.Duration // how long backends whose keys seem to have expired en masse are kept at least (SEMANTICS 1.9, 1.10); 0 = not at all
 	Drain        time.Duration // 0 = running calls end at once
 	OnDemand     bool          // not configured: followed because it was asked for
 	Item         string        // of the fleet's configuration: its key below fleet.prefix; "" = of the files

@@ -72,6 +72,7 @@ func TestDefaults(t *testing.T) {
 		Retry:        Retry{Max: 2, BudgetPercent: 20},
 		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
 		Timeout:      Timeout{Connect: time.Second, Request: 0, Idle: 5 * time.Minute},
+		GuardHold:    10 * time.Minute,
 		Drain:        30 * time.Second,
 	}
 	want := &Config{
@@ -160,6 +161,7 @@ services:
     reconnect: {base: 50ms, max: 5s}
     timeout: {connect: 2s, request: 1m30s, idle: 1m}
     drain: 1m
+    guard: {mode: hold, hold: 5m}
   - name: http
     allow: [127.0.0.1, 10.0.0.0/8, "::/0", 10.0.0.0/8, "::ffff:10.0.0.9"]
     deny: [169.254.0.0/16]
@@ -180,9 +182,10 @@ services:
 		Reconnect:    Reconnect{Base: 50 * time.Millisecond, Max: 5 * time.Second},
 		Timeout:      Timeout{Connect: 2 * time.Second, Request: 90 * time.Second, Idle: time.Minute},
 		Drain:        time.Minute,
+		GuardHold:    5 * time.Minute,
 	}
 	http := defaultService()
-	http.Name, http.At = "http", "lbagent.yaml:36"
+	http.Name, http.At = "http", "lbagent.yaml:37"
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
@@ -249,6 +252,28 @@ services:
 	}
 	if _, ok := c.OnDemandService("x"); ok {
 		t.Error("on demand is off, and yet there is a service")
+	}
+}
+
+// guard: is a mode, or a map; 0 and off are off, and a mode of defaults: counts until a service says another (1.9).
+func TestGuard(t *testing.T) {
+	c := mustParse(t, withEtcd+`
+defaults: {guard: {mode: off, hold: 1m}}
+services:
+  - {name: none, prefix: none/}
+  - {name: hold, prefix: hold/, guard: hold}
+  - {name: mode, prefix: mode/, guard: {mode: hold, hold: 2m}}
+  - {name: only, prefix: only/, guard: {hold: 2m}}
+  - {name: zero, prefix: zero/, guard: {mode: hold, hold: 0}}
+  - {name: off, prefix: off/, guard: off}
+`)
+	for name, want := range map[string]time.Duration{"none": 0, "hold": time.Minute, "mode": 2 * time.Minute, "only": 0, "zero": 0, "off": 0} {
+		if got := find(t, c, name).GuardHold; got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	if s, _ := c.OnDemandService("x"); s.GuardHold != 0 {
+		t.Errorf("on demand: %v", s.GuardHold)
 	}
 }
 

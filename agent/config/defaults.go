@@ -63,6 +63,7 @@ func defaultService() Service {
 		Retry:        Retry{Max: 2, BudgetPercent: 20},
 		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
 		Timeout:      Timeout{Connect: time.Second, Idle: 5 * time.Minute},
+		GuardHold:    10 * time.Minute,
 		Drain:        30 * time.Second,
 	}
 }

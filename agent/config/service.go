@@ -21,6 +21,7 @@ type draft struct {
 	overlap   bool
 	namespace *string // nil = etcd's
 	eject     bool    // the mode
+	guard     guard
 
 	rank int  // 0 = of the files; an item of the fleet has its place among them: of two that clash, the one with the higher rank gives way
 	only only // of an item of the fleet: on which hosts it applies
@@ -30,7 +31,7 @@ type draft struct {
 func ownKeys() []string { return []string{"name", "prefix", "key", "backends", "listen"} }
 
 func laterKeys() others {
-	return notYet("guard", "fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load")
+	return notYet("fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load")
 }
 
 // onlyFleet are keys of the fleet's items: a file is of one host.
@@ -40,7 +41,7 @@ func onlyFleet() others {
 
 // services reads defaults: and every entry of services:.
 func (d *decoder) services(s *sections) []*draft {
-	base := draft{Service: s.cfg.Defaults, eject: s.cfg.Defaults.Eject.On}
+	base := draft{Service: s.cfg.Defaults, eject: s.cfg.Defaults.Eject.On, guard: guard{hold: s.cfg.Defaults.GuardHold}}
 	if v, ok := s.written["defaults"]; ok {
 		known := base.keys()
 		for _, k := range ownKeys() {
@@ -114,7 +115,7 @@ func (dr *draft) checkSource(v value, etcd *Etcd) {
 	case hasKey && etcd == nil:
 		key.fail("configure etcd, or write backends:", "needs etcd:, which is not configured")
 	case hasBackends:
-		for _, k := range []string{"format", "overlap", "namespace", "select"} {
+		for _, k := range []string{"format", "overlap", "namespace", "select", "guard"} {
 			if at, ok := dr.own[k]; ok {
 				at.fail("leave it out", "belongs to prefix or key, the service has backends")
 			}
@@ -135,6 +136,7 @@ func (dr *draft) source() value {
 
 // finish works out what several keys say together.
 func (dr *draft) finish(etcd *Etcd) {
+	dr.GuardHold = dr.guard.kept()
 	dr.Eject.On = dr.eject && dr.Eject.Consecutive > 0 && dr.Eject.MaxPercent > 0
 	if etcd != nil {
 		dr.Namespace = etcd.Namespace
@@ -178,6 +180,7 @@ func (dr *draft) keys() keys {
 		"policy":        func(v value) { v.oneOf(&s.Policy, []string{"p2c", "round_robin"}, "least_request", "random", "hash") },
 		"probe":         func(v value) { dr.ownProbe = s.Probe.decode(v) },
 		"eject":         dr.decodeEject,
+		"guard":         dr.guard.decode,
 		"panic_percent": func(v value) { v.integer(&s.PanicPercent, 0, 100) },
 		"retry":         s.Retry.decode,
 		"reconnect":     s.Reconnect.decode,

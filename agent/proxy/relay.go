@@ -144,7 +144,7 @@ func (r *relay) viewChanged(svc *table.Service) {
 			}
 			be.remove()
 		} else {
-			be.keep(b.Verdict.Kind.Usable())
+			be.keep(b.Verdict.Usable())
 		}
 	}
 	// Not before: calls that go elsewhere pick by the newest view, which may have backends that the loop above would take out again, or not know.

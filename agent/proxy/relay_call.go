@@ -133,7 +133,7 @@ func (c *call) dispatchTo(b *table.Backend) {
 		c.state, c.began = b.State, now
 		b.State.Begin()
 		c.be = c.client.pool.backend(b, c.client.rt)
-		why := c.be.take(c, b.Verdict.Kind.Usable())
+		why := c.be.take(c, b.Verdict.Usable())
 		if why == "" {
 			return
 		}

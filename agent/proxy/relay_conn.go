@@ -192,6 +192,9 @@ func (c *backendConn) lost(cause string, why closeCause) {
 		why = closedGoaway
 	}
 	c.be.closed(c, why)
+	if why == closedFIN || why == closedError {
+		c.be.state.Goodbye()
+	}
 	if why == closedHang || why == closedProtocol || waited && why != closedStop && !c.ourFault {
 		c.be.state.ConnectionLost(c.relay.loop.Now(), cause)
 	}
@@ -372,6 +375,7 @@ func (c *backendConn) anyStream() *h2.Stream {
 // Goaway: h2.Handler. The streams that the backend never saw go elsewhere, the others end here (4.1). Without an error it's no failure.
 func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 	c.retired, c.left = true, true
+	c.be.state.Goodbye()
 	switch {
 	case code == h2.EnhanceYourCalm && string(debug) == "too_many_pings" && c.hang.number > 0:
 		if !c.ourFault {

@@ -151,7 +151,7 @@ func (rt *route) another(p *retryPolicy, now time.Time, tried []*health.State, r
 	}
 	b = rt.svc.View().Pick(now, tried)
 	switch {
-	case b == nil || !b.Verdict.Kind.Usable():
+	case b == nil || !b.Verdict.Usable():
 		return nil, "; no other backend is usable"
 	case !rt.budget.take(now):
 		return nil, overBudget

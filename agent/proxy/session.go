@@ -138,6 +138,9 @@ func (e *end) Readable(b []byte) int {
 }
 
 func (e *end) EOF() {
+	if e.side == tcp.Backend && e.s.state != nil {
+		e.s.state.Goodbye()
+	}
 	if s := e.s; s.late != nil {
 		s.late.ends(e.side)
 	}

@@ -12,8 +12,9 @@ import (
 type diff struct {
 	backends                           []Backend
 	added, removed, restarted, changed tally
-	targets                            bool // what health judges is another set
-	tiered, fallback                   bool // there are several priorities; there are backends of a fallback
+	orphaned, relisted                 tally // by having their keys no more, or again
+	targets                            bool  // what health judges is another set
+	tiered, fallback                   bool  // there are several priorities; there are backends of a fallback
 }
 
 // tally counts addresses and keeps the first few, for the event.
@@ -54,9 +55,10 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 		from := &old[i]
 		i++
 		switch was := from.Backend; {
-		case sameEpoch && was.Created < b.Created: // a lower one is an older key of the same life: the newer was deleted
+		case sameEpoch && was.Created < b.Created && was.Orphaned.IsZero(): // a process that only wrote its key again was there all along; a lower one is an older key of the same life: the newer was deleted
 			s.restart(now, from, to, &d)
-		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight || was.Priority != b.Priority || was.Fallback != b.Fallback:
+		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight || was.Priority != b.Priority || was.Fallback != b.Fallback ||
+			!was.Orphaned.Equal(b.Orphaned):
 			s.change(now, from, to, &d)
 		default:
 			to.State, to.Verdict = from.State, from.Verdict
@@ -71,11 +73,18 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 // change keeps what is known of a backend whose record says something else now.
 func (s *Service) change(now time.Time, from, to *Backend, d *diff) {
 	to.State, to.Verdict = from.State, from.Verdict
-	if from.Draining != to.Draining {
+	if from.Draining != to.Draining || !from.Orphaned.Equal(to.Orphaned) {
 		to.Verdict = s.listVerdict(now, to)
 		d.targets = true
 	}
-	d.changed.add(to.Addr)
+	switch {
+	case from.Orphaned.IsZero() && !to.Orphaned.IsZero():
+		d.orphaned.add(to.Addr)
+	case !from.Orphaned.IsZero() && to.Orphaned.IsZero():
+		d.relisted.add(to.Addr)
+	default:
+		d.changed.add(to.Addr)
+	}
 }
 
 // restart begins another life of an address (1.1). One that was down stays so until its first probe, which is at once (2.2); health does the same.
@@ -102,6 +111,10 @@ func (s *Service) join(now time.Time, l *service.List, to *Backend, d *diff) {
 	}
 	to.Verdict = s.listVerdict(now, to)
 	d.targets = true
+	if !to.Orphaned.IsZero() {
+		d.orphaned.add(to.Addr)
+		return
+	}
 	d.added.add(to.Addr)
 }
 
@@ -126,10 +139,23 @@ func (s *Service) listVerdict(now time.Time, b *Backend) *health.Part {
 	if parts := s.muted[b.Addr]; parts != nil {
 		return &parts[0]
 	}
-	if p := b.State.Verdict(); p != nil {
+	p := b.State.Verdict()
+	if p == nil {
+		p = &s.up
+	}
+	return orphaned(b.Backend, p)
+}
+
+// orphaned is what counts of a backend of which health says p: for one without keys that it is an orphan, which weighs more (2.8), but gives nobody calls who fails.
+func orphaned(b *service.Backend, p *health.Part) *health.Part {
+	if b.Orphaned.IsZero() {
 		return p
 	}
-	return &s.up
+	o := &health.Part{Kind: health.Orphaned, Since: b.Orphaned, Cause: "its key went away with most others of the service; kept while it is alive"}
+	if p.Kind != health.Up {
+		o.Failing, o.Soft, o.Last, o.At = true, p.Soft, p.Kind.String()+": "+p.Cause, p.Since
+	}
+	return o
 }
 
 // verdict is p as a view holds it: all that are up share one.

@@ -87,6 +87,9 @@ func (v *View) Parts(now time.Time, b *Backend) []health.Part {
 		parts = append(parts, *b.Verdict) // from the list, which health doesn't know
 	}
 	parts = append(parts, v.muted[b.Addr]...)
+	if b.Verdict.Kind == health.Muted && !b.Orphaned.IsZero() {
+		parts = append(parts, *orphaned(b.Backend, &v.Service.up))
+	}
 	parts = append(parts, b.State.Snapshot(now).Parts...)
 	if len(parts) == 0 || parts[0].Kind != b.Verdict.Kind {
 		parts = slices.Insert(parts, 0, *b.Verdict)

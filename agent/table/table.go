@@ -5,6 +5,7 @@ package table
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -38,7 +39,9 @@ type Config struct {
 	Events    *event.Log
 	OnTargets func(group string, o health.Options, targets health.Targets) // health.Monitor.SetGroup
 	OnActive  func(group string, active bool)                              // health.Monitor.SetActive
-	OnPublish func(s *Service)                                             // a new view of s: loops are marked dirty
+	// OnGone is called for an orphan of which health says that it is gone (1.10): discovery.Gone.
+	OnGone    func(service string, addr netip.AddrPort, cause string)
+	OnPublish func(s *Service) // a new view of s: loops are marked dirty
 }
 
 // Table is every service this agent follows. Safe for concurrent use.
@@ -62,6 +65,9 @@ func New(cfg Config) (*Table, error) {
 	}
 	if cfg.OnActive == nil {
 		cfg.OnActive = func(string, bool) {}
+	}
+	if cfg.OnGone == nil {
+		cfg.OnGone = func(string, netip.AddrPort, string) {}
 	}
 	if cfg.OnPublish == nil {
 		cfg.OnPublish = func(*Service) {}
@@ -140,10 +146,14 @@ func (t *Table) Apply(now time.Time, l *service.List) {
 	if s == nil {
 		return
 	}
-	s.confirm(l.Confirmed)
+	s.confirmed.Store(&l.Confirmed) // also if it is older than what is known: an old list of the spool, after one of etcd
 	first := !s.View().Ready
 	d := s.merge(now, l)
 	s.tiered, s.fallback.known = d.tiered, d.fallback
+	if d.orphaned.n > 0 && !s.used {
+		s.used = true // an orphan is always probed (1.10)
+		d.targets = true
+	}
 	if d.targets {
 		defer t.sendTargets(s) // after the view is there that a verdict will change
 	}
@@ -184,9 +194,15 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 		if !ok || backends[i].State != c.State {
 			continue // it left, or was restarted, while the verdict was on its way
 		}
+		if c.Gone != "" {
+			if !backends[i].Orphaned.IsZero() {
+				t.cfg.OnGone(s.name, c.Addr, c.Gone)
+			}
+			continue
+		}
 		s.entered[c.To.Kind].Add(moved(c))
 		if !backends[i].Draining && s.muted[c.Addr] == nil {
-			backends[i].Verdict = s.verdict(c.To)
+			backends[i].Verdict = orphaned(backends[i].Backend, s.verdict(c.To))
 		}
 		taken = append(taken, c)
 	}
@@ -247,7 +263,7 @@ func (t targets) Len() int { return len(t) }
 func (t targets) At(i int) health.Target {
 	b := &t[i]
 	// Health need not know who takes a backend out: one that gets no calls is no room for others' ejections (2.6).
-	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable() || b.spare()}
+	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable() || b.spare(), Orphan: !b.Orphaned.IsZero()}
 }
 
 func (t *Table) setActive(s *Service, active bool) {

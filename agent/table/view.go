@@ -86,7 +86,7 @@ func (v *View) choose(panicking bool) {
 	var at []int32
 	for i := range v.Backends {
 		b := &v.Backends[i]
-		if kind := b.Verdict.Kind; !kind.Usable() && !(panicking && b.tryable() && b.Verdict.Soft) || !v.inUse(b) {
+		if !b.Verdict.Usable() && !(panicking && b.tryable() && b.Verdict.Soft) || !v.inUse(b) {
 			if at == nil {
 				at = make([]int32, len(v.Backends))
 				for j := range i {
@@ -123,6 +123,17 @@ func (v *View) lookAtOthers(unprobed bool) (tryable int) {
 		}
 	}
 	return tryable
+}
+
+// Orphans is the number of backends that are kept although their keys are gone (1.9).
+func (v *View) Orphans() int {
+	n := 0
+	for i := range v.Backends {
+		if !v.Backends[i].Orphaned.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
 // weight is the effective weight of a backend (3.2): the static one times every other factor.

@@ -39,13 +39,13 @@ func (v *View) Unusable(now time.Time) string {
 		}
 	}
 	for i := 0; i < len(v.Backends) && named < namedMost; i++ {
-		if of := &v.Backends[i]; !of.Verdict.Kind.Usable() {
+		if of := &v.Backends[i]; !of.Verdict.Usable() {
 			name(of)
 		}
 	}
 	// Then those whose calls failed without a verdict yet.
 	for i, asked := 0, 0; i < len(v.Backends) && named < namedMost && asked < upMost; i++ {
-		if of := &v.Backends[i]; of.Verdict.Kind.Usable() {
+		if of := &v.Backends[i]; of.Verdict.Usable() {
 			name(of)
 			asked++
 		}
@@ -75,7 +75,7 @@ func (b *Backend) why(now time.Time) string {
 		what, at = s.LastFailure, s.LastFailureAt
 	}
 	switch {
-	case what == "" && p.Kind.Usable():
+	case what == "" && p.Usable():
 		return ""
 	case what == "":
 		return p.Kind.String()
@@ -110,6 +110,8 @@ func (t *Table) announce(now time.Time, s *Service, d *diff, first bool) {
 	say("removed", &d.removed)
 	say("restarted", &d.restarted)
 	say("changed", &d.changed)
+	say("orphaned", &d.orphaned)
+	say("back from being orphaned", &d.relisted)
 	l := s.View().List
 	detail := strings.Join(parts, ", ")
 	if first {

@@ -141,7 +141,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 		a.registerVerb(), a.deregisterVerb(), a.drainVerb(), a.undrainVerb(),
 		a.servicesVerb(), a.lookupVerb(), a.listVerb(), a.watchVerb(), a.envVerb(),
 		a.statusVerb(), a.explainVerb(), a.eventsVerb(),
-		a.muteVerb(), a.unmuteVerb(),
+		a.muteVerb(), a.unmuteVerb(), a.acceptVerb(),
 	)
 	root.SetHelpCommand(helpVerb())
 	root.SetHelpCommandGroupID(groupProcess)

@@ -254,6 +254,95 @@ func (x *MuteResponse) GetWarnings() []string {
 	return nil
 }
 
+type AcceptRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptRequest) Reset() {
+	*x = AcceptRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptRequest) ProtoMessage() {}
+
+func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
+func (*AcceptRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AcceptRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type AcceptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The backends that went; none if there were no orphans.
+	Addresses     []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptResponse) Reset() {
+	*x = AcceptResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptResponse) ProtoMessage() {}
+
+func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptResponse.ProtoReflect.Descriptor instead.
+func (*AcceptResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AcceptResponse) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 type UnmuteRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -267,7 +356,7 @@ type UnmuteRequest struct {
 
 func (x *UnmuteRequest) Reset() {
 	*x = UnmuteRequest{}
-	mi := &file_lbagent_v1_admin_proto_msgTypes[4]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +368,7 @@ func (x *UnmuteRequest) String() string {
 func (*UnmuteRequest) ProtoMessage() {}
 
 func (x *UnmuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_admin_proto_msgTypes[4]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +381,7 @@ func (x *UnmuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmuteRequest.ProtoReflect.Descriptor instead.
 func (*UnmuteRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UnmuteRequest) GetService() string {
@@ -335,7 +424,7 @@ type UnmuteResponse struct {
 
 func (x *UnmuteResponse) Reset() {
 	*x = UnmuteResponse{}
-	mi := &file_lbagent_v1_admin_proto_msgTypes[5]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +436,7 @@ func (x *UnmuteResponse) String() string {
 func (*UnmuteResponse) ProtoMessage() {}
 
 func (x *UnmuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_admin_proto_msgTypes[5]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +449,7 @@ func (x *UnmuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmuteResponse.ProtoReflect.Descriptor instead.
 func (*UnmuteResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UnmuteResponse) GetWasMuted() bool {
@@ -388,7 +477,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_lbagent_v1_admin_proto_msgTypes[6]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +489,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_admin_proto_msgTypes[6]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +502,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DrainRequest) GetService() string {
@@ -440,7 +529,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_lbagent_v1_admin_proto_msgTypes[7]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +541,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_admin_proto_msgTypes[7]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +554,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DrainResponse) GetPending() string {
@@ -484,7 +573,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_lbagent_v1_admin_proto_msgTypes[8]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +585,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_admin_proto_msgTypes[8]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +598,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UndrainRequest) GetService() string {
@@ -530,7 +619,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_lbagent_v1_admin_proto_msgTypes[9]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +631,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_admin_proto_msgTypes[9]
+	mi := &file_lbagent_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +644,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UndrainResponse) GetWasDrained() bool {
@@ -592,7 +681,11 @@ const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"onBehalfOf\"T\n" +
 	"\fMuteResponse\x12(\n" +
 	"\x04mute\x18\x01 \x01(\v2\x14.lbagent.v1.MuteInfoR\x04mute\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"{\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\")\n" +
+	"\rAcceptRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\".\n" +
+	"\x0eAcceptResponse\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\"{\n" +
 	"\rUnmuteRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
@@ -612,10 +705,11 @@ const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"\x0fUndrainResponse\x12\x1f\n" +
 	"\vwas_drained\x18\x01 \x01(\bR\n" +
 	"wasDrained\x12\x18\n" +
-	"\apending\x18\x02 \x01(\tR\apending2\xcd\x02\n" +
+	"\apending\x18\x02 \x01(\tR\apending2\x8e\x03\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Reload\x12\x19.lbagent.v1.ReloadRequest\x1a\x1a.lbagent.v1.ReloadResponse\x129\n" +
 	"\x04Mute\x12\x17.lbagent.v1.MuteRequest\x1a\x18.lbagent.v1.MuteResponse\x12?\n" +
+	"\x06Accept\x12\x19.lbagent.v1.AcceptRequest\x1a\x1a.lbagent.v1.AcceptResponse\x12?\n" +
 	"\x06Unmute\x12\x19.lbagent.v1.UnmuteRequest\x1a\x1a.lbagent.v1.UnmuteResponse\x12<\n" +
 	"\x05Drain\x12\x18.lbagent.v1.DrainRequest\x1a\x19.lbagent.v1.DrainResponse\x12B\n" +
 	"\aUndrain\x12\x1a.lbagent.v1.UndrainRequest\x1a\x1b.lbagent.v1.UndrainResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
@@ -632,36 +726,40 @@ func file_lbagent_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_admin_proto_rawDescData
 }
 
-var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_lbagent_v1_admin_proto_goTypes = []any{
 	(*ReloadRequest)(nil),       // 0: lbagent.v1.ReloadRequest
 	(*ReloadResponse)(nil),      // 1: lbagent.v1.ReloadResponse
 	(*MuteRequest)(nil),         // 2: lbagent.v1.MuteRequest
 	(*MuteResponse)(nil),        // 3: lbagent.v1.MuteResponse
-	(*UnmuteRequest)(nil),       // 4: lbagent.v1.UnmuteRequest
-	(*UnmuteResponse)(nil),      // 5: lbagent.v1.UnmuteResponse
-	(*DrainRequest)(nil),        // 6: lbagent.v1.DrainRequest
-	(*DrainResponse)(nil),       // 7: lbagent.v1.DrainResponse
-	(*UndrainRequest)(nil),      // 8: lbagent.v1.UndrainRequest
-	(*UndrainResponse)(nil),     // 9: lbagent.v1.UndrainResponse
-	(*durationpb.Duration)(nil), // 10: google.protobuf.Duration
-	(*MuteInfo)(nil),            // 11: lbagent.v1.MuteInfo
+	(*AcceptRequest)(nil),       // 4: lbagent.v1.AcceptRequest
+	(*AcceptResponse)(nil),      // 5: lbagent.v1.AcceptResponse
+	(*UnmuteRequest)(nil),       // 6: lbagent.v1.UnmuteRequest
+	(*UnmuteResponse)(nil),      // 7: lbagent.v1.UnmuteResponse
+	(*DrainRequest)(nil),        // 8: lbagent.v1.DrainRequest
+	(*DrainResponse)(nil),       // 9: lbagent.v1.DrainResponse
+	(*UndrainRequest)(nil),      // 10: lbagent.v1.UndrainRequest
+	(*UndrainResponse)(nil),     // 11: lbagent.v1.UndrainResponse
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*MuteInfo)(nil),            // 13: lbagent.v1.MuteInfo
 }
 var file_lbagent_v1_admin_proto_depIdxs = []int32{
-	10, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
-	11, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
+	12, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
+	13, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
 	0,  // 2: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
 	2,  // 3: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
-	4,  // 4: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
-	6,  // 5: lbagent.v1.AdminService.Drain:input_type -> lbagent.v1.DrainRequest
-	8,  // 6: lbagent.v1.AdminService.Undrain:input_type -> lbagent.v1.UndrainRequest
-	1,  // 7: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
-	3,  // 8: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
-	5,  // 9: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
-	7,  // 10: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
-	9,  // 11: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
+	4,  // 4: lbagent.v1.AdminService.Accept:input_type -> lbagent.v1.AcceptRequest
+	6,  // 5: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
+	8,  // 6: lbagent.v1.AdminService.Drain:input_type -> lbagent.v1.DrainRequest
+	10, // 7: lbagent.v1.AdminService.Undrain:input_type -> lbagent.v1.UndrainRequest
+	1,  // 8: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
+	3,  // 9: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
+	5,  // 10: lbagent.v1.AdminService.Accept:output_type -> lbagent.v1.AcceptResponse
+	7,  // 11: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
+	9,  // 12: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
+	11, // 13: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
+	8,  // [8:14] is the sub-list for method output_type
+	2,  // [2:8] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -679,7 +777,7 @@ func file_lbagent_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_admin_proto_rawDesc), len(file_lbagent_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AdminService_Reload_FullMethodName  = "/lbagent.v1.AdminService/Reload"
 	AdminService_Mute_FullMethodName    = "/lbagent.v1.AdminService/Mute"
+	AdminService_Accept_FullMethodName  = "/lbagent.v1.AdminService/Accept"
 	AdminService_Unmute_FullMethodName  = "/lbagent.v1.AdminService/Unmute"
 	AdminService_Drain_FullMethodName   = "/lbagent.v1.AdminService/Drain"
 	AdminService_Undrain_FullMethodName = "/lbagent.v1.AdminService/Undrain"
@@ -37,6 +38,8 @@ type AdminServiceClient interface {
 	// Mute takes a backend out until its time is over: no new calls, running ones go on. FAILED_PRECONDITION, NEEDS_FORCE: it would take half of the service or
 	// more, fleet-wide; FAILED_PRECONDITION, NO_FLEET: this agent has no fleet; UNAVAILABLE, ETCD_FAILED: nothing fleet-wide can be changed now.
 	Mute(ctx context.Context, in *MuteRequest, opts ...grpc.CallOption) (*MuteResponse, error)
+	// Accept believes what etcd says of a service now: its orphans, backends that are kept although their keys are gone, go. NOT_FOUND: no such service.
+	Accept(ctx context.Context, in *AcceptRequest, opts ...grpc.CallOption) (*AcceptResponse, error)
 	// Unmute takes a mute back. That there is none is no error.
 	Unmute(ctx context.Context, in *UnmuteRequest, opts ...grpc.CallOption) (*UnmuteResponse, error)
 	// Drain takes the registrations of a service on this host out of service until Undrain, over restarts. NOT_FOUND if it isn't registered here.
@@ -67,6 +70,16 @@ func (c *adminServiceClient) Mute(ctx context.Context, in *MuteRequest, opts ...
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MuteResponse)
 	err := c.cc.Invoke(ctx, AdminService_Mute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Accept(ctx context.Context, in *AcceptRequest, opts ...grpc.CallOption) (*AcceptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcceptResponse)
+	err := c.cc.Invoke(ctx, AdminService_Accept_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +127,8 @@ type AdminServiceServer interface {
 	// Mute takes a backend out until its time is over: no new calls, running ones go on. FAILED_PRECONDITION, NEEDS_FORCE: it would take half of the service or
 	// more, fleet-wide; FAILED_PRECONDITION, NO_FLEET: this agent has no fleet; UNAVAILABLE, ETCD_FAILED: nothing fleet-wide can be changed now.
 	Mute(context.Context, *MuteRequest) (*MuteResponse, error)
+	// Accept believes what etcd says of a service now: its orphans, backends that are kept although their keys are gone, go. NOT_FOUND: no such service.
+	Accept(context.Context, *AcceptRequest) (*AcceptResponse, error)
 	// Unmute takes a mute back. That there is none is no error.
 	Unmute(context.Context, *UnmuteRequest) (*UnmuteResponse, error)
 	// Drain takes the registrations of a service on this host out of service until Undrain, over restarts. NOT_FOUND if it isn't registered here.
@@ -135,6 +150,9 @@ func (UnimplementedAdminServiceServer) Reload(context.Context, *ReloadRequest) (
 }
 func (UnimplementedAdminServiceServer) Mute(context.Context, *MuteRequest) (*MuteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Mute not implemented")
+}
+func (UnimplementedAdminServiceServer) Accept(context.Context, *AcceptRequest) (*AcceptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Accept not implemented")
 }
 func (UnimplementedAdminServiceServer) Unmute(context.Context, *UnmuteRequest) (*UnmuteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Unmute not implemented")
@@ -198,6 +216,24 @@ func _AdminService_Mute_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).Mute(ctx, req.(*MuteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Accept_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcceptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Accept(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Accept_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Accept(ctx, req.(*AcceptRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -270,6 +306,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Mute",
 			Handler:    _AdminService_Mute_Handler,
+		},
+		{
+			MethodName: "Accept",
+			Handler:    _AdminService_Accept_Handler,
 		},
 		{
 			MethodName: "Unmute",

@@ -751,9 +751,11 @@ type ServiceInfo struct {
 	Origin     string      `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
 	Provenance *Provenance `protobuf:"bytes,6,opt,name=provenance,proto3" json:"provenance,omitempty"`
 	// False until its first list has come.
-	Ready         bool   `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
-	Protocol      string `protobuf:"bytes,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Policy        string `protobuf:"bytes,9,opt,name=policy,proto3" json:"policy,omitempty"`
+	Ready    bool   `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
+	Protocol string `protobuf:"bytes,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Policy   string `protobuf:"bytes,9,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Backends that are kept although their keys are gone from etcd.
+	Orphans       uint32 `protobuf:"varint,10,opt,name=orphans,proto3" json:"orphans,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,6 +851,13 @@ func (x *ServiceInfo) GetPolicy() string {
 		return x.Policy
 	}
 	return ""
+}
+
+func (x *ServiceInfo) GetOrphans() uint32 {
+	if x != nil {
+		return x.Orphans
+	}
+	return 0
 }
 
 type ServicesResponse struct {
@@ -1127,7 +1136,7 @@ const file_lbagent_v1_lookup_proto_rawDesc = "" +
 	"\n" +
 	"provenance\x18\x03 \x01(\v2\x16.lbagent.v1.ProvenanceR\n" +
 	"provenance\"\x11\n" +
-	"\x0fServicesRequest\"\x8d\x02\n" +
+	"\x0fServicesRequest\"\xa7\x02\n" +
 	"\vServiceInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tlisteners\x18\x02 \x03(\tR\tlisteners\x12\x1a\n" +
@@ -1139,7 +1148,9 @@ const file_lbagent_v1_lookup_proto_rawDesc = "" +
 	"provenance\x12\x14\n" +
 	"\x05ready\x18\a \x01(\bR\x05ready\x12\x1a\n" +
 	"\bprotocol\x18\b \x01(\tR\bprotocol\x12\x16\n" +
-	"\x06policy\x18\t \x01(\tR\x06policy\"G\n" +
+	"\x06policy\x18\t \x01(\tR\x06policy\x12\x18\n" +
+	"\aorphans\x18\n" +
+	" \x01(\rR\aorphans\"G\n" +
 	"\x10ServicesResponse\x123\n" +
 	"\bservices\x18\x01 \x03(\v2\x17.lbagent.v1.ServiceInfoR\bservices\"\xb4\x01\n" +
 	"\aOutcome\x12\x18\n" +
