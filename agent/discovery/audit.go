@@ -35,11 +35,12 @@ func (f *follower) ask(ctx context.Context, l *etcd.Link) (inventory, error) {
 	defer release()
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	asked := l.Seen()
 	r, err := l.Newest(ctx, f.follow.keys())
 	if err != nil {
 		return inventory{}, err
 	}
-	epoch, err := l.See(r.Header)
+	epoch, err := l.See(r.Header, asked)
 	if err != nil {
 		return inventory{}, err
 	}

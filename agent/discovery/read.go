@@ -51,6 +51,7 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 	}
 	for more {
 		pctx, cancel := context.WithTimeout(ctx, readTimeout)
+		asked := l.Seen()
 		r, err := l.Page(pctx, prefix, from, s.revision, limit)
 		cancel()
 		if etcd.IsTooLarge(err) && limit > 1 {
@@ -61,7 +62,7 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 			return snapshot{}, fmt.Errorf("read %q: %w", prefix, err)
 		}
 		if s.revision == 0 {
-			if s.epoch, err = l.See(r.Header); err != nil {
+			if s.epoch, err = l.See(r.Header, asked); err != nil {
 				return snapshot{}, fmt.Errorf("read %q: %w", prefix, err)
 			}
 			s.cluster, s.revision = r.Header.ClusterId, r.Header.Revision

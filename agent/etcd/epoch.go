@@ -45,8 +45,9 @@ func (e *epochs) remember(epoch uint64, revision int64) {
 	}
 }
 
-// see takes the header of a linearizable answer, which shows all that had happened when it was asked for: a lower revision is another life.
-func (e *epochs) see(h *pb.ResponseHeader) (epoch uint64, changed bool) {
+// see takes the header of a linearizable answer. It shows all that had happened when it was asked for, when asked was the highest revision seen: a lower one is of
+// another life. What was seen since then proves nothing: answers may overtake each other.
+func (e *epochs) see(h *pb.ResponseHeader, asked int64) (epoch uint64, changed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.seen {
@@ -54,7 +55,7 @@ func (e *epochs) see(h *pb.ResponseHeader) (epoch uint64, changed bool) {
 	} else if h.ClusterId != e.cluster {
 		e.begin(h, h.ClusterId)
 		changed = true
-	} else if h.Revision < e.highest {
+	} else if h.Revision < asked {
 		e.begin(h, e.epoch+1)
 		changed = true
 	}
@@ -107,13 +108,20 @@ func (e *epochs) changes() uint64 {
 	return e.count
 }
 
-// See notes the header of a linearizable answer and returns its epoch. Another epoch than before ends the link, so that all who use it look at everything anew; the
+// Seen is the highest revision seen of etcd's present life: what See has to know of the moment when an answer was asked for.
+func (l *Link) Seen() int64 {
+	l.epochs.mu.Lock()
+	defer l.epochs.mu.Unlock()
+	return l.epochs.highest
+}
+
+// See notes the header of a linearizable answer, which was asked for when Seen was asked, and returns its epoch. Another epoch than before ends the link, so that all who use it look at everything anew; the
 // error is that, or why the link had ended before.
-func (l *Link) See(h *pb.ResponseHeader) (epoch uint64, err error) {
+func (l *Link) See(h *pb.ResponseHeader, asked int64) (epoch uint64, err error) {
 	if err := context.Cause(l.ctx); err != nil {
 		return 0, err // the answer may be of the life before
 	}
-	epoch, changed := l.epochs.see(h)
+	epoch, changed := l.epochs.see(h, asked)
 	if changed {
 		l.fail(errNewEpoch)
 		return 0, errNewEpoch

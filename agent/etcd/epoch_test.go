@@ -46,7 +46,7 @@ func TestEpochs(t *testing.T) {
 					e.raise(h)
 					continue
 				}
-				if epoch, changed := e.see(h); epoch != a.epoch || changed != a.changed {
+				if epoch, changed := e.see(h, e.highest); epoch != a.epoch || changed != a.changed {
 					t.Errorf("answer %d: epoch %d (changed %v), want %d (%v)", i, epoch, changed, a.epoch, a.changed)
 				}
 			}
@@ -60,10 +60,10 @@ func TestEpochs(t *testing.T) {
 // A service that is followed later brings a spooled list of this life with it.
 func TestEpochsRememberLate(t *testing.T) {
 	var e epochs
-	e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 5})
+	e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 5}, 0)
 	e.remember(7, 50)
 	e.remember(9, 90)
-	if epoch, changed := e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 49}); epoch != 8 || !changed {
+	if epoch, changed := e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 49}, 50); epoch != 8 || !changed {
 		t.Errorf("epoch %d, changed %v", epoch, changed)
 	}
 }
@@ -74,18 +74,18 @@ func TestLinkSee(t *testing.T) {
 	k := New(Options{Log: hclog.NewNullLogger(), Events: events, Etcd: &Config{Endpoints: []string{"x"}}})
 	l := newLink(t.Context(), nil, k.epochs)
 	head := func(revision int64) *pb.ResponseHeader { return &pb.ResponseHeader{ClusterId: 7, Revision: revision} }
-	if epoch, err := l.See(head(9)); epoch != 7 || err != nil {
+	if epoch, err := l.See(head(9), l.Seen()); epoch != 7 || err != nil {
 		t.Fatal(epoch, err)
 	}
-	if _, err := l.See(head(3)); err == nil || l.ctx.Err() == nil {
+	if _, err := l.See(head(3), l.Seen()); err == nil || l.ctx.Err() == nil {
 		t.Fatalf("error %v, link %v", err, l.ctx.Err())
 	}
-	if _, err := l.See(head(9)); err == nil {
+	if _, err := l.See(head(9), l.Seen()); err == nil {
 		t.Error("an ended link took an answer")
 	}
 	l.Saw(head(9))
 	next := newLink(t.Context(), nil, k.epochs)
-	if epoch, err := next.See(head(3)); epoch != 8 || err != nil {
+	if epoch, err := next.See(head(3), next.Seen()); epoch != 8 || err != nil {
 		t.Errorf("epoch %d, error %v", epoch, err)
 	}
 	if n := k.Status().Epochs; n != 1 {
@@ -93,5 +93,20 @@ func TestLinkSee(t *testing.T) {
 	}
 	if all, _ := events.Since(0); len(all) != 1 || !strings.Contains(all[0].Detail, "revision 3 after 9, epoch 8") {
 		t.Errorf("events %+v", all)
+	}
+}
+
+// An answer that another one overtook is no restore: it shows what there was when it was asked for. Found by TestRandom of discovery, seed 20261122.
+func TestAnswersOvertakeEachOther(t *testing.T) {
+	var e epochs
+	e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 10}, 0)
+	asked := e.highest
+	e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 12}, asked)
+	e.raise(&pb.ResponseHeader{ClusterId: 7, Revision: 13})
+	if epoch, changed := e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 11}, asked); epoch != 7 || changed || e.highest != 13 {
+		t.Errorf("epoch %d, changed %v, highest %d", epoch, changed, e.highest)
+	}
+	if epoch, changed := e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 12}, 13); epoch != 8 || !changed {
+		t.Errorf("epoch %d, changed %v: that is a restore", epoch, changed)
 	}
 }
