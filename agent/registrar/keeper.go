@@ -190,7 +190,8 @@ func (k *keeper) epoch(h header) error {
 	for _, s := range k.slots {
 		s.forget()
 	}
-	k.kept = time.Time{} // whether it knows the lease is to be seen
+	// If it knows the lease, then from a backup, with keys on it that were ours then and aren't now: those end with it, and ours move to a new one.
+	k.ttl = 0
 	k.changed()
 	k.note("etcd was replaced or restored: registrations are compared anew")
 	return errEpoch
