@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -15,7 +16,14 @@ import (
 
 // follow is s as discovery takes it.
 func follow(s config.Service) discovery.Follow {
-	return discovery.Follow{Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Hold: s.GuardHold, Select: s.Select, Allow: s.Allow, Deny: s.Deny}
+	f := discovery.Follow{
+		Name: s.Name, Prefix: s.EtcdPrefix, Key: s.EtcdKey, Format: s.Format, Static: s.Backends, Hold: s.GuardHold,
+		Select: s.Select, Allow: s.Allow, Deny: s.Deny,
+	}
+	if of := s.Fallback; of != nil {
+		f.Fallback = &discovery.Follow{Prefix: of.EtcdPrefix, Format: cmp.Or(of.Format, s.Format), Static: of.Backends, Allow: s.Allow, Deny: s.Deny}
+	}
+	return f
 }
 
 // EtcdOf is e as package etcd takes it; nil stays nil.

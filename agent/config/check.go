@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lbagent/lbagent/agent/service"
 )
 
 // check finds what only shows when all services are known.
@@ -222,7 +224,14 @@ func (c *claims) claim(at value, addr netip.AddrPort, who claimant) bool {
 
 // backends refuses static backends that are the agent itself: a call would go round for ever.
 func (c *claims) backends(dr *draft) {
-	for _, b := range dr.Backends {
+	c.notOwn(dr, dr.own["backends"], dr.Backends)
+	if at, ok := dr.own["fallback"]; ok && dr.Fallback != nil {
+		c.notOwn(dr, at, dr.Fallback.Backends)
+	}
+}
+
+func (c *claims) notOwn(dr *draft, at value, backends []service.Backend) {
+	for _, b := range backends {
 		there := c.tcp[b.Addr]
 		for _, a := range c.any {
 			if a.Port() == b.Addr.Port() && b.Addr.Addr().IsLoopback() {
@@ -236,7 +245,7 @@ func (c *claims) backends(dr *draft) {
 				continue
 			}
 			if who.dr == nil || dr.rank == 0 || !who.dr.only.apart(dr.only) {
-				dr.own["backends"].fail("write the address of the service itself", "%s is a listener of this agent, %s", b.Addr, who.words)
+				at.fail("write the address of the service itself", "%s is a listener of this agent, %s", b.Addr, who.words)
 				break
 			}
 		}

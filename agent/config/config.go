@@ -89,6 +89,7 @@ type Service struct {
 	Namespace    string // the namespace that was applied
 	Format       string // one of formats()
 	Select       map[string][]string
+	Fallback     *Fallback         // nil = none
 	Allow, Deny  []netip.Prefix    // sorted; an address is a range of one
 	Backends     []service.Backend // static, sorted by address
 	Listen       []Listen
@@ -105,6 +106,14 @@ type Service struct {
 	Drain        time.Duration // 0 = running calls end at once
 	OnDemand     bool          // not configured: followed because it was asked for
 	Item         string        // of the fleet's configuration: its key below fleet.prefix; "" = of the files
+}
+
+// Fallback is services[].fallback: one of Prefix and Backends.
+type Fallback struct {
+	Prefix     string // as written
+	EtcdPrefix string // with the service's namespace applied
+	Format     string // "" = the service's own
+	Backends   []service.Backend
 }
 
 // Listen is one listener: a loopback address or a unix socket's path. A bare port in the file becomes two of them (127.0.0.1 and ::1).

@@ -31,7 +31,7 @@ type draft struct {
 func ownKeys() []string { return []string{"name", "prefix", "key", "backends", "listen"} }
 
 func laterKeys() others {
-	return notYet("fallback", "hash", "dynamic_weight", "zone", "slow_start", "subset", "load")
+	return notYet("hash", "dynamic_weight", "zone", "slow_start", "subset", "load")
 }
 
 // onlyFleet are keys of the fleet's items: a file is of one host.
@@ -150,6 +150,7 @@ func (dr *draft) finish(etcd *Etcd) {
 	if dr.Key != "" {
 		dr.EtcdKey = dr.Namespace + dr.Key
 	}
+	dr.finishFallback(etcd)
 }
 
 // keys are all keys of a service.
@@ -169,6 +170,7 @@ func (dr *draft) keys() keys {
 		},
 		"format":   func(v value) { v.format(&s.Format) },
 		"overlap":  func(v value) { v.boolean(&dr.overlap) },
+		"fallback": dr.decodeFallback,
 		"allow":    func(v value) { s.Allow = v.ranges() },
 		"deny":     func(v value) { s.Deny = v.ranges() },
 		"backends": func(v value) { s.Backends = v.backends() },

@@ -39,3 +39,34 @@ services:
 		}
 	}
 }
+
+// TestFallback: one of prefix and backends, with the service's namespace and the defaults' fallback for who has none of its own.
+func TestFallback(t *testing.T) {
+	c := mustParse(t, `
+etcd: {endpoints: ["http://a:2379"], namespace: /prod/}
+defaults: {fallback: {prefix: far/all/}}
+services:
+  - {name: a, prefix: services/a/, fallback: {backends: ["10.0.0.2:80", "dns:far.svc:80"]}}
+  - {name: b, prefix: services/b/, namespace: /other/}
+  - {name: c, prefix: services/c/, fallback: {prefix: far/c/, format: plain}}
+  - {name: d, prefix: services/d/, fallback: off}
+  - {name: e, backends: ["10.0.0.1:80"], fallback: {}}
+`)
+	for name, want := range map[string]*Fallback{
+		"a": {Backends: find(t, c, "a").Fallback.Backends},
+		"b": {Prefix: "far/all/", EtcdPrefix: "/other/far/all/"},
+		"c": {Prefix: "far/c/", EtcdPrefix: "/prod/far/c/", Format: "plain"},
+		"d": nil,
+		"e": nil,
+	} {
+		if got := find(t, c, name).Fallback; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+	if b := find(t, c, "a").Fallback.Backends; len(b) != 2 || b[0].Host != "far.svc" || b[1].Addr.String() != "10.0.0.2:80" {
+		t.Errorf("backends %+v", b)
+	}
+	if s, _ := c.OnDemandService("x"); s.Fallback == nil || s.Fallback.EtcdPrefix != "/prod/far/all/" {
+		t.Errorf("on demand: %+v", s.Fallback)
+	}
+}

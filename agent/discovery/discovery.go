@@ -33,6 +33,8 @@ type Follow struct {
 	Allow  []netip.Prefix
 	Deny   []netip.Prefix
 	Hold   time.Duration // how long backends that look like victims of a mass expiry are kept at least (1.9, 1.10); 0 = not at all
+	// Fallback says where the backends are that stand in when no other is usable (1.16); its Name and Hold don't count. nil = none.
+	Fallback *Follow
 }
 
 // keys is what to read of etcd: a prefix, which ends in /, or else a key; empty for a static list.
@@ -176,7 +178,8 @@ func (d *Discovery) Run(ctx context.Context) error {
 	}
 	d.ctx = ctx
 	followed := slices.Collect(maps.Keys(d.follows))
-	for _, f := range d.follows {
+	for name, f := range d.follows {
+		followed = append(followed, name+fallbackSuffix)
 		d.startLocked(f)
 	}
 	d.mu.Unlock()
@@ -234,12 +237,12 @@ func (d *Discovery) Set(f Follow) {
 		d.log.Error("cannot follow service", "service", f.Name, "cause", "not a valid name")
 		return
 	}
-	if f.Prefix != "" && !strings.HasSuffix(f.Prefix, "/") {
-		f.Prefix += "/" // or services/user would also read services/user2/ (1.2)
-	}
-	f.Static = slices.Clone(f.Static)
-	if f.keys() == "" {
-		f.Hold = 0 // the configuration loses nobody
+	f.tidy()
+	if f.Fallback != nil {
+		of := *f.Fallback
+		of.tidy()
+		of.Name, of.Hold = f.Name+fallbackSuffix, 0
+		f.Fallback = &of
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -249,9 +252,21 @@ func (d *Discovery) Set(f Follow) {
 		}
 		d.endLocked(f.Name)
 	}
-	n := &follower{d: d, follow: f, guard: guard{hold: f.Hold}, after: d.ending[f.Name], done: make(chan struct{})}
+	n := newFollower(d, f)
+	n.after = d.ending[f.Name]
 	d.follows[f.Name] = n
 	d.startLocked(n)
+}
+
+// tidy makes f what a follower takes.
+func (f *Follow) tidy() {
+	if f.Prefix != "" && !strings.HasSuffix(f.Prefix, "/") {
+		f.Prefix += "/" // or services/user would also read services/user2/ (1.2)
+	}
+	f.Static = slices.Clone(f.Static)
+	if f.keys() == "" {
+		f.Hold = 0 // the configuration loses nobody
+	}
 }
 
 // Remake makes the lists anew of what is known, where something else than etcd has a say in them and has changed: where the agent itself listens.
@@ -260,6 +275,9 @@ func (d *Discovery) Remake(now time.Time) {
 	followed := slices.Collect(maps.Values(d.follows))
 	d.mu.Unlock()
 	for _, f := range followed {
+		if f.fallback != nil {
+			f.fallback.remake(now)
+		}
 		f.remake(now)
 	}
 }
@@ -280,6 +298,7 @@ func (d *Discovery) endLocked(name string) {
 	delete(d.follows, name)
 	if f.cancel == nil { // never started
 		d.spool.remove(name)
+		d.spool.remove(name + fallbackSuffix)
 		return
 	}
 	f.cancel()
@@ -291,8 +310,12 @@ func (d *Discovery) endLocked(name string) {
 		if d.ending[name] == f.done {
 			delete(d.ending, name)
 		}
-		if next := d.follows[name]; next == nil || !next.follow.spools() {
+		next := d.follows[name]
+		if next == nil || !next.follow.spools() {
 			d.spool.remove(name)
+		}
+		if f.fallback != nil && (next == nil || next.fallback == nil) {
+			d.spool.remove(name + fallbackSuffix)
 		}
 	}()
 }

@@ -45,6 +45,10 @@ type follower struct {
 	done   chan struct{}      // closed when it has ended
 	keeps  atomic.Bool        // the guard keeps orphans
 
+	fallback *follower                    // of the service's fallback, nil without; its goroutine gives spare
+	parent   *follower                    // whose fallback this is; nil if it is none
+	spare    atomic.Pointer[service.List] // the fallback's list of now, nil before its first
+
 	seeded   bool
 	decoder  *format.Decoder
 	back     etcd.Backoff
@@ -65,10 +69,21 @@ type follower struct {
 	rev       int64         // of records
 	confirmed time.Time     // when the list's source last said that it is so
 	list      *service.List // the last one given to OnList
+	joined    *service.List // the fallback's list that went with it
+	late      bool          // it is time to give the fallback's alone
 	held      bool          // the list of now waits for its first host names to be asked for
 	names     names
 	told      map[string]bool
 	ended     bool // OnList belongs to the next follower of the service
+}
+
+func newFollower(d *Discovery, of Follow) *follower {
+	f := &follower{d: d, follow: of, guard: guard{hold: of.Hold}, done: make(chan struct{})}
+	if of.Fallback != nil {
+		f.fallback = newFollower(d, *of.Fallback)
+		f.fallback.parent = f
+	}
+	return f
 }
 
 // become takes over a Follow that differs from f's in nothing that takes a new follower. The caller holds Discovery.mu.
@@ -101,8 +116,9 @@ func (f *follower) run(ctx context.Context) {
 	}
 	f.seed(time.Now())
 	f.startNames(ctx)
+	defer f.runFallback(ctx)()
 	if f.follow.keys() == "" {
-		if f.follow.named() {
+		if f.follow.named() || f.fallback != nil {
 			<-ctx.Done()
 		}
 		return
@@ -145,6 +161,9 @@ func (f *follower) seed(now time.Time) {
 		return
 	}
 	f.seeded = true
+	if f.fallback != nil {
+		f.fallback.seed(now)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var orphans service.List
@@ -203,20 +222,27 @@ func (f *follower) remake(now time.Time) {
 }
 
 func (f *follower) remakeLocked(now time.Time) {
-	if f.list == nil && !f.held || f.ended {
-		return // there is none yet, or it is no longer this follower's
+	switch {
+	case f.ended: // it is no longer this follower's
+		return
+	case !f.held && (f.list == nil || f.list.Source == service.FromFallback): // there is none yet
+		if l := f.alone(now); l != nil {
+			f.emit(now, l)
+		}
+		return
 	}
 	l, pending := f.make(now)
 	if f.waits(l, pending) {
 		return
 	}
 	f.keep(now, l, f.onPurposeHere)
-	if !f.held && sameList(f.list, l) {
+	same := f.list != nil && sameList(f.list, l)
+	if !f.held && same && f.joined == f.spare.Load() {
 		return
 	}
 	f.held = false
 	f.emit(now, l)
-	if f.follow.spools() {
+	if f.follow.spools() && !same {
 		f.d.spool.put(f.follow, l)
 	}
 }
@@ -418,7 +444,12 @@ func (f *follower) publish(ctx context.Context, l *etcd.Link, now time.Time, bef
 // emit gives OnList a list. The caller holds f.mu.
 func (f *follower) emit(now time.Time, l *service.List) {
 	f.list = l
-	f.d.cfg.OnList(now, l)
+	if f.parent == nil {
+		f.d.cfg.OnList(now, f.join(l))
+		return
+	}
+	f.parent.spare.Store(l)
+	f.parent.remake(now)
 }
 
 // confirm tells that the list is still so.
@@ -430,7 +461,9 @@ func (f *follower) confirm(now time.Time) {
 
 func (f *follower) confirmLocked(now time.Time) {
 	f.confirmed = now
-	f.d.cfg.OnConfirm(f.follow.Name, now)
+	if f.parent == nil {
+		f.d.cfg.OnConfirm(f.follow.Name, now)
+	}
 	f.d.spool.confirm(f.follow.Name, now)
 }
 

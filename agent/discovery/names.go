@@ -331,6 +331,6 @@ func (f *follower) tellNames(now time.Time, nm *name) {
 		f.d.log.Info("host names are resolved again", "service", f.follow.Name)
 	}
 	if f.d.cfg.Events != nil {
-		f.d.cfg.Events.Add(event.Event{Time: now, Kind: event.Name, Service: f.follow.Name, Detail: detail})
+		f.d.cfg.Events.Add(event.Event{Time: now, Kind: event.Name, Service: f.service(), Detail: detail})
 	}
 }

@@ -109,7 +109,7 @@ func (f *follower) showRefused(now time.Time, l *service.List, b *service.Backen
 	detail := refusal(b, why)
 	f.d.log.Warn("a backend's address is refused", "service", f.follow.Name, "backend", b.Addr, "cause", why, "key", b.Key)
 	if f.d.cfg.Events != nil {
-		f.d.cfg.Events.Add(event.Event{Time: now, Kind: event.Address, Service: f.follow.Name, Backend: b.Addr.String(), Detail: detail})
+		f.d.cfg.Events.Add(event.Event{Time: now, Kind: event.Address, Service: f.service(), Backend: b.Addr.String(), Detail: detail})
 	}
 }
 
