@@ -58,6 +58,7 @@ func installed() []string {
 		"/usr/share/bash-completion/completions/lbagent",
 		"/usr/share/doc/lbagent/copyright",
 		"/usr/share/doc/lbagent/examples/lbagent.yaml",
+		"/usr/share/doc/lbagent/examples/low-ports.conf",
 		"/usr/share/fish/vendor_completions.d/lbagent.fish",
 		"/usr/share/man/man5/lbagent.yaml.5.gz",
 		"/usr/share/man/man8/lbagent.8.gz",

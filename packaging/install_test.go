@@ -54,10 +54,14 @@ func testInstall(t *testing.T, first built) {
 	// A reload takes what is new and keeps the process; a broken file changes nothing.
 	pid := mainPID()
 	const dropIn = "/etc/lbagent/services.d/web.yaml"
-	m.write(t, dropIn, "services:\n  - {name: web, backends: [\"127.0.0.1:9\"], listen: [80, \"unix:/run/lbagent/web.sock\"]}\n")
+	m.write(t, dropIn, "services:\n  - {name: web, backends: [\"127.0.0.1:9\"], listen: [8080, \"unix:/run/lbagent/web.sock\", \"unix:/tmp/web.sock\"]}\n")
 	m.run(t, "systemctl reload lbagent")
 	m.run(t, "lbagent services | grep -w web")
-	m.want(t, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/", "503") // a port below 1024; nobody is behind it
+	const answers = "curl -s -o /dev/null -w '%{http_code}' "
+	m.want(t, answers+"http://127.0.0.1:8080/", "503") // nobody is behind it
+	m.want(t, answers+"--unix-socket /run/lbagent/web.sock http://web/", "503")
+	m.want(t, answers+"--unix-socket /tmp/web.sock http://web/", "503")
+	m.want(t, "ss -lntH sport = 8080 | awk '{print $3}' | sort -u", "4096") // the backlog; ProcSubset=pid would make it 128
 	m.write(t, "/etc/lbagent/services.d/zz.yaml", "services: [{name: web}]\n")
 	m.fails(t, "systemctl reload lbagent")
 	m.run(t, "lbagent services | grep -w web")
@@ -72,6 +76,15 @@ func testInstall(t *testing.T, first built) {
 	m.run(t, "journalctl --no-pager -q -o cat -u lbagent -p err | grep zz.yaml")
 	m.run(t, "rm /etc/lbagent/services.d/zz.yaml")
 	m.run(t, "systemctl reload lbagent")
+
+	// It has no capability and so no port below 1024, unless the administrator says so.
+	m.want(t, "grep -h ^Cap /proc/"+mainPID()+"/status | cut -f2 | sort -u", "0000000000000000")
+	m.write(t, "/etc/lbagent/services.d/low.yaml", "services:\n  - {name: low, backends: [\"127.0.0.1:9\"], listen: [80]}\n")
+	m.fails(t, "systemctl reload lbagent")
+	m.run(t, "install -D -m 0644 /usr/share/doc/lbagent/examples/low-ports.conf /etc/systemd/system/lbagent.service.d/low-ports.conf")
+	m.run(t, "systemctl daemon-reload && systemctl restart lbagent")
+	m.want(t, answers+"http://127.0.0.1/", "503")
+	m.run(t, "rm -r /etc/lbagent/services.d/low.yaml /etc/systemd/system/lbagent.service.d && systemctl daemon-reload && systemctl restart lbagent")
 
 	// Killed, it comes back.
 	pid = mainPID()

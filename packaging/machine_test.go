@@ -26,7 +26,7 @@ func newRoot(t *testing.T) string {
 	t.Helper()
 	testneed.Root(t)
 	mmdebstrap := testneed.Program(t, "mmdebstrap", "mmdebstrap")
-	args := []string{"--variant=minbase", "--include=systemd,systemd-sysv,dbus,libnss-systemd,curl", "bookworm"}
+	args := []string{"--variant=minbase", "--include=systemd,systemd-sysv,dbus,libnss-systemd,curl,iproute2", "bookworm"}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()
