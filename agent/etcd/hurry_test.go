@@ -3,6 +3,8 @@ package etcd
 import (
 	"context"
 	"errors"
+	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,4 +37,37 @@ func TestHurry(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A client that waits to dial again makes way for one that dials now; one that is connected stays.
+func TestHurryDials(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // nobody is there
+	var dials atomic.Int64
+	k := New(Options{Etcd: &Config{Endpoints: []string{"http://" + l.Addr().String()}}, Dial: func(ctx context.Context, e Config, failed func(error)) (Client, error) {
+		dials.Add(1)
+		return Dial(ctx, e, failed)
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = k.Run(ctx)
+	}()
+	defer func() { cancel(); <-done }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(20 * time.Second)
+	go func() { _, _ = k.Get(ctx) }() // somebody who waits for a connection
+	for dials.Load() < 3 {
+		select {
+		case <-tick.C:
+			k.Hurry()
+		case <-end:
+			t.Fatalf("%d dials in 20 s of hurry", dials.Load())
+		}
+	}
 }

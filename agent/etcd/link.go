@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/event"
+	"google.golang.org/grpc/connectivity"
 )
 
 // How the one client is used. ProgressEvery is how often each watch says that it is level with etcd.
@@ -24,6 +25,9 @@ const (
 
 // errReplaced ends a link because etcd is to be reached in another way from now on.
 var errReplaced = errors.New("etcd's configuration changed")
+
+// errHurry ends a link that waits to dial again.
+var errHurry = errors.New("the next try to reach etcd comes sooner")
 
 // Link is one client of etcd, from its login until it must be replaced. All share it.
 type Link struct {
@@ -190,7 +194,8 @@ func (k *Links) configured() (*Config, <-chan struct{}) {
 	return k.etcd, k.changed
 }
 
-// Hurry ends the wait before the next try to reach etcd, if there is one: for who has something to lose. The waits begin anew from the shortest.
+// Hurry has the next try to reach etcd come now, if there is no connection: for who has something to lose. (A new client does it: grpc's ResetConnectBackoff walks
+// over a map that other goroutines change, which ends the process.)
 func (k *Links) Hurry() {
 	k.mu.Lock()
 	close(k.hurry)
@@ -200,8 +205,8 @@ func (k *Links) Hurry() {
 	if l == nil {
 		return
 	}
-	if c := l.Raw(); c != nil {
-		c.ActiveConnection().ResetConnectBackoff()
+	if c := l.Raw(); c != nil && c.ActiveConnection().GetState() == connectivity.TransientFailure {
+		l.fail(errHurry)
 	}
 }
 
@@ -290,6 +295,7 @@ func (k *Links) Run(ctx context.Context) error {
 		case errors.Is(err, errReplaced):
 			back.Reset()
 			k.contact.reset()
+		case errors.Is(err, errHurry):
 		default:
 			if time.Since(began) >= linkSettles {
 				k.contact.log.Info("making a new etcd client", "cause", err)
