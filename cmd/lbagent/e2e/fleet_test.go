@@ -242,39 +242,11 @@ func TestFleetRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(own.Close)
-	c := etcdClient(t, own.Endpoints()...)
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, name := range []string{"root", "lbagent", "ann"} {
-		must(c.UserAdd(t.Context(), name, "secret of "+name))
-	}
-	must(c.UserGrantRole(t.Context(), "root", "root"))
-	_, section, _ := strings.Cut(readme(t), "## One configuration for all hosts")
-	for line := range strings.Lines(blocks(section, "sh")[0]) {
-		switch words := strings.Fields(line); strings.Join(words[1:3], " ") {
-		case "role add":
-			must(c.RoleAdd(t.Context(), words[3]))
-		case "role grant-permission":
-			if len(words) != 7 || words[5] != "--prefix=true" {
-				t.Fatalf("%q", line)
-			}
-			kind := map[string]clientv3.PermissionType{"read": clientv3.PermissionType(clientv3.PermRead), "readwrite": clientv3.PermissionType(clientv3.PermReadWrite)}[words[4]]
-			must(c.RoleGrantPermission(t.Context(), words[3], words[6], clientv3.GetPrefixRangeEnd(words[6]), kind))
-		case "user grant-role":
-			must(c.UserGrantRole(t.Context(), words[3], words[4]))
-		default:
-			t.Fatalf("%q", line)
-		}
-	}
-	must(c.AuthEnable(t.Context()))
+	enableAuth(t, own, "user add ann:secret", "user grant-role ann lbagent-fleet")
 
 	o := newOperator(t, own.Endpoint(), "")
 	password := func(name string) []string {
-		return []string{"--user", name, "--password-file", o.file(name, "secret of "+name+"\n")}
+		return []string{"--user", name, "--password-file", o.file(name, "secret\n")}
 	}
 	b := newBackend(t, "one", "127.0.0.1", 0)
 	port := freePort(t)
