@@ -40,7 +40,8 @@ const (
 // Options of an Agent.
 type Options struct {
 	ConfigPath string
-	Strict     bool // end on an invalid file instead of running on the last good configuration (6.5)
+	Config     *config.Config // runs on this instead, which no reload changes; nil = ConfigPath is read
+	Strict     bool           // end on an invalid file instead of running on the last good configuration (6.5)
 	Version    string
 	NewLog     func(config.Log) hclog.Logger // makes the logger once the configuration is known
 }
@@ -116,7 +117,7 @@ func New(o Options) (*Agent, error) {
 
 // load reads the file, or the last configuration that worked if the file is invalid (6.5), and makes the logger that it asks for.
 func (a *Agent) load() (*config.Config, error) {
-	c, err := config.Load(a.options.ConfigPath)
+	c, err := a.read()
 	if err == nil {
 		a.log = a.options.NewLog(c.Log)
 		a.applied.Store(&applied{files: c, config: c})
@@ -138,6 +139,14 @@ func (a *Agent) load() (*config.Config, error) {
 	a.events.Add(event.Event{Time: a.started, Kind: event.Config, Detail: "started on the last good configuration: " + err.Error()})
 	a.applied.Store(&applied{files: good, config: good, err: err})
 	return good, nil
+}
+
+// read is the configuration at hand, which may be invalid.
+func (a *Agent) read() (*config.Config, error) {
+	if a.options.Config != nil {
+		return a.options.Config, nil
+	}
+	return config.Load(a.options.ConfigPath)
 }
 
 // Run serves until ctx ends, then stops in order: the doors first, what feeds them last.
@@ -182,10 +191,18 @@ func (a *Agent) announce(ctx context.Context) error {
 	a.tell(a.notifier.Ready(a.summary(missing)))
 	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: "ready: " + a.summary(missing)})
 	a.log.Info("ready", "services", len(a.config().Services), "missing", missing)
+	a.firstSteps()
 	<-ctx.Done()
 	a.ready.Store(false)
 	a.tell(a.notifier.Stopping())
 	return nil
+}
+
+// firstSteps says, as the last line of the log at start, what somebody who just installed the agent may do next.
+func (a *Agent) firstSteps() {
+	if c := a.config(); len(c.Services) == 0 && c.Fleet == nil {
+		a.log.Info("no services yet: write them into the file, which `lbagent scan --etcd URL` helps with, then run `lbagent reload`", "file", a.options.ConfigPath)
+	}
 }
 
 // tell logs a notification that could not be sent: the agent serves all the same.

@@ -37,7 +37,7 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 }
 
 func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
-	files, err := config.Load(a.options.ConfigPath)
+	files, err := a.read()
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +76,9 @@ func (a *Agent) swap(ctx context.Context, p *prepared) {
 
 // saveGood keeps c for a start at which the file is invalid (6.5). That it can't be kept is no reason not to run on it.
 func (a *Agent) saveGood(c *config.Config) {
+	if a.options.Config != nil {
+		return // no file of which it would be the copy
+	}
 	if err := config.SaveGood(c.StateDir, a.options.ConfigPath, c); err != nil {
 		a.log.Warn("the configuration in force could not be kept for the next start", "error", err)
 	}

@@ -57,6 +57,11 @@ func (o Options) Load(path string) (*Config, error) {
 	return o.parse(sources, errs.List...)
 }
 
+// Parse reads a whole configuration that stands in no file; name is what errors call it.
+func Parse(name string, text []byte) (*Config, error) {
+	return Options{}.withDefaults().parse([]source{{name: name, data: text}})
+}
+
 // parse makes a Config of the main file and its drop-ins; known are mistakes that were found before.
 func (o Options) parse(sources []source, known ...Error) (*Config, error) {
 	d := &decoder{opt: o, raw: make(map[*yaml.Node]string), bad: make(map[*yaml.Node]bool)}

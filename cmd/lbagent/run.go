@@ -16,6 +16,7 @@ import (
 
 func (a *app) runVerb() *cobra.Command {
 	o := agent.Options{}
+	var static staticFlags
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "be the agent, until SIGTERM or SIGINT",
@@ -23,17 +24,38 @@ func (a *app) runVerb() *cobra.Command {
 configuration again, like "lbagent reload". Beside FILE, it reads services.d/*.yaml.
 
 If the configuration is invalid, the agent runs on the last one that worked and says so in its log
-and in "lbagent status" until the file is mended and reloaded; --strict ends it instead.`,
+and in "lbagent status" until the file is mended and reloaded; --strict ends it instead.
+
+With --static it reads no file, and needs no etcd, no root and no /run/lbagent: for a laptop or a CI
+job. Its sockets are in $XDG_RUNTIME_DIR/lbagent or a temporary folder, or where --socket says.`,
+		Example: `  lbagent run
+  lbagent run --static user=127.0.0.1:8080,127.0.0.1:8081 --listen 20001
+  lbagent run --static user=10.0.0.1:80 --listen 20001 --static cart=dns:cart.svc:80 --listen 20002`,
 		GroupID: groupProcess,
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Version = thisBuild().Version
 			o.NewLog = func(c config.Log) hclog.Logger { return newLog(c, os.Stderr, a.getenv) }
+			if len(static.services) == 0 {
+				return runAgent(cmd.Context(), o)
+			}
+			p, remove, err := a.staticPlaces(cmd.Flags().Changed)
+			if err != nil {
+				return err
+			}
+			defer remove()
+			if o.Config, err = static.config(p); err != nil {
+				return &codedError{exitUsage, err}
+			}
+			fmt.Fprintf(a.stderr, "lbagent: in another terminal, to ask it: %s\n", p.exports())
 			return runAgent(cmd.Context(), o)
 		},
 	}
 	cmd.Flags().StringVar(&o.ConfigPath, "config", config.DefaultPath, "configuration `FILE`")
 	cmd.Flags().BoolVar(&o.Strict, "strict", false, "end if the configuration is invalid")
+	static.add(cmd)
+	cmd.MarkFlagsMutuallyExclusive("static", "config")
+	cmd.MarkFlagsMutuallyExclusive("static", "strict")
 	return cmd
 }
 
