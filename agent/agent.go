@@ -67,6 +67,7 @@ type Agent struct {
 	ondemand  *onDemand
 	own       own
 	notifier  handoff.Notifier
+	sockets   *handoff.Sockets
 
 	ready   atomic.Bool
 	reload  sync.Mutex // one reload at a time
@@ -87,15 +88,23 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.sockets, err = handoff.Inherit(); err != nil {
+		a.log.Warn("some sockets of the service manager can't be used", "error", err)
+	}
 	// A disk that can't be written is no reason not to serve: the spool and saveGood say so.
 	if err := os.MkdirAll(c.StateDir, 0o750); err != nil {
 		a.log.Warn("the state directory can't be made; lists and configuration are kept in memory only", "path", c.StateDir, "error", err)
 	}
+	a.sockets.Clear(wanted(c))
 	if err := a.wire(c); err != nil {
 		return nil, err
 	}
 	a.mutes.Load(a.started) // before the first list, so that nothing muted gets a call
 	a.fleet.Set(a.started, fleetPrefix(c))
+	if c.Fleet != nil {
+		merged, _ := merge(c, a.fleet.Entries(), nil)
+		a.sockets.Clear(wanted(merged))
+	}
 	p, err := a.prepare(c)
 	if err != nil {
 		return nil, err
@@ -189,6 +198,7 @@ func (a *Agent) announce(ctx context.Context) error {
 	a.registrar.Ready()
 	missing := a.missing()
 	a.tell(a.notifier.Ready(a.summary(missing)))
+	a.keepListeners()
 	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: "ready: " + a.summary(missing)})
 	a.log.Info("ready", "services", len(a.config().Services), "missing", missing)
 	a.firstSteps()

@@ -72,6 +72,9 @@ func (a *Agent) swap(ctx context.Context, p *prepared) {
 	p.change.Commit()
 	a.prune(old, p.config)
 	a.fleet.Settle(a.now(), p.entries, p.outcomes)
+	if a.ready.Load() { // else announce does it
+		a.keepLocked()
+	}
 }
 
 // saveGood keeps c for a start at which the file is invalid (6.5). That it can't be kept is no reason not to run on it.

@@ -13,6 +13,7 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/fleet"
+	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/registrar"
@@ -43,7 +44,11 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	}); err != nil {
 		return err
 	}
-	if a.proxy, err = proxy.New(proxy.Config{Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits))}); err != nil {
+	if a.proxy, err = proxy.New(proxy.Config{
+		Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits)),
+		Inherited: func(at proxy.Addr) (int, bool) { return a.sockets.Listener(listenerName(at)) },
+		Kept:      a.sockets.Kept(),
+	}); err != nil {
 		return err
 	}
 	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: EtcdOf(c.Etcd)})
@@ -95,14 +100,18 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Events:      a.events,
 		Socket:      c.API.Socket,
 		AdminSocket: c.API.AdminSocket,
-		AdminGID:    groupID(adminGroup),
-		Follow:      func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
-		Accept:      a.discovery.Accept,
-		Reload:      a.Reload,
-		Registry:    a.registrar,
-		Status:      a.status,
-		Mutes:       a.mutes,
-		Hints:       a.hints,
+
+		Listener:      a.sockets.Socket(handoff.API),
+		AdminListener: a.sockets.Socket(handoff.Admin),
+
+		AdminGID: groupID(adminGroup),
+		Follow:   func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
+		Accept:   a.discovery.Accept,
+		Reload:   a.Reload,
+		Registry: a.registrar,
+		Status:   a.status,
+		Mutes:    a.mutes,
+		Hints:    a.hints,
 	}); err != nil {
 		return err
 	}
@@ -112,6 +121,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	a.admin, err = admin.New(admin.Config{
 		Log:           a.log.Named("admin"),
 		Version:       a.options.Version,
+		Inherited:     a.sockets.TCPListener,
 		Listen:        c.AdminListen,
 		MetricsListen: c.MetricsAddr,
 		Table:         a.table,

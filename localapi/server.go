@@ -44,7 +44,7 @@ type Config struct {
 
 	// Socket answers every local user (mode 0666); AdminSocket also serves AdminService (mode 0660, group AdminGID). "" = not served.
 	Socket, AdminSocket string
-	// Listener and AdminListener, if set, are used in place of the paths: sockets that somebody else made and will remove.
+	// Listener and AdminListener, if set, are sockets that somebody else made and will remove. They take the place of the paths; a path at which they are not is served as well.
 	Listener, AdminListener *net.UnixListener
 	// AdminGID is the group whose members may change things, beside root and the agent's own user; 0 = no group.
 	AdminGID uint32
@@ -139,20 +139,24 @@ func (s *Server) Listen() error {
 		path  string
 		admin bool
 	}{{s.cfg.Listener, s.cfg.Socket, false}, {s.cfg.AdminListener, s.cfg.AdminSocket, true}} {
-		sock := &socket{UnixListener: f.ln}
-		if f.ln == nil && f.path == "" {
-			continue
-		}
-		if f.ln == nil {
-			var err error
-			if sock, err = openSocket(f.path, f.admin, s.cfg.AdminGID); err != nil {
-				for _, b := range fronts {
-					b.sock.close()
-				}
-				return fmt.Errorf("local api: %w", err)
+		quota := newQuota(s.limits)
+		if f.ln != nil {
+			fronts = append(fronts, &front{s: s, sock: &socket{UnixListener: f.ln}, admin: f.admin, quota: quota})
+			if f.ln.Addr().String() == f.path {
+				continue
 			}
 		}
-		fronts = append(fronts, &front{s: s, sock: sock, admin: f.admin, quota: newQuota(s.limits)})
+		if f.path == "" {
+			continue
+		}
+		sock, err := openSocket(f.path, f.admin, s.cfg.AdminGID)
+		if err != nil {
+			for _, b := range fronts {
+				b.sock.close()
+			}
+			return fmt.Errorf("local api: %w", err)
+		}
+		fronts = append(fronts, &front{s: s, sock: sock, admin: f.admin, quota: quota})
 	}
 	s.fronts = fronts
 	return nil

@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
+	"golang.org/x/sys/unix"
 )
 
 // What a peer may cost: a scrape is small and quick, and nobody needs many at once.
@@ -62,6 +64,8 @@ type Config struct {
 	Mutes func() mute.Stats
 	// Registrar says how this host's services fare in etcd. Nil = none of its metrics.
 	Registrar func() registrar.Stats
+	// Inherited returns the listener of an address that a former process made (SEMANTICS 6.2), nil if there is none. Nil = there are none.
+	Inherited func(listen string) net.Listener
 	// Now is the clock; nil = time.Now.
 	Now func() time.Time
 }
@@ -77,6 +81,7 @@ type Server struct {
 // door is one bound address and the server that answers there.
 type door struct {
 	listener net.Listener
+	raw      *net.TCPListener
 	server   *http.Server
 }
 
@@ -117,12 +122,13 @@ func New(cfg Config) (*Server, error) {
 }
 
 func (s *Server) open(addr string, h http.Handler) error {
-	l, err := net.Listen("tcp", addr)
+	l, err := s.listen(addr)
 	if err != nil {
 		return err
 	}
 	s.doors = append(s.doors, door{
 		listener: limit(l, maxConnections),
+		raw:      l,
 		server: &http.Server{
 			Handler:           h,
 			ReadHeaderTimeout: readHeaderTimeout,
@@ -134,6 +140,43 @@ func (s *Server) open(addr string, h http.Handler) error {
 		},
 	})
 	return nil
+}
+
+func (s *Server) listen(addr string) (*net.TCPListener, error) {
+	if s.cfg.Inherited != nil {
+		if l, ok := s.cfg.Inherited(addr).(*net.TCPListener); ok {
+			return l, nil
+		}
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// Listening is a listening socket.
+type Listening struct {
+	Addr netip.AddrPort
+	FD   int
+}
+
+// Listeners are duplicates of the listening sockets, for the caller to close.
+func (s *Server) Listeners() []Listening {
+	var out []Listening
+	for _, d := range s.doors {
+		addr := d.raw.Addr().(*net.TCPAddr).AddrPort()
+		raw, err := d.raw.SyscallConn()
+		if err != nil {
+			continue
+		}
+		_ = raw.Control(func(fd uintptr) { // an error: it is closed
+			if dup, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				out = append(out, Listening{netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), dup})
+			}
+		})
+	}
+	return out
 }
 
 // Addrs are the bound addresses: admin.listen, then metrics.listen, without those that are off.

@@ -99,7 +99,10 @@ func (p *Proxy) Prepare(services []Service) (*Change, error) {
 			if p.bindings[a] != nil || c.bound[a] != nil {
 				continue
 			}
-			b, err := bind(a, p.inTheWay(a, addrs))
+			b, err := p.inherit(a), error(nil)
+			if b == nil {
+				b, err = bind(a, p.inTheWay(a, addrs))
+			}
 			switch {
 			case err == nil:
 				c.bound[a] = b
@@ -187,11 +190,11 @@ func (c *Change) Commit() {
 	}
 	for a, b := range c.bound {
 		if wanted[a] == nil {
-			b.close()
+			b.drop()
 			continue
 		}
 		if err := b.listen(); err != nil {
-			b.close()
+			b.drop()
 			p.log.Error("not listening", "listen", a.String(), "cause", err)
 			continue
 		}
@@ -203,7 +206,7 @@ func (c *Change) Commit() {
 		if rt == nil {
 			delete(p.bindings, a)
 			p.tell(b.route.Load().name, "no longer listening on "+a.String())
-			p.withdraw(b)
+			p.withdraw(b, false)
 			continue
 		}
 		if b.route.Swap(rt) == nil {
@@ -235,7 +238,7 @@ func (c *Change) undo() {
 		c.p.pending = nil
 	}
 	for _, b := range c.bound {
-		b.close()
+		b.drop()
 	}
 }
 

@@ -24,6 +24,8 @@ type binding struct {
 	route atomic.Pointer[route] // whom it serves; nil until committed
 	stop  func()                // the first loop's
 
+	inherited bool // made by a former process; others may have it as well
+
 	inTheWay []*binding // not listening yet: these are there until Commit
 }
 
@@ -57,6 +59,22 @@ func bind(a Addr, inTheWay []*binding) (*binding, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// inherit takes over a listening socket that a former process made, if there is one (6.2, 6.3). A unix socket whose path is gone can't be reached any more: nil then.
+func (p *Proxy) inherit(a Addr) *binding {
+	fd, ok := p.inherited(a)
+	if !ok {
+		return nil
+	}
+	b := &binding{addr: a, fd: fd, inherited: true}
+	if a.Unix != "" {
+		if err := unix.Lstat(a.Unix, &b.inode); err != nil || b.inode.Mode&unix.S_IFMT != unix.S_IFSOCK {
+			unix.Close(fd)
+			return nil
+		}
+	}
+	return b
 }
 
 // beside does what the kernel refuses while others listen on an overlapping address: SO_REUSEPORT, on all of them, allows it to sockets of one user.
@@ -137,7 +155,7 @@ func removeStale(path string) error {
 	}
 }
 
-// close closes the socket, and removes its path if it is still this one. Not while a loop listens on it.
+// close ends a socket that nobody else has, and removes its path if it is still this one. Not while a loop listens on it.
 func (b *binding) close() {
 	unix.Close(b.fd)
 	if b.addr.Unix == "" {
@@ -147,6 +165,21 @@ func (b *binding) close() {
 	if unix.Lstat(b.addr.Unix, &now) == nil && now.Dev == b.inode.Dev && now.Ino == b.inode.Ino {
 		os.Remove(b.addr.Unix)
 	}
+}
+
+// drop undoes bind or inherit: a socket that others have stays as it was.
+func (b *binding) drop() {
+	if b.inherited {
+		unix.Close(b.fd)
+		return
+	}
+	b.close()
+}
+
+// end ends the socket for everybody who has it: a service manager that keeps it would let callers wait for nothing.
+func (b *binding) end() {
+	unix.Shutdown(b.fd, unix.SHUT_RDWR)
+	b.close()
 }
 
 // unlisten stops accepting; on the first loop.
@@ -173,12 +206,16 @@ func (p *Proxy) serve(b *binding) {
 	})
 }
 
-// withdraw stops accepting on b and closes it. Those that wait already are served: a loop handles what is ready before what is posted.
-func (p *Proxy) withdraw(b *binding) {
+// withdraw stops accepting on b and ends it. Those that wait already are served: a loop handles what is ready before what is posted. If another process is to
+// accept, b is only let go.
+func (p *Proxy) withdraw(b *binding, another bool) {
 	closed := make(chan struct{})
-	end := func() { b.unlisten(); b.close(); close(closed) }
-	if !p.workers[0].loop.Post(end) {
-		b.close() // the loop has ended: nobody accepts
+	end := b.end
+	if another {
+		end = func() { unix.Close(b.fd) }
+	}
+	if !p.workers[0].loop.Post(func() { b.unlisten(); end(); close(closed) }) {
+		end() // the loop has ended: nobody accepts
 		return
 	}
 	p.closing = append(p.closing, closed)

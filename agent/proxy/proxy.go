@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/table"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -35,6 +36,10 @@ type Config struct {
 	Loops int
 	// Limits, until SetLimits; nil = DefaultLimits.
 	Limits *Limits
+	// Inherited returns a listening socket that a former process made, for the caller to keep (6.2, 6.3); nil = there are none.
+	Inherited func(Addr) (fd int, ok bool)
+	// Kept says that somebody keeps the listening sockets for the next process: at its end, Run leaves them as they are.
+	Kept bool
 }
 
 // Proxy serves every configured service. Safe for concurrent use.
@@ -50,6 +55,9 @@ type Proxy struct {
 	warned  atomic.Int64  // second of the last warning about them
 	running atomic.Bool
 	h1      *http1
+
+	inherited func(Addr) (int, bool)
+	kept      bool
 
 	mu sync.Mutex
 
@@ -78,6 +86,10 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{
 		log: cfg.Log, table: cfg.Table, events: cfg.Events,
 		routes: map[string]*route{}, bindings: map[Addr]*binding{},
+		inherited: cfg.Inherited, kept: cfg.Kept,
+	}
+	if p.inherited == nil {
+		p.inherited = func(Addr) (int, bool) { return -1, false }
 	}
 	if cfg.Limits == nil {
 		cfg.Limits = new(DefaultLimits())
@@ -132,7 +144,7 @@ func (p *Proxy) stop(graceful bool) {
 	}
 	for a, b := range p.bindings {
 		delete(p.bindings, a)
-		p.withdraw(b) // now: who comes during the drain shall be refused rather than wait for nothing
+		p.withdraw(b, p.kept) // now: who comes during the drain shall be refused rather than wait for nothing, unless there is a next process
 	}
 	p.mu.Unlock()
 	if !graceful {
@@ -176,6 +188,25 @@ func (p *Proxy) Publish(s *table.Service) {
 		w.publish(s)
 	}
 	p.h1.publish()
+}
+
+// Listening is a listening socket.
+type Listening struct {
+	Addr Addr
+	FD   int
+}
+
+// Listeners are duplicates of all listening sockets, for the caller to close: who has one keeps callers waiting while nobody accepts.
+func (p *Proxy) Listeners() []Listening {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Listening, 0, len(p.bindings))
+	for a, b := range p.bindings {
+		if fd, err := unix.FcntlInt(uintptr(b.fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			out = append(out, Listening{a, fd})
+		}
+	}
+	return out
 }
 
 func isClosed(c <-chan struct{}) bool {

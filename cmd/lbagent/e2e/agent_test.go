@@ -43,6 +43,7 @@ type agent struct {
 	http                  string // host:port of admin.listen
 	args                  []string
 	ports                 map[string]int // of the soak's listeners, by service
+	manager               *manager       // nil: the agent runs by hand
 
 	mu sync.Mutex
 
@@ -127,12 +128,24 @@ func (a *agent) start() {
 // launch runs the agent and waits for nothing.
 func (a *agent) launch() {
 	a.t.Helper()
-	cmd := exec.Command(binary, append([]string{"run", "--config", a.config}, a.args...)...)
+	argv, env := append([]string{binary, "run", "--config", a.config}, a.args...), os.Environ()
+	var files []*os.File
+	if a.manager != nil {
+		var more []string
+		argv, more, files = a.manager.wrap(argv)
+		env = append(env, more...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = files
 	cmd.Stderr = &lockedWriter{mu: &a.mu, w: &a.log}
 	cmd.Stdout = cmd.Stderr
-	cmd.Env = append(os.Environ(), raceOptions)
+	cmd.Env = append(env, raceOptions)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	err := cmd.Start()
+	for _, f := range files {
+		f.Close()
+	}
+	if err != nil {
 		a.t.Fatal(err)
 	}
 	exited := make(chan struct{})
