@@ -25,6 +25,7 @@ import (
 const (
 	listsEvery  = time.Second         // between two rounds of writing
 	listsRetry  = 10 * time.Second    // after a round that failed
+	listsLook   = 10 * time.Second    // between two looks whether the folder is still there: something on the host may clear /run
 	listsStale  = 30 * 24 * time.Hour // files of services that nobody follows are removed at start when this old; a quiet list's file is old, too
 	listTmpName = ".tmp-"
 )
@@ -81,14 +82,17 @@ func (l *Lists) Run(ctx context.Context) error {
 		l.cfg.Log.Warn("lists for callers without an agent can't be written", "path", l.cfg.Dir, "cause", err)
 	}
 	l.sweep(time.Now())
-	for _, s := range l.cfg.Table.Services() { // published before there was a Lists
-		l.Published(s)
-	}
+	l.all() // published before there was a Lists
+	look := time.NewTicker(listsLook)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			l.round(time.Now())
 			return nil
+		case <-look.C:
+			l.restore()
+			continue
 		case <-l.wake:
 		}
 		pause := listsEvery
@@ -104,6 +108,36 @@ func (l *Lists) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// all notes every service.
+func (l *Lists) all() {
+	for _, s := range l.cfg.Table.Services() {
+		l.Published(s)
+	}
+}
+
+// restore has all files written again if somebody removed the folder, or one of them.
+func (l *Lists) restore() {
+	entries, err := os.ReadDir(l.cfg.Dir)
+	there := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		there[e.Name()] = true
+	}
+	missing := false
+	for name := range l.written {
+		if !there[lbagentv1.ListFile(name)] {
+			missing = true
+			delete(l.written, name)
+		}
+	}
+	if !missing && !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err := makeDir(l.cfg.Dir, 0o755, false, 0); err != nil {
+		return // the round says so
+	}
+	l.all()
 }
 
 // round writes what is dirty; false if something couldn't be.

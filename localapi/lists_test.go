@@ -295,3 +295,28 @@ func TestListsAgainNeverHidesNewer(t *testing.T) {
 		}
 	}
 }
+
+// Something clears the folder, or one file of it, while the agent runs: all is there again soon, though no list has changed (6.6).
+func TestListsAreRestored(t *testing.T) {
+	dir := filepath.Join(publicDir(t), "run", "lists")
+	synctest.Test(t, func(t *testing.T) {
+		r := newListRig(t, dir)
+		for _, name := range []string{"user", "cart"} {
+			r.table.SetSpec(time.Now(), specOf(name))
+			r.table.Apply(time.Now(), listOf(name, 1, 2))
+		}
+		stop := r.start()
+		defer stop()
+		advance(listsEvery)
+		user, cart := r.text("user"), r.text("cart")
+		for _, remove := range []string{dir, filepath.Join(dir, lbagentv1.ListFile("cart"))} {
+			if err := os.RemoveAll(remove); err != nil {
+				t.Fatal(err)
+			}
+			advance(listsLook + 2*listsEvery)
+			if r.text("user") != user || r.text("cart") != cart {
+				t.Errorf("after %s was removed: %q and %q", remove, r.text("user"), r.text("cart"))
+			}
+		}
+	})
+}

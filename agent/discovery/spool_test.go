@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +19,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -528,4 +531,78 @@ func TestSpoolReadsWhatIsNotWrittenYet(t *testing.T) {
 	if l := s.load(f, time.Now()); l == nil {
 		t.Error("the other way's list is on disk")
 	}
+}
+
+// Files, or the whole folder, are removed under us: the next change makes them again (1.8).
+func TestSpoolRemovedUnderUs(t *testing.T) {
+	s, _ := testSpool(t)
+	for n, remove := range []string{s.dir, s.path("user", listSuffix), s.path("user", prevSuffix)} {
+		s.put(sampleFollow(), generation(n))
+		s.flush()
+		if err := os.RemoveAll(remove); err != nil {
+			t.Fatal(err)
+		}
+		s.put(sampleFollow(), generation(n+10))
+		s.flush()
+		if l := s.load(sampleFollow(), time.Now()); l == nil || l.Revision != int64(n+10) || s.trouble() != "" {
+			t.Errorf("%s: loaded %+v, trouble %q", remove, l, s.trouble())
+		}
+	}
+}
+
+// The disk is full in the middle of a file: what was there stays, it is said, and nothing is left over (1.8).
+func TestSpoolDiskFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount a small disk")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	onDisk := func(revision int64) {
+		t.Helper()
+		if l := newSpool(dir, hclog.NewNullLogger()).load(sampleFollow(), time.Now()); l == nil || l.Revision != revision {
+			t.Errorf("on disk is not revision %d: %v", revision, l != nil)
+		}
+	}
+	log := &logBuffer{}
+	s := newSpool(dir, hclog.New(&hclog.LoggerOptions{Output: log}))
+	s.put(sampleFollow(), generation(1))
+	s.flush()
+	big := generation(2)
+	for i := range 5000 {
+		big.Backends = append(big.Backends, service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), 80), Weight: 1, Key: "k"})
+	}
+	slices.SortFunc(big.Backends, byAddr)
+	s.put(sampleFollow(), big)
+	s.flush()
+	if !strings.Contains(s.trouble(), "no space left") || strings.Count(log.String(), "cannot write the spool") != 1 {
+		t.Errorf("trouble %q, log %s", s.trouble(), log.String())
+	}
+	onDisk(1)
+	if left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*")); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	s.flush()
+	if s.trouble() != "" {
+		t.Errorf("trouble %q", s.trouble())
+	}
+	onDisk(2)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	s.put(sampleFollow(), generation(3))
+	s.flush()
+	if !strings.Contains(s.trouble(), "read-only") {
+		t.Errorf("trouble %q", s.trouble())
+	}
+	onDisk(2)
 }
