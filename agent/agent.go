@@ -163,6 +163,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("starting", "version", a.options.Version, "services", len(a.config().Services), "node", a.config().Node.Name)
 	err := runStages(ctx, a.log, stopGrace,
 		stage{"readiness", a.announce},
+		stage{"watchdog", a.feedWatchdog},
 		stage{"fleet", a.fleet.Run},
 		stage{"proxy", a.proxy.Run},
 		stage{"local api", a.api.Run},

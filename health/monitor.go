@@ -36,6 +36,7 @@ type Monitor struct {
 	mu sync.Mutex
 
 	mail map[string]*letter // what SetGroup and SetActive asked for last, by group
+	asks []func(*core)      // what is to be asked of the core
 }
 
 // letter is the latest wish for a group; an unset half leaves things as they are.
@@ -140,8 +141,8 @@ func (m *Monitor) takeResults(now time.Time, c *core) {
 // open does what the mail asks for.
 func (m *Monitor) open(now time.Time, c *core) {
 	m.mu.Lock()
-	mail := m.mail
-	m.mail = nil
+	mail, asks := m.mail, m.asks
+	m.mail, m.asks = nil, nil
 	m.mu.Unlock()
 	for group, l := range mail {
 		if l.set {
@@ -151,7 +152,26 @@ func (m *Monitor) open(now time.Time, c *core) {
 			c.setActive(now, group, l.active)
 		}
 	}
+	for _, ask := range asks {
+		ask(c)
+	}
 }
+
+// ask has f look at the core, on the Monitor's goroutine, and returns when it has; or when ctx has ended, and f may still run.
+func (m *Monitor) ask(ctx context.Context, f func(*core)) {
+	done := make(chan struct{})
+	m.mu.Lock()
+	m.asks = append(m.asks, func(c *core) { f(c); close(done) })
+	m.mu.Unlock()
+	m.inbox.poke()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Ping returns when the Monitor's goroutine has answered, or ctx has ended.
+func (m *Monitor) Ping(ctx context.Context) { m.ask(ctx, func(*core) {}) }
 
 // SetGroup replaces the targets and options of a group; nil or no targets = the group is gone. It never blocks on probes or OnChange (which may
 // be running).

@@ -4,6 +4,7 @@ package handoff
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 )
@@ -33,3 +34,15 @@ func notify(lines ...string) error {
 
 // line keeps a status from ending its assignment early.
 func line(s string) string { return strings.ReplaceAll(s, "\n", " ") }
+
+// Alive says that the agent is well; the service manager restarts it if it doesn't hear that often enough.
+func (Notifier) Alive() error { return notify(daemon.SdNotifyWatchdog) }
+
+// Watchdog is how often Alive has to be called at least; 0 if nobody waits for it.
+func (Notifier) Watchdog() time.Duration {
+	d, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return 0
+	}
+	return d
+}

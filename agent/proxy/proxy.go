@@ -190,6 +190,22 @@ func (p *Proxy) Publish(s *table.Service) {
 	p.h1.publish()
 }
 
+// Loops is the number of event loops.
+func (p *Proxy) Loops() int { return len(p.workers) }
+
+// Ping returns when that loop has answered through its mailbox, or ctx has ended.
+func (p *Proxy) Ping(ctx context.Context, loop int) {
+	answered := make(chan struct{})
+	if !p.workers[loop].loop.Post(func() { close(answered) }) {
+		<-ctx.Done()
+		return
+	}
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	}
+}
+
 // Listening is a listening socket.
 type Listening struct {
 	Addr Addr

@@ -42,6 +42,10 @@ func (t *Table) Run(ctx context.Context) error {
 func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, ping := range t.pings {
+		close(ping)
+	}
+	t.pings = nil
 	for _, s := range *t.services.Load() {
 		t.setActive(s, s.Spec().InUse || s.askedWithin(now, askedUse))
 		if s.active.Load() {
@@ -62,6 +66,22 @@ func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 		busy = busy || s.active.Load() || s.fallback.used || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0
 	}
 	return active, busy
+}
+
+// Ping returns when Run has answered, or ctx has ended.
+func (t *Table) Ping(ctx context.Context) {
+	done := make(chan struct{})
+	t.mu.Lock()
+	t.pings = append(t.pings, done)
+	t.mu.Unlock()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // setMedian takes the median of the fresh latencies; sample is scratch space, returned for the next.

@@ -53,6 +53,7 @@ type Table struct {
 	mu sync.Mutex // held by writers; guards what a Service keeps for them
 
 	mutes map[string]muted // of all services, followed or not
+	pings []chan struct{}  // closed by Run
 }
 
 // New returns an empty table.

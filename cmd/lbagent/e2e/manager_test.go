@@ -23,6 +23,7 @@ type manager struct {
 
 	units []kept // of socket units
 	store []kept
+	fed   int // how often WATCHDOG came
 }
 
 type kept struct {
@@ -110,6 +111,9 @@ func (m *manager) take(text string, oob []byte) {
 	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		fields[key] = value
+	}
+	if fields["WATCHDOG"] == "1" {
+		m.fed++
 	}
 	name := fields["FDNAME"]
 	if fields["FDSTOREREMOVE"] == "1" {

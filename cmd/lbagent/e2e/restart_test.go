@@ -137,3 +137,15 @@ func TestStoredListenersFollowTheConfiguration(t *testing.T) {
 	a.start()
 	q.wantOK(t)
 }
+
+// The service manager's watchdog is fed, more often than it asks for.
+func TestWatchdogIsFed(t *testing.T) {
+	a := newAgent(t, "")
+	m := a.under(t, "WATCHDOG_USEC=1000000")
+	a.start()
+	poll(t, "it is fed three times", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.fed >= 3
+	})
+}

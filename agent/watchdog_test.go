@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The watchdog is fed while all parts answer, not while one is frozen, whichever it is, and again once it answers.
+func TestWatchFeedsWhileAllAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const every = 5 * time.Second
+		thaw := make(chan struct{})
+		var frozen atomic.Bool
+		fed, asked := 0, 0
+		var told []string
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			watch(ctx, every, []vital{
+				{"table", func(context.Context) {}},
+				{"event loop 1", func(ctx context.Context) {
+					asked++
+					if frozen.Load() {
+						select {
+						case <-thaw:
+						case <-ctx.Done():
+						}
+					}
+				}},
+				{"health", func(context.Context) {}},
+			}, func() { fed++ }, func(f []string) { told = append(told, strings.Join(f, "+")) })
+		}()
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		if fed != 3 || told != nil {
+			t.Errorf("well: fed %d times in 12 s, told %q", fed, told)
+		}
+		frozen.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if fed != 3 {
+			t.Errorf("fed %d times more with a frozen part", fed-3)
+		}
+		if !slices.Equal(told, []string{"event loop 1"}) || asked != 4 {
+			t.Errorf("told %q, asked %d times", told, asked)
+		}
+		frozen.Store(false)
+		close(thaw)
+		time.Sleep(every + time.Second)
+		synctest.Wait()
+		if fed < 4 || !slices.Equal(told, []string{"event loop 1", ""}) {
+			t.Errorf("thawed: fed %d, told %q", fed, told)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// Every part that Run starts answers; none does before.
+func TestVitals(t *testing.T) {
+	d := start(t, "")
+	vitals := d.vitals()
+	if len(vitals) < 4 {
+		t.Fatalf("%d vital parts", len(vitals))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, v := range vitals {
+		if v.ping(ctx); ctx.Err() != nil {
+			t.Fatalf("%s does not answer", v.name)
+		}
+	}
+}
