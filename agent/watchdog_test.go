@@ -16,8 +16,9 @@ func TestWatchFeedsWhileAllAnswer(t *testing.T) {
 		const every = 5 * time.Second
 		thaw := make(chan struct{})
 		var frozen atomic.Bool
-		fed, asked := 0, 0
-		var told []string
+		var fed, asked atomic.Int64
+		var told atomic.Pointer[[]string]
+		told.Store(new([]string{}))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -25,7 +26,7 @@ func TestWatchFeedsWhileAllAnswer(t *testing.T) {
 			watch(ctx, every, []vital{
 				{"table", func(context.Context) {}},
 				{"event loop 1", func(ctx context.Context) {
-					asked++
+					asked.Add(1)
 					if frozen.Load() {
 						select {
 						case <-thaw:
@@ -34,28 +35,28 @@ func TestWatchFeedsWhileAllAnswer(t *testing.T) {
 					}
 				}},
 				{"health", func(context.Context) {}},
-			}, func() { fed++ }, func(f []string) { told = append(told, strings.Join(f, "+")) })
+			}, func() { fed.Add(1) }, func(f []string) { told.Store(new(append(slices.Clone(*told.Load()), strings.Join(f, "+")))) })
 		}()
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
-		if fed != 3 || told != nil {
-			t.Errorf("well: fed %d times in 12 s, told %q", fed, told)
+		if fed.Load() != 3 || len(*told.Load()) > 0 {
+			t.Errorf("well: fed %d times in 12 s, told %q", fed.Load(), *told.Load())
 		}
 		frozen.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if fed != 3 {
-			t.Errorf("fed %d times more with a frozen part", fed-3)
+		if fed.Load() != 3 {
+			t.Errorf("fed %d times more with a frozen part", fed.Load()-3)
 		}
-		if !slices.Equal(told, []string{"event loop 1"}) || asked != 4 {
-			t.Errorf("told %q, asked %d times", told, asked)
+		if !slices.Equal(*told.Load(), []string{"event loop 1"}) || asked.Load() != 4 {
+			t.Errorf("told %q, asked %d times", *told.Load(), asked.Load())
 		}
 		frozen.Store(false)
 		close(thaw)
 		time.Sleep(every + time.Second)
 		synctest.Wait()
-		if fed < 4 || !slices.Equal(told, []string{"event loop 1", ""}) {
-			t.Errorf("thawed: fed %d, told %q", fed, told)
+		if fed.Load() < 4 || !slices.Equal(*told.Load(), []string{"event loop 1", ""}) {
+			t.Errorf("thawed: fed %d, told %q", fed.Load(), *told.Load())
 		}
 		cancel()
 		<-done
