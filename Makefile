@@ -53,7 +53,7 @@ soak: ## SOAKTIME=10m of mixed load while backends are killed, hung, removed and
 random: ## STEPS=10000 of everything that can happen to an etcd of three members and to the agent's lists; SEED= repeats a run
 	$(GO) test -run='^TestRandom$$' -v -count=1 -timeout=3h ./agent/discovery -steps=$(STEPS) -seed=$(SEED)
 
-package: ## dist/*.deb and dist/*.rpm, for ARCHES="amd64 arm64"
+package: ## dist/*.deb and dist/*.rpm, with checksums and bills of materials, for ARCHES="amd64 arm64"
 	GO='$(GO)' VERSION='$(VERSION)' ARCHES='$(ARCHES)' LDFLAGS='$(LDFLAGS)' packaging/build.sh
 
 clean: ## removes bin/ and dist/

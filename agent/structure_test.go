@@ -57,6 +57,8 @@ func levels() map[string]int {
 		"cmd/lbdemo":      6,
 		"cmd/lbbench":     6,
 		"packaging":       6,
+
+		"packaging/inventory": 6,
 	}
 }
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds dist/*.deb and dist/*.rpm: VERSION and ARCHES say what, DIST where; GO, LDFLAGS and NFPM how. `make package` calls it. It needs Go; git is optional.
+# Builds dist/*.deb and dist/*.rpm, with SHA256SUMS and a bill of materials for each architecture: VERSION and ARCHES say what, DIST where; GO, LDFLAGS and NFPM
+# how. `make package` calls it. It needs Go; git is optional. The same sources give the same bytes, wherever and whenever they are built.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,35 +10,52 @@ cd "$(dirname "$0")/.."
 : "${DIST:=dist}"
 : "${LDFLAGS:=-s -w -X main.version=$VERSION}"
 : "${NFPM:=$GO tool -modfile=tools.mod nfpm}"
-# The same sources make the same bytes.
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
-export VERSION DIST SOURCE_DATE_EPOCH
+FILE_VERSION=${VERSION#v}
+export GO VERSION FILE_VERSION DIST SOURCE_DATE_EPOCH
+umask 022
+LC_ALL=C
+export LC_ALL
 
-rm -f "$DIST"/lbagent[_-]*.deb "$DIST"/lbagent-*.rpm
-mkdir -p "$DIST/completion"
+rm -rf "$DIST"/lbagent[_-]*.deb "$DIST"/lbagent-*.rpm "$DIST"/lbagent_*.cdx.json "$DIST/SHA256SUMS" "$DIST/man"
+mkdir -p "$DIST/completion" "$DIST/man"
 gzip -9nc CHANGELOG.md >"$DIST/CHANGELOG.md.gz"
-gzip -9nc packaging/man/lbagent.8 >"$DIST/lbagent.8.gz"
+gzip -9nc packaging/man/lbagent.8 >"$DIST/man/lbagent.8.gz"
 gzip -9nc packaging/man/lbagent.yaml.5 >"$DIST/lbagent.yaml.5.gz"
 gzip -9nc >"$DIST/changelog.Debian.gz" <<END
 lbagent ($(echo "${VERSION#v}" | sed 's/-/~/')) unstable; urgency=medium
 
   * See /usr/share/doc/lbagent/changelog.gz.
 
- -- The lbagent authors <lbagent@users.noreply.github.com>  $(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")
+ -- The lbagent authors <lbagent@users.noreply.github.com>  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
 END
 for ARCH in $ARCHES; do
 	echo "== lbagent $VERSION for $ARCH"
-	CGO_ENABLED=0 GOOS=linux GOARCH=$ARCH $GO build -trimpath -ldflags "$LDFLAGS" -o "$DIST/$ARCH/lbagent" ./cmd/lbagent
+	CGO_ENABLED=0 GOOS=linux GOARCH=$ARCH $GO build -trimpath -buildvcs=false -ldflags "$LDFLAGS" -o "$DIST/$ARCH/lbagent" ./cmd/lbagent
+	$GO run ./packaging/inventory "$DIST/$ARCH/lbagent" sbom >"$DIST/lbagent_${FILE_VERSION}_$ARCH.cdx.json"
+	$GO run ./packaging/inventory "$DIST/$ARCH/lbagent" licences | gzip -9nc >"$DIST/$ARCH/licences.gz"
 done
-# The completions are the same everywhere; a program of this machine makes them.
+# Completions and manual pages are the same everywhere; a program of this machine makes them.
 here=$DIST/$($GO env GOHOSTARCH)/lbagent
 [ -x "$here" ] || CGO_ENABLED=0 $GO build -o "$here" ./cmd/lbagent
 for shell in bash zsh fish; do
 	"$here" completion "$shell" >"$DIST/completion/$shell"
 done
+"$here" manual | while read -r page verb; do
+	# shellcheck disable=SC2086 # a verb may be of two words
+	"$here" manual $verb | gzip -9nc >"$DIST/man/$page.8.gz"
+done
+cp packaging/nfpm.yaml "$DIST/nfpm.yaml"
+for page in "$DIST"/man/*.gz; do
+	cat >>"$DIST/nfpm.yaml" <<END
+  - {src: "$page", dst: "/usr/share/man/man8/${page##*/}", packager: deb, file_info: {mode: 0644}}
+  - {src: "$page", dst: "/usr/share/man/man8/${page##*/}", packager: rpm, type: doc, file_info: {mode: 0644}}
+END
+done
 for ARCH in $ARCHES; do
 	export ARCH
 	for packager in deb rpm; do
-		$NFPM package --config packaging/nfpm.yaml --packager "$packager" --target "$DIST/"
+		$NFPM package --config "$DIST/nfpm.yaml" --packager "$packager" --target "$DIST/"
 	done
 done
+(cd "$DIST" && sha256sum lbagent[_-]*.deb lbagent-*.rpm lbagent_*.cdx.json >SHA256SUMS)

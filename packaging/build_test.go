@@ -1,29 +1,32 @@
 package packaging
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/lbagent/lbagent/agent/testneed"
 )
 
 // built are the packages of one version.
-type built struct{ deb, rpm string }
+type built struct{ dist, deb, rpm string }
 
-// build makes the packages of this machine's architecture.
-func build(t *testing.T, version string) built {
+// build makes the packages of this machine's architecture from the sources in tree.
+func build(t *testing.T, tree, version string) built {
 	t.Helper()
 	dist := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "./build.sh")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "packaging/build.sh"))
 	cmd.Env = append(os.Environ(), "VERSION="+version, "ARCHES="+runtime.GOARCH, "DIST="+dist, "SOURCE_DATE_EPOCH=1767225600")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build.sh: %v\n%s", err, out)
 	}
-	return built{deb: one(t, dist+"/*.deb"), rpm: one(t, dist+"/*.rpm")}
+	return built{dist: dist, deb: one(t, dist+"/*.deb"), rpm: one(t, dist+"/*.rpm")}
 }
 
 func one(t *testing.T, pattern string) string {
@@ -61,16 +64,22 @@ func installed() []string {
 		"/usr/share/doc/lbagent/examples/low-ports.conf",
 		"/usr/share/fish/vendor_completions.d/lbagent.fish",
 		"/usr/share/man/man5/lbagent.yaml.5.gz",
+		"/usr/share/doc/lbagent/lbagent.cdx.json",
+		"/usr/share/doc/lbagent/third-party-licences.gz",
+		"/usr/share/man/man8/lbagent-config-put.8.gz",
+		"/usr/share/man/man8/lbagent-run.8.gz",
 		"/usr/share/man/man8/lbagent.8.gz",
 	}
 }
 
 // TestPackages builds the packages once and looks at them from all sides.
 func TestPackages(t *testing.T) {
-	p := build(t, "v0.1.0")
+	p := build(t, "..", "v0.1.0")
 	t.Run("deb", func(t *testing.T) { testDeb(t, p) })
 	t.Run("rpm", func(t *testing.T) { testRpm(t, p) })
 	t.Run("lintian", func(t *testing.T) { testLintian(t, p) })
+	t.Run("rpmlint", func(t *testing.T) { testRpmlint(t, p) })
+	t.Run("dist", func(t *testing.T) { testDist(t, p) })
 	t.Run("same sources, same bytes", func(t *testing.T) { testSameBytes(t, p) })
 	t.Run("install", func(t *testing.T) { testInstall(t, p) })
 	t.Run("install without systemd", func(t *testing.T) { testInstallWithoutSystemd(t, p) })
@@ -131,13 +140,46 @@ func testRpm(t *testing.T, p built) {
 	}
 }
 
-// testSameBytes: a package can be checked by building it again.
+// testSameBytes: a package can be checked by building it again, elsewhere, from files of another time, under another umask.
 func testSameBytes(t *testing.T, a built) {
-	b := build(t, "v0.1.0")
-	if read(t, a.deb) != read(t, b.deb) {
-		t.Error("the .deb differs")
+	tree := t.TempDir()
+	copyTree(t, "..", tree)
+	defer syscall.Umask(syscall.Umask(0o077))
+	b := build(t, tree, "v0.1.0")
+	if read(t, filepath.Join(a.dist, "SHA256SUMS")) != read(t, filepath.Join(b.dist, "SHA256SUMS")) {
+		t.Errorf("not the same:\n%s%s", read(t, filepath.Join(a.dist, "SHA256SUMS")), read(t, filepath.Join(b.dist, "SHA256SUMS")))
 	}
-	if read(t, a.rpm) != read(t, b.rpm) {
-		t.Error("the .rpm differs")
+}
+
+// copyTree copies the sources: all but what git and the builds keep there.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		switch {
+		case err != nil:
+			return err
+		case slices.Contains([]string{".git", "bin", "dist"}, name) && d.IsDir():
+			return filepath.SkipDir
+		case d.IsDir():
+			return os.MkdirAll(filepath.Join(to, name), 0o755)
+		case !info.Mode().IsRegular():
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, name), text, info.Mode().Perm())
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

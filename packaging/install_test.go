@@ -14,7 +14,7 @@ import (
 // testInstall is the life of the .deb on a host: installed, used, configured, broken, upgraded, removed.
 func testInstall(t *testing.T, first built) {
 	root := newRoot(t)
-	second := build(t, "v0.2.0")
+	second := build(t, "..", "v0.2.0")
 	m := boot(t, root)
 	firstDeb, secondDeb := m.copyIn(t, first.deb), m.copyIn(t, second.deb)
 	mainPID := func() string { return m.run(t, "systemctl show -P MainPID lbagent") }
