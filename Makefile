@@ -6,21 +6,25 @@ ARCHES  ?= amd64 arm64
 FUZZTIME ?= 20s
 SOAKTIME ?= 10m
 STEPS ?= 10000
+ROUNDS ?= 1
 SEED ?= 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance formats lint build generate fuzz soak random package clean
+.PHONY: help demo test test-systemd conformance formats lint build generate fuzz soak random package clean
 
 help: ## this list
 	@echo "make what?"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## etcd, five backends, the agent and traffic on this terminal, with failures on purpose
 	$(GO) run ./cmd/lbdemo
 
 test: ## every test, with the race detector; needs Go and a C compiler
 	$(GO) test -race -timeout 9m ./...
+
+test-systemd: ## what callers see of a reload, restart, upgrade, kill, ... in a booted systemd, as root; ROUNDS=5 is the long form
+	LBAGENT_TEST_ALL=1 $(GO) test -run='^TestLoad$$' -v -count=1 -timeout=40m ./packaging -load=$(ROUNDS)
 
 conformance: ## h2spec, gRPC's interop tests, and clients of other makers through the agent
 	cd cmd/lbagent/e2e && LBAGENT_CONFORMANCE=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 20m -run '^TestConformance$$'

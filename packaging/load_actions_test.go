@@ -1,0 +1,231 @@
+package packaging
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// loadRounds is how long TestLoad is: 0 is not at all, since that takes minutes.
+var loadRounds = flag.Int("load", 0, "TestLoad: 1 is once each of all actions with streams of 8 s, about three minutes; 5 is the whole proof, with streams of 60 s")
+
+// loadPackages saves the time to build them, or has an upgrade from or to a release.
+var loadPackages = flag.String("load-packages", "", "TestLoad: OLD.deb,NEW.deb; by default both are built from this tree")
+
+// TestLoad says what the callers' ports and sockets do while something happens to the agent; the README's table has a row for each. `make test-systemd` runs it.
+func TestLoad(t *testing.T) {
+	if *loadRounds == 0 {
+		t.Skip("make test-systemd runs it")
+	}
+	old, fresh, given := strings.Cut(*loadPackages, ",")
+	if !given {
+		old, fresh = build(t, "..", "v0.1.0").deb, build(t, "..", "v0.2.0").deb
+	}
+	m := boot(t, newRoot(t))
+	debs := []string{m.copyIn(t, old), m.copyIn(t, fresh)}
+	a := newAround(t, m)
+	m.run(t, "dpkg -i "+debs[0])
+	m.write(t, "/etc/lbagent/lbagent.yaml", worldConfig)
+	m.run(t, "systemctl reload lbagent")
+	s := &story{around: a, rounds: *loadRounds, long: 8 * time.Second, debs: debs}
+	if s.rounds > 1 {
+		s.long = time.Minute
+	}
+	eventually(t, "a registration", func() error {
+		if got := a.keys(t); got != ownKey {
+			return fmt.Errorf("etcd has %q", got)
+		}
+		return nil
+	})
+	for _, act := range []struct {
+		name string
+		do   func(*testing.T)
+	}{
+		{"nothing", s.nothing}, {"reload", s.reload}, {"upgrade", s.upgrade}, {"package", s.upgradePackage}, {"restart", s.restart}, {"kill", s.kill}, {"freeze", s.freeze},
+		{"stop", s.stop}, {"crash loop", s.crashLoop},
+	} {
+		t.Run(act.name, act.do)
+	}
+}
+
+// ownKey is what the agent registers.
+const ownKey = "services/own/" + hostAddr + ":9001"
+
+// story is what happens to the agent.
+type story struct {
+	*around
+	rounds int
+	long   time.Duration
+	debs   []string // older and newer
+}
+
+func (s *story) pid(t *testing.T) string { return s.m.run(t, "systemctl show -P MainPID lbagent") }
+
+// lossless: nobody notices.
+var lossless = rule{wait: 50 * time.Millisecond}
+
+// nothing is the load by itself: what is judged below is the actions' doing.
+func (s *story) nothing(t *testing.T) {
+	s.during(t, "nothing", 2*time.Second, lossless, func() {})
+}
+
+// reload: what did not change isn't touched (6.1).
+func (s *story) reload(t *testing.T) {
+	pid := s.pid(t)
+	s.during(t, "reload", s.long, lossless, func() {
+		for i := range 4 * s.rounds {
+			s.m.write(t, "/etc/lbagent/services.d/more.yaml", fmt.Sprintf("services:\n  - {name: more, backends: [\"%s:9021\"], listen: [%d]}\n", hostAddr, 7100+i))
+			s.m.run(t, "systemctl reload lbagent")
+		}
+	})
+	if got := s.pid(t); got != pid {
+		t.Errorf("process %s became %s", pid, got)
+	}
+}
+
+// drained is a restart's: callers wait in the backlog, and what takes longer than 5 s ends (6.2).
+var drained = rule{wait: 7 * time.Second, ends: map[string][]string{stream: {unavailable}, transfer: {cut}}}
+
+func (s *story) restart(t *testing.T) {
+	for range s.rounds {
+		s.during(t, "restart", s.long, drained, func() { s.m.run(t, "systemctl restart lbagent") })
+	}
+}
+
+// killed: what runs ends with the process; who comes waits in the backlog until the next one is there.
+var killed = rule{wait: 500 * time.Millisecond, ends: map[string][]string{"*": {unavailable, cut}}}
+
+func (s *story) kill(t *testing.T) {
+	for range min(3, s.rounds) {
+		pid := s.pid(t)
+		s.during(t, "kill -9", s.long, killed, func() {
+			s.m.run(t, "kill -9 "+pid)
+			s.serves(t, pid)
+		})
+	}
+}
+
+// freeze: the watchdog finds that nothing moves, and what follows is a kill.
+func (s *story) freeze(t *testing.T) {
+	watchdog, err := time.ParseDuration(strings.ReplaceAll(s.m.run(t, "systemctl show -P WatchdogUSec lbagent"), " ", ""))
+	if err != nil || watchdog == 0 {
+		t.Fatalf("no watchdog: %v", err)
+	}
+	pid := s.pid(t)
+	s.during(t, "freeze", s.long, rule{wait: watchdog + time.Second, ends: killed.ends}, func() {
+		s.m.run(t, "kill -STOP "+pid)
+		s.serves(t, pid)
+	})
+}
+
+// upgrade: the next process takes all over, the one before ends when its last call has (6.3).
+func (s *story) upgrade(t *testing.T) {
+	for i := range s.rounds {
+		next := s.debs[(i+1)%2]
+		pid := s.pid(t)
+		s.during(t, "upgrade to "+next, s.long, lossless, func() {
+			s.m.run(t, "rm -rf /root/next && dpkg-deb -x "+next+" /root/next && mv /root/next/usr/bin/lbagent /usr/bin/lbagent && lbagent upgrade")
+			s.upgraded(t, pid)
+		})
+		s.alone(t)
+	}
+}
+
+// upgradePackage is the same by the package manager, to the newer package and back.
+func (s *story) upgradePackage(t *testing.T) {
+	for i := range 2 {
+		next := s.debs[(i+1)%2]
+		pid := s.pid(t)
+		s.during(t, "dpkg -i "+next, s.long, lossless, func() {
+			s.m.run(t, "dpkg -i "+next)
+			s.upgraded(t, pid)
+		})
+		s.alone(t)
+	}
+}
+
+// upgraded: another process than before is systemd's, and it is of the version that is installed.
+func (s *story) upgraded(t *testing.T, before string) {
+	t.Helper()
+	if got := s.pid(t); got == before {
+		t.Errorf("still process %s", got)
+	}
+	installed := s.m.run(t, "/usr/bin/lbagent version | head -1")
+	if out := s.m.run(t, "$(readlink -f /proc/"+s.pid(t)+"/exe) version | head -1"); out != installed {
+		t.Errorf("%s runs, %s is installed", out, installed)
+	}
+}
+
+// alone waits until the process of before has drained: no upgrade begins while one does.
+func (s *story) alone(t *testing.T) {
+	t.Helper()
+	eventually(t, "the end of the process of before", func() error {
+		if n := s.m.run(t, "grep -lx lbagent /proc/[0-9]*/comm 2>/dev/null | wc -l"); n != "1" {
+			return fmt.Errorf("%s processes", n)
+		}
+		return nil
+	})
+}
+
+// crashLoop: from the fifth start within a minute on the ports refuse at once, no client hangs for longer than 5 s, and starts go on (6.6).
+func (s *story) crashLoop(t *testing.T) {
+	loop := rule{wait: 5 * time.Second, ends: map[string][]string{"*": {refused, unavailable, cut}}}
+	got := s.during(t, "crash loop", 0, loop, func() {
+		for range 6 {
+			pid := s.pid(t)
+			s.m.run(t, "kill -9 "+pid)
+			s.next(t, pid)
+		}
+		s.serves(t, "")
+	})
+	if calls := got["tcp new"]; calls == nil || calls.Failed[refused] == 0 {
+		t.Error("nobody was refused")
+	}
+}
+
+// next waits for another process than before, ready or not.
+func (s *story) next(t *testing.T, before string) {
+	t.Helper()
+	eventually(t, "the next start", func() error {
+		if got := s.pid(t); got == before || got == "0" {
+			return errors.New("no process")
+		}
+		return nil
+	})
+}
+
+// serves waits for another process than before.
+func (s *story) serves(t *testing.T, before string) {
+	t.Helper()
+	eventually(t, "the next process", func() error {
+		out, err := s.m.try("systemctl is-active lbagent && lbagent status")
+		if err != nil {
+			return errors.New(out)
+		}
+		if s.pid(t) == before {
+			return errors.New("the same process")
+		}
+		return nil
+	})
+}
+
+// stop: the ports refuse at once, and the host's registrations stay for as long as their lease (5.3).
+func (s *story) stop(t *testing.T) {
+	away := 3 * time.Second
+	if s.rounds > 1 {
+		away = 35 * time.Second
+	}
+	s.during(t, "stop", s.long, rule{wait: 5 * time.Second, ends: map[string][]string{"*": {refused, unavailable, cut}}}, func() {
+		s.m.run(t, "systemctl stop lbagent")
+		s.m.fails(t, "systemctl is-active lbagent")
+		<-time.After(away)
+		if got := s.keys(t); got != ownKey {
+			t.Errorf("after %v without an agent etcd has %q", away, got)
+		}
+		s.m.run(t, "systemctl start lbagent")
+	})
+	s.during(t, "after stop and start", 2*time.Second, lossless, func() {})
+}
