@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -29,14 +30,35 @@ type Config struct {
 	CertFile     string
 	KeyFile      string
 	ServerName   string
+
+	login *login // that the clients of one Links share; nil = Dial makes one
 }
 
+// newLogin is the login of the user that e names; nil if it names none.
+func (e *Config) newLogin() *login {
+	if e.Username == "" || e.PasswordFile == "" {
+		return nil
+	}
+	return &login{name: e.Username, passwordFile: e.PasswordFile}
+}
+
+// equal reports whether o says the same.
+func (e *Config) equal(o *Config) bool {
+	if e == nil || o == nil {
+		return e == o
+	}
+	a, b := *e, *o
+	a.login, b.login = nil, nil
+	return reflect.DeepEqual(a, b)
+}
+
+// clone is a copy with a login of its own.
 func (e *Config) clone() *Config {
 	if e == nil {
 		return nil
 	}
 	c := *e
-	c.Endpoints = slices.Clone(e.Endpoints)
+	c.Endpoints, c.login = slices.Clone(e.Endpoints), e.newLogin()
 	return &c
 }
 
@@ -115,9 +137,11 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 			grpc.WithChainStreamInterceptor(own.watchStream),
 		},
 	}
-	var who *login
-	if e.Username != "" && e.PasswordFile != "" {
-		who = &login{ctx: ctx, name: e.Username, passwordFile: e.PasswordFile, at: at}
+	who := e.login
+	if who == nil {
+		who = e.newLogin()
+	}
+	if who != nil {
 		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.call))
 	}
 	var err error
@@ -125,7 +149,7 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
 	if who != nil {
-		if err := who.renew(ctx, own.c.ActiveConnection(), ""); err != nil {
+		if err := who.first(ctx, own.c.ActiveConnection()); err != nil {
 			own.Close()
 			return nil, err
 		}

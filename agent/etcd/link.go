@@ -5,7 +5,6 @@ package etcd
 import (
 	"context"
 	"errors"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -119,7 +118,7 @@ func New(o Options) *Links {
 func (k *Links) Set(e *Config) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if reflect.DeepEqual(k.etcd, e) {
+	if k.etcd.equal(e) {
 		return
 	}
 	k.etcd = e.clone()
@@ -304,6 +303,9 @@ func (k *Links) Run(ctx context.Context) error {
 				}
 			} else if IsAuth(err) {
 				k.contact.fail(err)
+			}
+			if IsAuth(err) {
+				e.login.forget()
 			}
 			k.wait(ctx, back.Next(), changed)
 		}

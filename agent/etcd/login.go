@@ -23,17 +23,16 @@ const loginTimeout = 2 * time.Minute
 var errLoggingIn = errors.New("no answer yet")
 
 // login is who we are to etcd: the token of a user, which all calls carry. clientv3 could do it, too, but it logs in anew for each stream, and for each of the calls that
-// find the token expired, all at once. Here there is one login at a time, for all who wait. Safe for concurrent use.
+// find the token expired, all at once. Here there is one login at a time, for all who wait, and its token serves the clients that come after, too: while all hosts
+// log in etcd answers slowly, and who gave up waiting must not make it slower. Safe for concurrent use.
 type login struct {
-	ctx          context.Context // of the client
 	name         string
 	passwordFile string // read at each login (1.4)
-	at           *where
 
 	mu      sync.Mutex
 	token   string   // empty before the first login, and if etcd wants none
-	good    int      // the connection, by number, on which token was given out or good last
 	running *attempt // nil if no login is under way
+	looked  time.Time
 }
 
 // attempt is one login.
@@ -43,8 +42,8 @@ type attempt struct {
 }
 
 // GetRequestMetadata is what each call carries.
-func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	if token := l.current(); token != "" {
+func (l *login) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	if token := l.current(); token != "" && ctx.Value(nobody{}) == nil {
 		return map[string]string{rpctypes.TokenFieldNameGRPC: token}, nil
 	}
 	return nil, nil
@@ -59,12 +58,6 @@ func (l *login) current() string {
 	return l.token
 }
 
-// staleAfter is how long a call waits for an answer, with a token that has not been good on the connection of now, before there is another login. Lower lets a slow etcd
-// compute more often, once per connection; higher is the time without answers after etcd was restored from a backup.
-const staleAfter = 2 * time.Second
-
-var errStale = errors.New("the token is of a former life of etcd")
-
 // call logs in again if a call finds its token expired, and makes it once more.
 func (l *login) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	if method == pb.Auth_Authenticate_FullMethodName {
@@ -74,17 +67,13 @@ func (l *login) call(ctx context.Context, method string, req, reply any, cc *grp
 	once, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := time.AfterFunc(staleAfter, func() {
-		if l.mayBeStale(token) {
+		if l.isStale(once, cc, token) {
 			cancel(errStale)
 		}
 	})
 	err := invoke(once, method, req, reply, cc, opts...)
 	look.Stop()
-	if err == nil {
-		l.proven(token)
-		return nil
-	}
-	if !isExpired(rpctypes.Error(err)) && !errors.Is(context.Cause(once), errStale) {
+	if err == nil || !isExpired(rpctypes.Error(err)) && !errors.Is(context.Cause(once), errStale) {
 		return err
 	}
 	if err := l.renew(ctx, cc, token); err != nil {
@@ -98,23 +87,22 @@ func isExpired(err error) bool {
 	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
 }
 
-// mayBeStale reports whether token may be of a time before etcd was restored from a backup. etcd does not refuse such a token: it lets calls wait until its log, which
-// began anew, is as long as the one was in which the token was given out, and that may take days. One that was good on this connection is not stale.
-func (l *login) mayBeStale(token string) bool {
-	now := l.at.connections()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return token != "" && l.token == token && l.good != now
+// first returns when there is a token; a client before this one may have left it.
+func (l *login) first(ctx context.Context, cc *grpc.ClientConn) error {
+	if l.current() != "" {
+		return nil
+	}
+	return l.renew(ctx, cc, "")
 }
 
-// proven notes that token was good on the connection of now.
-func (l *login) proven(token string) {
-	now := l.at.connections()
+// forget has the next client log in anew; nil is nobody.
+func (l *login) forget() {
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.token == token {
-		l.good = now
-	}
+	l.token = ""
 }
 
 // renew returns when there is another token than old. It waits until ctx ends at most; the login goes on, for those who come later.
@@ -141,23 +129,22 @@ func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) erro
 
 func (l *login) run(a *attempt, cc *grpc.ClientConn) {
 	token, err := l.authenticate(cc)
-	now := l.at.connections()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
-		l.token, l.good = token, now
+		l.token = token
 	}
 	a.err, l.running = err, nil
 	close(a.done)
 }
 
-// authenticate asks for a token; none is wanted if authentication is off.
+// authenticate asks for a token; none is wanted if authentication is off. It ends with the client that cc is of.
 func (l *login) authenticate(cc *grpc.ClientConn) (string, error) {
 	password, err := os.ReadFile(l.passwordFile)
 	if err != nil {
 		return "", fmt.Errorf("read the password of etcd user %s: %w", l.name, err)
 	}
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(l.ctx), loginTimeout)
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(context.Background()), loginTimeout)
 	defer cancel()
 	r, err := pb.NewAuthClient(cc).Authenticate(ctx, &pb.AuthenticateRequest{Name: l.name, Password: strings.TrimRight(string(password), "\r\n")}, grpc.WaitForReady(true))
 	switch err = rpctypes.Error(err); {

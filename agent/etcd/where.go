@@ -11,7 +11,6 @@ type where struct {
 
 	dialed map[string]string // endpoint by the address that it had
 	now    string            // the endpoint that shook hands last
-	hands  int               // that were shaken
 }
 
 func (w *where) dial(endpoint string, c net.Conn) {
@@ -27,14 +26,6 @@ func (w *where) shake(c net.Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.now = w.dialed[c.RemoteAddr().String()]
-	w.hands++
-}
-
-// connections is how many there have been.
-func (w *where) connections() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.hands
 }
 
 func (w *where) connected() string {
