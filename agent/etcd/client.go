@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -47,9 +46,8 @@ func (e *Config) equal(o *Config) bool {
 	if e == nil || o == nil {
 		return e == o
 	}
-	a, b := *e, *o
-	a.login, b.login = nil, nil
-	return reflect.DeepEqual(a, b)
+	return slices.Equal(e.Endpoints, o.Endpoints) && e.Username == o.Username && e.PasswordFile == o.PasswordFile &&
+		e.CAFile == o.CAFile && e.CertFile == o.CertFile && e.KeyFile == o.KeyFile && e.ServerName == o.ServerName
 }
 
 // clone is a copy with a login of its own.
