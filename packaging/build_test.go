@@ -55,7 +55,9 @@ func installed() []string {
 		"/etc/lbagent/lbagent.yaml",
 		"/etc/lbagent/services.d",
 		"/usr/bin/lbagent",
+		"/usr/lib/systemd/system/lbagent-admin.socket",
 		"/usr/lib/systemd/system/lbagent.service",
+		"/usr/lib/systemd/system/lbagent.socket",
 		"/usr/lib/sysusers.d/lbagent.conf",
 		"/usr/lib/tmpfiles.d/lbagent.conf",
 		"/usr/share/bash-completion/completions/lbagent",
@@ -127,7 +129,7 @@ func testRpm(t *testing.T, p built) {
 		t.Errorf("configuration files %q", got)
 	}
 	scripts := output(t, rpm, "-qp", "--scripts", p.rpm)
-	for _, want := range []string{"postinstall scriptlet", "preuninstall scriptlet", "postuninstall scriptlet", "systemd-sysusers lbagent.conf", "try-restart"} {
+	for _, want := range []string{"postinstall scriptlet", "preuninstall scriptlet", "postuninstall scriptlet", "systemd-sysusers lbagent.conf"} {
 		if !strings.Contains(scripts, want) {
 			t.Errorf("no %q in\n%s", want, scripts)
 		}

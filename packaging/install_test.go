@@ -16,7 +16,7 @@ func testInstall(t *testing.T, first built) {
 	root := newRoot(t)
 	second := build(t, "..", "v0.2.0")
 	m := boot(t, root)
-	firstDeb, secondDeb := m.copyIn(t, first.deb), m.copyIn(t, second.deb)
+	firstDeb := m.copyIn(t, first.deb)
 	mainPID := func() string { return m.run(t, "systemctl show -P MainPID lbagent") }
 
 	// Installed, it runs: as its own user, with its sockets, without a complaint.
@@ -30,9 +30,9 @@ func testInstall(t *testing.T, first built) {
 	m.want(t, "stat -c '%a %U:%G %n' /run/lbagent /run/lbagent/lbagent.sock /run/lbagent-admin /run/lbagent-admin/admin.sock /var/lib/lbagent /etc/lbagent "+
 		"/etc/lbagent/lbagent.yaml", strings.Join([]string{
 		"755 lbagent:lbagent /run/lbagent",
-		"666 lbagent:lbagent /run/lbagent/lbagent.sock",
+		"666 root:root /run/lbagent/lbagent.sock",
 		"750 lbagent:lbagent /run/lbagent-admin",
-		"660 lbagent:lbagent /run/lbagent-admin/admin.sock",
+		"660 root:lbagent /run/lbagent-admin/admin.sock",
 		"750 lbagent:lbagent /var/lib/lbagent",
 		"755 root:root /etc/lbagent",
 		"644 root:root /etc/lbagent/lbagent.yaml",
@@ -99,38 +99,28 @@ func testInstall(t *testing.T, first built) {
 		return nil
 	})
 
-	// An upgrade restarts it and keeps what the administrator wrote.
-	m.run(t, "echo '# mine' >>/etc/lbagent/lbagent.yaml")
-	pid = mainPID()
-	m.run(t, "dpkg -i "+secondDeb)
-	m.want(t, "systemctl is-active lbagent", "active")
-	m.want(t, "lbagent version | grep -o '0\\.2\\.0' | head -1", "0.2.0")
-	if got := mainPID(); got == pid {
-		t.Error("the upgrade did not restart the agent")
-	}
-	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml")
-	m.run(t, "systemctl disable --now lbagent")
-	m.run(t, "dpkg -i "+secondDeb)
-	m.fails(t, "systemctl is-enabled lbagent")
-	m.run(t, "systemctl enable --now lbagent")
+	testUpgrades(t, m, first, second)
 
-	// Stopped, it leaves the lists; removed, nothing that runs; purged, nothing but its user.
+	// Stopped, it leaves the lists, and nobody waits for it; removed, nothing that runs, but all that it knew; installed again, it starts.
 	m.run(t, "systemctl stop lbagent")
+	m.want(t, "systemctl is-active lbagent.socket lbagent-admin.socket || true", "inactive\ninactive")
 	m.run(t, "test -e /run/lbagent/lists/web && ! curl -s http://127.0.0.1:9901/healthz")
+	m.fails(t, "curl -sS --unix-socket /run/lbagent/lbagent.sock http://lbagent/v1/status")
 	m.run(t, "systemctl start lbagent")
+	m.want(t, "systemctl is-active lbagent.socket lbagent-admin.socket", "active\nactive")
 	m.run(t, "dpkg -r lbagent")
 	m.fails(t, "systemctl is-active lbagent")
 	m.run(t, "test ! -e /run/lbagent && test ! -e /run/lbagent-admin && test ! -e /usr/bin/lbagent")
-	m.run(t, "test -e /etc/lbagent/lbagent.yaml && test -e /var/lib/lbagent/config.good")
+	m.run(t, "test -e /etc/lbagent/lbagent.yaml && test -e /var/lib/lbagent/config.good && getent passwd lbagent")
+	m.want(t, "systemctl list-units --all --no-legend --state=active 'lbagent*'", "")
+	m.run(t, "dpkg -i "+firstDeb+" && lbagent services | grep -w web")
 	m.run(t, "rm "+dropIn+" && dpkg -P lbagent")
-	m.want(t, "ls -d /etc/lbagent /etc/default/lbagent /var/lib/lbagent /run/lbagent* /etc/systemd/system/*lbagent* /etc/systemd/system/*/*lbagent* "+
-		"/usr/lib/systemd/system/lbagent* /var/lib/systemd/deb-systemd-helper*/*lbagent* 2>/dev/null || true", "")
+	m.run(t, "test ! -e /etc/lbagent && test ! -e /var/lib/lbagent && test ! -e /etc/systemd/system/lbagent.service")
+	m.want(t, "getent passwd lbagent; getent group lbagent; ls /var/lib/systemd/deb-systemd-helper-*/lbagent* 2>/dev/null || true", "")
 	m.want(t, "systemctl list-units --all --no-legend 'lbagent*'", "")
 	m.want(t, "readlink /proc/[0-9]*/exe | grep lbagent || true", "")
 
-	// And again, as if nothing had been.
-	m.run(t, "dpkg -i "+secondDeb)
-	m.want(t, "systemctl is-active lbagent", "active")
+	testRpmLife(t, m, first, second)
 }
 
 // testInstallWithoutSystemd: in a chroot or an image there is no running systemd; nothing fails, nothing is said, and the next boot starts the agent.
@@ -152,6 +142,28 @@ func testInstallWithoutSystemd(t *testing.T, p built) {
 	m := boot(t, root)
 	m.want(t, "systemctl is-active lbagent", "active")
 	m.run(t, "lbagent status")
+	testShutdown(t, m)
+}
+
+// testShutdown: an application that is ordered After=lbagent.service can call until its own end. It ends by calling, a second after the shutdown began.
+func testShutdown(t *testing.T, m *machine) {
+	m.write(t, "/etc/lbagent/services.d/self.yaml", "services:\n  - {name: web, backends: [\"127.0.0.1:9\"], listen: [7001]}\n")
+	m.write(t, "/etc/systemd/system/app.service", `[Unit]
+After=lbagent.service
+Wants=lbagent.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sh -c 'sleep 1; curl -sS -w %%{http_code} -o /dev/null http://127.0.0.1:7001/ >/root/dialled 2>&1; lbagent services --json >/root/asked 2>&1; systemctl is-system-running >/root/system'
+`)
+	m.run(t, "systemctl reload lbagent && systemctl daemon-reload && systemctl start app")
+	m.powerOff(t)
+	for file, want := range map[string]string{"dialled": "503", "asked": `"web"`, "system": "stopping"} { // 503: nobody is behind the port
+		if got := read(t, filepath.Join(m.root, "root", file)); !strings.Contains(got, want) {
+			t.Errorf("at shutdown, %s: %q, want %q", file, got, want)
+		}
+	}
 }
 
 // testRpmInRoot installs and removes the .rpm in a root tree. (Its distribution is another one; files and scripts are the same.)
@@ -167,13 +179,16 @@ func testRpmInRoot(t *testing.T, p built) {
 	output(t, "chroot", root, "getent", "passwd", "lbagent")
 	output(t, "chroot", root, "lbagent", "check")
 	link := filepath.Join(root, "etc/systemd/system/multi-user.target.wants/lbagent.service")
-	if _, err := os.Lstat(link); err != nil {
-		t.Error(err)
+	socket := filepath.Join(root, "etc/systemd/system/sockets.target.wants/lbagent.socket")
+	for _, path := range []string{link, socket} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
 	}
 	if out := do("-e", "lbagent"); strings.Contains(out, "scriptlet failed") {
 		t.Errorf("rpm -e:\n%s", out)
 	}
-	for _, gone := range []string{link, filepath.Join(root, "usr/bin/lbagent"), filepath.Join(root, "etc/lbagent/lbagent.yaml")} {
+	for _, gone := range []string{link, socket, filepath.Join(root, "usr/bin/lbagent"), filepath.Join(root, "etc/lbagent/lbagent.yaml")} {
 		if _, err := os.Lstat(gone); err == nil {
 			t.Errorf("%s is still there", gone)
 		}

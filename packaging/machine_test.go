@@ -26,7 +26,7 @@ func newRoot(t *testing.T) string {
 	t.Helper()
 	testneed.Root(t)
 	mmdebstrap := testneed.Program(t, "mmdebstrap", "mmdebstrap")
-	args := []string{"--variant=minbase", "--include=systemd,systemd-sysv,dbus,libnss-systemd,curl,iproute2", "bookworm"}
+	args := []string{"--variant=minbase", "--include=systemd,systemd-sysv,dbus,libnss-systemd,curl,iproute2,rpm", "bookworm"}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()
@@ -63,6 +63,19 @@ func newRoot(t *testing.T) string {
 type machine struct {
 	root   string
 	leader string // its process 1, as seen from outside
+	stop   func() // asks it to shut down
+	ended  <-chan struct{}
+}
+
+// powerOff shuts the machine down and waits for that.
+func (m *machine) powerOff(t *testing.T) {
+	t.Helper()
+	m.stop()
+	select {
+	case <-m.ended:
+	case <-time.After(patience):
+		t.Fatal("it doesn't shut down")
+	}
 }
 
 // boot starts systemd in root; it ends with the test.
@@ -94,7 +107,7 @@ func boot(t *testing.T, root string) *machine {
 		close(ended)
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // nspawn makes it a shutdown
+		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
 		case <-time.After(patience):
@@ -105,7 +118,7 @@ func boot(t *testing.T, root string) *machine {
 			t.Logf("console:\n%s", console.String())
 		}
 	})
-	m := &machine{root: root}
+	m := &machine{root: root, ended: ended, stop: func() { _ = cmd.Process.Signal(syscall.SIGTERM) }} // nspawn makes it a shutdown
 	eventually(t, "boot", func() error {
 		select {
 		case <-ended:

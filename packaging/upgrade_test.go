@@ -1,0 +1,114 @@
+package packaging
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// testUpgrades: from the first to the second version and back, with everything that can be in the way. It begins and ends with the first one running.
+func testUpgrades(t *testing.T, m *machine, first, second built) {
+	older, newer := "dpkg -i "+m.copyIn(t, first.deb), "dpkg -i "+m.copyIn(t, second.deb)
+	runs := func(version string) {
+		t.Helper()
+		m.want(t, "systemctl is-active lbagent lbagent.socket lbagent-admin.socket", "active\nactive\nactive")
+		m.want(t, "lbagent status --json | grep -o '\"version\": *\"[^\"]*' | grep -o '[^\"]*$'", version)
+		m.run(t, "lbagent services | grep -w web")
+	}
+	pid := func() string { return m.run(t, "systemctl show -P MainPID lbagent") }
+	same := func(what, before string) {
+		t.Helper()
+		if now := pid(); now != before {
+			t.Errorf("%s: process %s became %s", what, before, now)
+		}
+	}
+
+	// What the administrator wrote stays, without a question; who waits in the API's socket isn't refused.
+	m.run(t, "echo '# mine' | tee -a /etc/lbagent/lbagent.yaml >>/etc/default/lbagent")
+	m.run(t, newer+" </dev/null")
+	runs("v0.2.0")
+	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml /etc/default/lbagent")
+	m.run(t, older)
+	runs("v0.1.0")
+
+	// A configuration that is broken ends nothing; mended, it is in force after a restart.
+	before := pid()
+	m.write(t, "/etc/lbagent/services.d/zz.yaml", "services: [{name: web}]\n")
+	if out := m.run(t, newer); !strings.Contains(out, "the old version goes on running") {
+		t.Errorf("dpkg -i says\n%s", out)
+	}
+	same("upgrade with a broken configuration", before)
+	runs("v0.1.0")
+	m.run(t, "rm /etc/lbagent/services.d/zz.yaml && systemctl restart lbagent")
+	runs("v0.2.0")
+	m.run(t, older)
+
+	// An upgrade that fails before it has begun, and one that fails at its end and is then completed.
+	before = pid()
+	m.fails(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "preinst")))
+	same("failed upgrade", before)
+	runs("v0.1.0")
+	m.want(t, "dpkg-query -W -f '${db:Status-Status} ${Version}' lbagent", "installed 0.1.0")
+	m.fails(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "postinst")))
+	same("upgrade that isn't configured", before)
+	m.run(t, newer)
+	runs("v0.2.0")
+
+	// What is stopped, disabled or masked stays so.
+	m.run(t, "systemctl stop lbagent && "+older)
+	m.fails(t, "systemctl is-active lbagent lbagent.socket")
+	m.run(t, "systemctl disable lbagent && "+newer)
+	m.want(t, "systemctl is-enabled lbagent lbagent.socket lbagent-admin.socket || true", "disabled\ndisabled\ndisabled")
+	m.run(t, "systemctl mask lbagent && "+older)
+	m.want(t, "systemctl is-enabled lbagent || true", "masked")
+	m.fails(t, "systemctl is-active lbagent")
+	m.run(t, "systemctl unmask lbagent && systemctl enable --now lbagent")
+	runs("v0.1.0")
+}
+
+// failing is a package like deb, but its script fails.
+func failing(t *testing.T, deb, script string) string {
+	t.Helper()
+	tree := filepath.Join(t.TempDir(), "tree")
+	output(t, "dpkg-deb", "-R", deb, tree)
+	if err := os.WriteFile(filepath.Join(tree, "DEBIAN", script), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(filepath.Dir(tree), "fails-in-"+script+".deb")
+	output(t, "dpkg-deb", "-Znone", "-b", tree, out)
+	return out
+}
+
+// testRpmLife is the same for the .rpm, on a machine that has no lbagent. (It is of another family, but its systemd is as real, and rpm does what it does.)
+func testRpmLife(t *testing.T, m *machine, first, second built) {
+	const rpm = "rpm --force-debian --nodeps --nosignature "
+	older, newer := rpm+"-U --oldpackage "+m.copyIn(t, first.rpm), rpm+"-U "+m.copyIn(t, second.rpm)
+	runs := func(version string) {
+		t.Helper()
+		m.want(t, "systemctl is-active lbagent lbagent.socket lbagent-admin.socket", "active\nactive\nactive")
+		m.want(t, "lbagent status --json | grep -o '\"version\": *\"[^\"]*' | grep -o '[^\"]*$'", version)
+	}
+	m.run(t, older)
+	runs("v0.1.0")
+	m.want(t, "systemctl is-enabled lbagent lbagent.socket lbagent-admin.socket", "enabled\nenabled\nenabled")
+	m.run(t, "echo '# mine' >>/etc/lbagent/lbagent.yaml && "+newer)
+	runs("v0.2.0")
+	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml")
+	m.run(t, "echo 'nonsense: 1' >>/etc/lbagent/lbagent.yaml")
+	if out := m.run(t, older); !strings.Contains(out, "the old version goes on running") {
+		t.Errorf("rpm -U says\n%s", out)
+	}
+	runs("v0.2.0")
+	m.run(t, "sed -i /nonsense/d /etc/lbagent/lbagent.yaml && systemctl restart lbagent")
+	runs("v0.1.0")
+	m.run(t, "systemctl disable --now lbagent && "+newer)
+	m.fails(t, "systemctl is-active lbagent lbagent.socket")
+	m.fails(t, "systemctl is-enabled lbagent")
+	m.run(t, "systemctl mask lbagent && "+older+" && systemctl unmask lbagent && systemctl enable --now lbagent")
+	runs("v0.1.0")
+	m.run(t, rpm+"-e lbagent")
+	m.fails(t, "systemctl is-active lbagent")
+	m.run(t, "test ! -e /run/lbagent && test ! -e /usr/bin/lbagent && test -e /var/lib/lbagent/config.good && test -e /etc/lbagent/lbagent.yaml.rpmsave")
+	m.want(t, "readlink /proc/[0-9]*/exe | grep lbagent || true", "")
+}
