@@ -67,9 +67,12 @@ func accountID(r config.RegisterAllow) (uint32, error) {
 	return uint32(n), err
 }
 
-// place says where the records of a service go: to where this host reads them, if it does in that format, else to where the format's own libraries look.
 func (a *Agent) place(service, asked string) (registrar.Place, error) {
-	c := a.placing.Load()
+	return PlaceOf(a.placing.Load(), service, asked)
+}
+
+// PlaceOf says where the records of a service go: to where this host reads them, if it does in that format, else to where the format's own libraries look.
+func PlaceOf(c *config.Config, service, asked string) (registrar.Place, error) {
 	if c == nil || c.Etcd == nil {
 		return registrar.Place{}, errors.New("no etcd is configured to register in")
 	}

@@ -37,6 +37,7 @@ func TestVerbs(t *testing.T) {
 		{"help", "", []string{"--help"}, 0},
 		{"help-nothing", "", nil, 0},
 		{"help-lookup", "", []string{"help", "lookup"}, 0},
+		{"help-doctor", "", []string{"help", "doctor"}, 0},
 		{"help-run", "", []string{"run", "--help"}, 0},
 		{"help-config", "", []string{"config"}, 0},
 		{"help-config-put", "", []string{"help", "config", "put"}, 0},
