@@ -81,6 +81,13 @@ func (c *contact) fail(err error) {
 	c.state, c.since = lost, now
 }
 
+// silent reports whether there was no answer of etcd in the last d.
+func (c *contact) silent(now time.Time, d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return now.Sub(c.last) >= d
+}
+
 // failDial notes that one endpoint could not be reached, which is no loss while another answers.
 func (c *contact) failDial(err error) {
 	c.mu.Lock()

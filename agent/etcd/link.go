@@ -19,6 +19,7 @@ import (
 const (
 	ProgressEvery = 10 * time.Second // a list's age is at most this while all is well; each costs etcd one small message per host (1.3)
 	readsAtOnce   = 8                // whole reads at one time; more would only queue in etcd
+	hungAfter     = 30 * time.Second // without any answer: another client is tried. One that gives up sooner has a busy etcd do everything again
 	linkSettles   = 10 * time.Second // a client that lived this long was a good one: the next comes at once
 )
 
@@ -34,7 +35,8 @@ type Link struct {
 
 	ctx   context.Context         // ends when the client must no longer be used
 	fail  context.CancelCauseFunc // ends it
-	reads chan struct{}           // holds one token per running read
+	made  time.Time
+	reads chan struct{} // holds one token per running read
 
 	epochs *epochs // of all links of one Links
 
@@ -52,7 +54,7 @@ func NewLink(ctx context.Context, c Client) *Link {
 }
 
 func newLink(ctx context.Context, c Client, e *epochs) *Link {
-	l := &Link{Client: c, reads: make(chan struct{}, readsAtOnce), epochs: e}
+	l := &Link{Client: c, reads: make(chan struct{}, readsAtOnce), made: time.Now(), epochs: e}
 	l.ctx, l.fail = context.WithCancelCause(ctx)
 	return l
 }
@@ -150,7 +152,9 @@ func (k *Links) Fail(err error) {
 	switch {
 	case l == nil:
 	case IsHung(err):
-		l.Fail(err)
+		if now := time.Now(); now.Sub(l.made) >= hungAfter && k.contact.silent(now, hungAfter) {
+			l.Fail(err)
+		}
 	case IsRefusal(err):
 		l.elsewhere(time.Now())
 	}

@@ -54,12 +54,15 @@ func fleetMain(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		fmt.Fprintln(stderr, "lbbench fleet:", err)
 		return 2
 	}
-	var all []fleetResult
+	var (
+		all    []fleetResult
+		failed error
+	)
 	for _, auth := range o.auth {
 		r, err := measureFleet(ctx, o, auth, stderr)
-		if err != nil {
-			fmt.Fprintf(stderr, "lbbench fleet: auth %s: %v\n", auth, err)
-			return 1
+		if err != nil { // what the others have measured counts
+			failed = errors.Join(failed, fmt.Errorf("auth %s: %w", auth, err))
+			continue
 		}
 		all = append(all, r)
 	}
@@ -67,10 +70,10 @@ func fleetMain(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
 		err = enc.Encode(all)
-	} else {
+	} else if len(all) > 0 {
 		err = printFleet(stdout, o, all)
 	}
-	if err != nil {
+	if err = errors.Join(failed, err); err != nil {
 		fmt.Fprintln(stderr, "lbbench fleet:", err)
 		return 1
 	}
