@@ -144,7 +144,7 @@ func (f *fake) Txn(_ context.Context, t *txn) (result, error) {
 	defer done()
 	f.txns++
 	for _, g := range t.guards {
-		if f.keys[g.key].mod != g.mod {
+		if h := f.keys[g.key]; h.mod != g.mod || g.mod > 0 && h.lease != g.lease {
 			found := make(map[string]held)
 			for _, g := range t.guards {
 				if h, ok := f.keys[g.key]; ok {

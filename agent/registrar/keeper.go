@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// chunk is how many keys one transaction holds; etcd allows 128 operations (--max-txn-ops).
-	chunk = 100
+	// chunk is how many keys one transaction holds, with two comparisons each; etcd allows 128 operations (--max-txn-ops).
+	chunk = 64
 	// maxRounds bounds how often a chunk is tried again at once since somebody changed its keys meanwhile; after that the next check goes on.
 	maxRounds = 5
 	// maxFormer bounds the leases of before that keys may still hang on: in a backup, or after a change of registration_ttl.
@@ -247,7 +247,7 @@ func (k *keeper) plan(slots []*slot) (*txn, []move) {
 		case moveDelete:
 			t.deletes = append(t.deletes, s.key)
 		}
-		t.guards = append(t.guards, guard{s.key, s.seen.mod})
+		t.guards = append(t.guards, guard{s.key, s.seen.mod, s.seen.lease})
 	}
 	return t, moves
 }

@@ -203,7 +203,7 @@ func (r *Registrar) newKeeper() *keeper {
 	defer r.mu.Unlock()
 	k := &keeper{slots: make(map[string]*slot), leases: r.keep.Leases, ttl: time.Duration(r.keep.TTL) * time.Second, cluster: r.keep.Cluster}
 	for _, f := range r.keep.Keys {
-		k.slots[f.Key] = &slot{key: f.Key, seen: held{mod: unknown}, wrote: f.Create}
+		k.slots[f.Key] = &slot{key: f.Key, seen: held{mod: unknown}, wrote: f.Create, last: f.Create}
 	}
 	k.changed = func() { r.keeperChanged(k) }
 	k.note = func(format string, a ...any) {

@@ -23,6 +23,7 @@ type slot struct {
 	value  string // if wanted
 	seen   held   // what a transaction takes for granted; if it is wrong the transaction does nothing and reads
 	wrote  int64  // CreateRevision of the life of the key that this host began, 0 = none
+	last   int64  // the highest ModRevision that is known to be of this host, in that life
 	apart  bool   // has transactions of its own: etcd refused one that it was part of
 	denied string // why etcd refused it, "" if it didn't
 	alien  bool   // somebody else's
@@ -40,10 +41,11 @@ const (
 )
 
 // mine reports whether what is at the key was written by this host (5.5): it hangs on a lease of ours, or it is the same life of the key as the one that this
-// host began, whose lease somebody took off by writing to it by hand. Another lease means another owner.
+// host began, whose lease somebody took off by writing to it by hand, later than the host itself: what has the revision of that life without being later is of an etcd
+// restored from a backup, and a stranger's. Another lease means another owner.
 func (s *slot) mine(leases []int64) bool {
 	if s.seen.lease == 0 {
-		return s.wrote != 0 && s.seen.create == s.wrote
+		return s.wrote != 0 && s.seen.create == s.wrote && s.seen.mod > s.last
 	}
 	return slices.Contains(leases, s.seen.lease)
 }
@@ -60,7 +62,9 @@ func (s *slot) decide(leases []int64) move {
 		return moveForget
 	}
 	if s.mine(leases) {
-		s.wrote = s.seen.create
+		if s.seen.lease != 0 {
+			s.wrote, s.last = s.seen.create, s.seen.mod
+		}
 		switch {
 		case !s.wanted:
 			return moveDelete
@@ -86,19 +90,19 @@ func (s *slot) put(rev, lease int64) {
 	if s.seen.mod == 0 {
 		create = rev
 	}
-	s.seen, s.wrote, s.dying = held{create: create, mod: rev, lease: lease, value: s.value}, create, false
+	s.seen, s.wrote, s.last, s.dying = held{create: create, mod: rev, lease: lease, value: s.value}, create, rev, false
 }
 
 // read notes what a transaction found instead of what it took for granted.
 func (s *slot) read(h held) {
 	s.seen, s.dying = h, false
 	if h.create != s.wrote {
-		s.wrote = 0
+		s.wrote, s.last = 0, 0
 	}
 }
 
 // forget drops what is known: revisions of another epoch mean nothing (1.5). What hangs on a lease of ours is known again when it was read.
-func (s *slot) forget() { s.seen, s.wrote, s.dying = held{mod: unknown}, 0, false }
+func (s *slot) forget() { s.seen, s.wrote, s.last, s.dying = held{mod: unknown}, 0, 0, false }
 
 // problem says why a wanted key isn't as it should be; "" if it is.
 func (s *slot) problem() string {

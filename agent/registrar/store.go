@@ -31,7 +31,7 @@ type header struct {
 	revision int64
 }
 
-// txn is done if every key of guards has the ModRevision that it names. Only such keys are written.
+// txn is done if every key of guards has the ModRevision and the lease that it names. Only such keys are written.
 type txn struct {
 	guards  []guard
 	puts    []put
@@ -39,9 +39,11 @@ type txn struct {
 	deletes []string
 }
 
+// guard names the lease too: in an etcd restored from a backup a stranger's key may have come to the very revision that ours had, but never to our lease.
 type guard struct {
-	key string
-	mod int64
+	key   string
+	mod   int64
+	lease int64
 }
 
 type put struct{ key, value string }
@@ -120,6 +122,9 @@ func (e etcdStore) Txn(ctx context.Context, t *txn) (result, error) {
 	reads := make([]clientv3.Op, 0, len(t.guards))
 	for _, g := range t.guards {
 		compares = append(compares, clientv3.Compare(clientv3.ModRevision(g.key), "=", g.mod))
+		if g.mod > 0 {
+			compares = append(compares, clientv3.Compare(clientv3.LeaseValue(g.key), "=", g.lease))
+		}
 		reads = append(reads, clientv3.OpGet(g.key))
 	}
 	writes := make([]clientv3.Op, 0, len(t.puts)+len(t.deletes))

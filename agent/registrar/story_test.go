@@ -53,7 +53,7 @@ func TestProbeDecides(t *testing.T) {
 // 5.1: what it costs etcd while nothing happens is one keepalive and one read of all keys, each third of the lease's life.
 func TestQuietCost(t *testing.T) {
 	var regs []Registration
-	for i := range 90 {
+	for i := range chunk {
 		regs = append(regs, Registration{Service: "user", Address: fmt.Sprintf(":%d", 8000+i)})
 	}
 	story(t, func(t *testing.T, g *rig) {
@@ -202,6 +202,43 @@ func TestAnotherOwner(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 	}, web)
+}
+
+// 1.5, 5.5: revisions of an etcd restored from a backup say nothing of who wrote: a stranger's key may have come to the very one that ours had.
+func TestAnotherOwnerAfterRestore(t *testing.T) {
+	for name, next := range map[string]func(g *rig){
+		"value changes": func(g *rig) {
+			if err := g.r.Drain(web.Service, false); err != nil {
+				g.t.Error(err)
+			}
+		},
+		"not wanted any more": func(g *rig) { g.r.Set(nil, rigTTL) },
+		"the lease is dead":   func(g *rig) { g.etcd.with(func() { clear(g.etcd.leases) }) },
+		"agent restarts": func(g *rig) {
+			g.stop()
+			g.start(web)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			story(t, func(t *testing.T, g *rig) {
+				advance(5 * time.Second)
+				g.etcd.with(func() {
+					ours := g.etcd.keys[webKey]
+					g.etcd.del(webKey)
+					g.etcd.revision = ours.mod - 1
+					g.etcd.put(webKey, "theirs", 0)
+					if theirs := g.etcd.keys[webKey]; theirs.mod != ours.mod || theirs.create != ours.create {
+						t.Fatalf("ours was at %d, theirs is at %d", ours.mod, theirs.mod)
+					}
+				})
+				next(g)
+				advance(2 * rigTTL)
+				if v := g.etcd.values()[webKey]; v != "theirs" {
+					t.Errorf("the stranger's became %q", v)
+				}
+			}, web)
+		})
+	}
 }
 
 // A host whose state was lost finds its own keys of before, on a lease that nobody keeps alive: it takes them over before that ends, without a gap.
