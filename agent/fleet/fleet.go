@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -124,9 +123,9 @@ func (f *Fleet) First() <-chan struct{} { return f.first }
 func (f *Fleet) Entries() []Entry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.SortedFunc(maps.Values(f.set.entries), func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(a.Modified, b.Modified), cmp.Compare(a.Key, b.Key))
-	})
+	all := f.set.all()
+	slices.SortFunc(all, func(a, b Entry) int { return cmp.Or(cmp.Compare(a.Modified, b.Modified), cmp.Compare(a.Key, b.Key)) })
+	return all
 }
 
 // Settle takes what came of entries, which are those that were applied: some may have changed again meanwhile.
@@ -251,9 +250,8 @@ func (f *Fleet) write() {
 	f.mu.Lock()
 	s := spooled{Prefix: f.prefix, Epoch: f.epoch, Revision: f.revision, Confirmed: f.confirmed}
 	dirty := f.dirty && (f.known || f.prefix == "")
-	for _, key := range slices.Sorted(maps.Keys(f.set.entries)) {
-		s.Entries = append(s.Entries, f.set.entries[key])
-	}
+	s.Entries = f.set.all()
+	slices.SortFunc(s.Entries, func(a, b Entry) int { return cmp.Compare(a.Key, b.Key) })
 	f.dirty = f.dirty && !dirty
 	f.mu.Unlock()
 	if dirty && !f.spool.save(s) {

@@ -19,8 +19,9 @@ type set struct {
 }
 
 type gone struct {
-	entry Entry
-	at    time.Time
+	entry    Entry
+	at       time.Time
+	believed bool // settle found nothing odd about it, so far
 }
 
 func newSet() set {
@@ -48,7 +49,7 @@ func (s *set) put(key, text string, modified int64) bool {
 func (s *set) remove(now time.Time, key string) {
 	if e, ok := s.entries[key]; ok && e.Held.IsZero() {
 		delete(s.entries, key)
-		s.gone[key] = gone{e, now}
+		s.gone[key] = gone{entry: e, at: now}
 	}
 }
 
@@ -79,9 +80,25 @@ func (s *set) settle(now time.Time) (held, released []string) {
 		}
 		clear(s.gone)
 	}
+	for key, g := range s.gone {
+		g.believed = true
+		s.gone[key] = g
+	}
 	slices.Sort(held)
 	slices.Sort(released)
 	return held, released
+}
+
+// all are the entries that are in force: also what vanished a moment ago and settle has not decided about yet. Whoever asks in between, a reload or the spool, would
+// otherwise see a fleet that lost its keys as one that somebody emptied.
+func (s *set) all() []Entry {
+	out := slices.Collect(maps.Values(s.entries))
+	for _, g := range s.gone {
+		if !g.believed {
+			out = append(out, g.entry)
+		}
+	}
+	return out
 }
 
 // heldKeys are those that etcd no longer has.

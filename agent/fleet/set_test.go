@@ -94,3 +94,42 @@ func TestHeldSentence(t *testing.T) {
 		}
 	}
 }
+
+// 1.9: between the moment when keys vanish and the one when it is decided what to think of that, they are in force: a reload, or the spool, may ask just then.
+func TestGoneButNotDecided(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	read := func(keys ...string) map[string]Entry {
+		out := make(map[string]Entry)
+		for _, k := range keys {
+			out[k] = Entry{Key: k, Now: k, Modified: 1}
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		left        []string
+		after, held int
+	}{
+		"all":      {nil, 4, 4},
+		"most":     {[]string{"a"}, 4, 3},
+		"only one": {[]string{"a", "b", "c"}, 3, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSet()
+			s.install(now, read("a", "b", "c", "d"), nil)
+			s.settle(now)
+			s.install(now, read(c.left...), nil)
+			if n := len(s.all()); n != 4 {
+				t.Errorf("undecided, %d of 4 are in force", n)
+			}
+			held, _ := s.settle(now)
+			if n := len(s.all()); n != c.after || len(held) != c.held {
+				t.Errorf("decided, %d are in force and %d held, want %d and %d", n, len(held), c.after, c.held)
+			}
+			// What was written anew before it was decided is there once.
+			s.install(now, read("a", "b", "c", "d"), nil)
+			if n := len(s.all()); n != 4 {
+				t.Errorf("back, there are %d", n)
+			}
+		})
+	}
+}
