@@ -102,11 +102,11 @@ func (g *guard) suspects(now time.Time, next []service.Backend) []service.Backen
 }
 
 // set takes the list that the keys make now, and which of the suspects somebody took out on purpose: these don't count as lost. It returns how many backends
-// became orphans, and how many orphans have their keys back.
-func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.AddrPort) bool) (orphaned, back int) {
+// became orphans, how many orphans have their keys back, and which ones had to go since another took their place.
+func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.AddrPort) bool) (orphaned, back int, replaced []service.Backend) {
 	if g.distant || g.hold == 0 {
 		*g = guard{hold: g.hold, listed: next}
-		return 0, 0
+		return 0, 0, nil
 	}
 	most := g.most(now)
 	var lost []service.Backend
@@ -136,9 +136,14 @@ func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.
 		kept = slices.Concat(kept, lost)
 		slices.SortFunc(kept, byAddr)
 	}
+	if g.former == 1 && len(next) > 0 {
+		// The size is kept, so this is a swap (1.9), with a moment between. There is one at a time of what elects a leader: the one before, which may well be alive, must get nothing
+		// beside its successor.
+		replaced, kept = kept, nil
+	}
 	g.listed = next
 	g.keep(kept)
-	return len(lost), back
+	return len(lost), back, replaced
 }
 
 // remember notes what set has to know of the last window. most is the largest list of it, less what was taken out on purpose; believed are suspects that turned out

@@ -174,9 +174,12 @@ func (f *follower) keep(now time.Time, l *service.List, onPurpose func(suspects 
 	if suspects := f.guard.suspects(now, l.Backends); len(suspects) > 0 {
 		tookOut = onPurpose(suspects)
 	}
-	orphaned, back := f.guard.set(now, l.Backends, tookOut)
+	orphaned, back, replaced := f.guard.set(now, l.Backends, tookOut)
 	f.setKeeps()
 	f.tellGuard(now, orphaned, back)
+	if len(replaced) > 0 {
+		f.tell(now, fmt.Sprintf("orphan left (%s): it was the only backend, and another took its place", few(replaced)))
+	}
 	l.Backends = f.guard.backends()
 }
 
