@@ -40,12 +40,20 @@ func TestLoad(t *testing.T) {
 		}
 		return nil
 	})
+	// A process that is killed leaves what it learned at least 5 s before (1.8).
+	eventually(t, "the spool", func() error {
+		out, err := m.try("cd /var/lib/lbagent/lists && ls grpc* web* tcp*")
+		if err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
 	for _, act := range []struct {
 		name string
 		do   func(*testing.T)
 	}{
-		{"nothing", s.nothing}, {"reload", s.reload}, {"upgrade", s.upgrade}, {"package", s.upgradePackage}, {"restart", s.restart}, {"kill", s.kill}, {"freeze", s.freeze},
-		{"stop", s.stop}, {"crash loop", s.crashLoop},
+		{"nothing", s.nothing}, {"reload", s.reload}, {"upgrade", s.upgrade}, {"failed upgrade", s.upgradeFails}, {"package", s.upgradePackage},
+		{"restart", s.restart}, {"kill", s.kill}, {"freeze", s.freeze}, {"stop", s.stop}, {"crash loop", s.crashLoop},
 	} {
 		t.Run(act.name, act.do)
 	}
@@ -131,6 +139,22 @@ func (s *story) upgrade(t *testing.T) {
 			s.upgraded(t, pid)
 		})
 		s.alone(t)
+	}
+}
+
+// upgradeFails: what can't serve doesn't take over, and the process of before goes on.
+func (s *story) upgradeFails(t *testing.T) {
+	pid := s.pid(t)
+	s.m.run(t, "cp /usr/bin/lbagent /root/good")
+	for what, script := range map[string]string{"ends at once": "exit 1", "is never ready": "exec sleep 60"} {
+		s.during(t, "upgrade to what "+what, s.long, lossless, func() {
+			s.m.run(t, "printf '#!/bin/sh\n"+script+"\n' >/root/bad && chmod 755 /root/bad && mv /root/bad /usr/bin/lbagent")
+			t.Logf("lbagent upgrade: %s", s.m.fails(t, "/root/good upgrade"))
+			s.m.run(t, "cp /root/good /usr/bin/lbagent.new && mv /usr/bin/lbagent.new /usr/bin/lbagent")
+		})
+		if got := s.pid(t); got != pid {
+			t.Errorf("%s: process %s became %s", what, pid, got)
+		}
 	}
 }
 
@@ -221,6 +245,7 @@ func (s *story) stop(t *testing.T) {
 	s.during(t, "stop", s.long, rule{wait: 5 * time.Second, ends: map[string][]string{"*": {refused, unavailable, cut}}}, func() {
 		s.m.run(t, "systemctl stop lbagent")
 		s.m.fails(t, "systemctl is-active lbagent")
+		s.m.run(t, "grep "+backendsOf("web")[0]+" /run/lbagent/lists/web")
 		<-time.After(away)
 		if got := s.keys(t); got != ownKey {
 			t.Errorf("after %v without an agent etcd has %q", away, got)
