@@ -103,8 +103,11 @@ func (s *story) restart(t *testing.T) {
 	}
 }
 
-// killed: what runs ends with the process; who comes waits in the backlog until the next one is there.
-var killed = rule{wait: 500 * time.Millisecond, ends: map[string][]string{"*": {unavailable, cut}}}
+// killed: what runs ends with the process; who comes waits in the backlog until the next one is there. The socket units of the API end with a service that fails, and
+// begin again with the next process.
+var killed = rule{wait: 500 * time.Millisecond, gap: 500 * time.Millisecond, ends: map[string][]string{
+	"*": {unavailable, cut}, "api": {unavailable, refused}, "api new": {unavailable, refused},
+}}
 
 func (s *story) kill(t *testing.T) {
 	for range min(3, s.rounds) {
@@ -123,7 +126,7 @@ func (s *story) freeze(t *testing.T) {
 		t.Fatalf("no watchdog: %v", err)
 	}
 	pid := s.pid(t)
-	s.during(t, "freeze", s.long, rule{wait: watchdog + time.Second, ends: killed.ends}, func() {
+	s.during(t, "freeze", s.long, rule{wait: watchdog + time.Second, gap: killed.gap, ends: killed.ends}, func() {
 		s.m.run(t, "kill -STOP "+pid)
 		s.serves(t, pid)
 	})

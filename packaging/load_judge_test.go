@@ -13,11 +13,16 @@ import (
 type rule struct {
 	wait time.Duration       // a new connection's longest, until its first byte or until it fails
 	ends map[string][]string // what may fail, by kind, and how; "*" is any kind
+	gap  time.Duration       // how long callers may be refused, where they may; 0 = for as long as the action takes
 }
 
 // limit is the longest wait that is allowed where a machine of that load makes a connection that avoids the agent wait for as long as control.
 func (r rule) limit(load float64, control time.Duration) time.Duration {
-	return time.Duration(float64(r.wait)*max(1, load)) + 2*control
+	return r.scale(r.wait, load) + 2*control
+}
+
+func (rule) scale(d time.Duration, load float64) time.Duration {
+	return time.Duration(float64(d) * max(1, load))
 }
 
 // judge says what in a report breaks the rule. The load is that of the machine, per core.
@@ -34,6 +39,9 @@ func (r rule) judge(got report, load float64) (complaints []string) {
 			if !slices.Contains(r.ends[k.name], how) && !slices.Contains(r.ends["*"], how) {
 				complaints = append(complaints, fmt.Sprintf("%s: %d of %d calls failed: %s: %s", k.name, t.Failed[how], t.Calls, how, t.Said[how]))
 			}
+		}
+		if most := r.scale(r.gap, load); r.gap > 0 && t.gap() > most {
+			complaints = append(complaints, fmt.Sprintf("%s: refused for %v, more than %v", k.name, t.gap(), most))
 		}
 		if most := r.limit(load, longestOf(got, control)); k.fresh && max(t.longest(), t.Fails) > most {
 			complaints = append(complaints, fmt.Sprintf("%s: waited for %v, more than %v", k.name, max(t.longest(), t.Fails), most))
@@ -61,6 +69,10 @@ func good() report {
 func TestLoadJudge(t *testing.T) {
 	strict := rule{wait: 50 * time.Millisecond}
 	lenient := rule{wait: 50 * time.Millisecond, ends: map[string][]string{stream: {unavailable}, "*": {cut}}}
+	short := rule{wait: time.Second, gap: 100 * time.Millisecond, ends: map[string][]string{"api": {refused}}}
+	refuse := func(r report, d time.Duration) {
+		r["api"].Failed[refused], r["api"].Refused.First, r["api"].Refused.Last = 2, time.Unix(0, 0), time.Unix(0, 0).Add(d)
+	}
 	fail := func(kind, how string) func(report) {
 		return func(r report) { r[kind].Failed[how]++ }
 	}
@@ -87,6 +99,8 @@ func TestLoadJudge(t *testing.T) {
 		{"a longer one", strict, wait("tcp new", 110*time.Millisecond), 2, "tcp new: waited for 110ms, more than 104ms"},
 		{"the machine itself waits", strict, func(r report) { wait("tcp new", 90*time.Millisecond)(r); wait(control, 30*time.Millisecond)(r) }, 0, ""},
 		{"a long wait for a failure", lenient, func(r report) { r["tcp new"].Failed[cut]++; r["tcp new"].Fails = time.Second }, 0, "tcp new: waited for 1s"},
+		{"refused for a while", short, func(r report) { refuse(r, 90*time.Millisecond) }, 0, ""},
+		{"refused for longer", short, func(r report) { refuse(r, 110*time.Millisecond) }, 0, "api: refused for 110ms"},
 		{"a kept connection waits", strict, wait("grpc", time.Second), 0, ""},
 		{"nobody called", strict, func(r report) { delete(r, "http") }, 0, "http: no calls"},
 		{"no stream", strict, func(r report) { delete(r, stream) }, 0, ""},

@@ -51,7 +51,12 @@ type tally struct {
 	Said   map[string]string // by how: the first error's text
 	Waits  []time.Duration   // of those that worked, until their first byte; sorted in a report
 	Fails  time.Duration     // the longest that failed
+	// Refused is from the first to the last call that was refused.
+	Refused struct{ First, Last time.Time }
 }
+
+// gap is how long nobody listened.
+func (t *tally) gap() time.Duration { return t.Refused.Last.Sub(t.Refused.First) }
 
 func (t *tally) longest() time.Duration { return t.quantile(1) }
 
@@ -93,7 +98,7 @@ type phase struct {
 	report report
 }
 
-func (p *phase) note(kind string, wait time.Duration, whole time.Duration, err error) {
+func (p *phase) note(kind string, begun time.Time, wait, whole time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.report[kind]
@@ -109,6 +114,13 @@ func (p *phase) note(kind string, wait time.Duration, whole time.Duration, err e
 	how := failureOf(err)
 	t.Failed[how]++
 	t.Fails = max(t.Fails, whole)
+	if how == refused {
+		at := begun.Add(whole)
+		if t.Refused.First.IsZero() {
+			t.Refused.First = at
+		}
+		t.Refused.Last = at
+	}
 	if t.Said[how] == "" {
 		t.Said[how] = err.Error()
 	}
