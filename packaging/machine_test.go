@@ -135,6 +135,7 @@ func boot(t *testing.T, root string) *machine {
 		}
 		out, err := m.try("systemctl is-active multi-user.target")
 		if err != nil {
+			m.leader = "" // it may have been a helper of nspawn's
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil
