@@ -46,12 +46,19 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 
 	// An upgrade that fails before it has begun, and one that fails at its end and is then completed.
 	before = pid()
-	m.fails(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "preinst")))
+	m.fails(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "DEBIAN/preinst")))
 	same("failed upgrade", before)
 	runs("v0.1.0")
 	m.want(t, "dpkg-query -W -f '${db:Status-Status} ${Version}' lbagent", "installed 0.1.0")
-	m.fails(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "postinst")))
+	m.fails(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "DEBIAN/postinst")))
 	same("upgrade that isn't configured", before)
+
+	// A program that ends as soon as it starts.
+	if out := m.run(t, "dpkg -i "+m.copyIn(t, failing(t, second.deb, "usr/bin/lbagent"))); !strings.Contains(out, "the old version goes on running") {
+		t.Errorf("dpkg -i says\n%s", out)
+	}
+	same("upgrade to a program that doesn't start", before)
+	m.run(t, "curl -fsS http://127.0.0.1:9901/readyz")
 	m.run(t, newer)
 	runs("v0.2.0")
 
@@ -67,15 +74,15 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 	runs("v0.1.0")
 }
 
-// failing is a package like deb, but its script fails.
-func failing(t *testing.T, deb, script string) string {
+// failing is a package like deb, but a program or script in it fails.
+func failing(t *testing.T, deb, path string) string {
 	t.Helper()
 	tree := filepath.Join(t.TempDir(), "tree")
 	output(t, "dpkg-deb", "-R", deb, tree)
-	if err := os.WriteFile(filepath.Join(tree, "DEBIAN", script), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(tree, path), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out := filepath.Join(filepath.Dir(tree), "fails-in-"+script+".deb")
+	out := filepath.Join(filepath.Dir(tree), "fails-in-"+filepath.Base(path)+".deb")
 	output(t, "dpkg-deb", "-Znone", "-b", tree, out)
 	return out
 }
