@@ -324,8 +324,11 @@ func penaltyLevel(one, at int64) float64 {
 	return min(math.Exp2(halvings), penaltyMax)
 }
 
-// Verdict is the weightiest part that applies, nil if the backend is up. Soft in it is true if every part is soft (2.9).
+// Verdict is the weightiest part that applies, nil if the backend is up, or there is no state: nothing is known of it then. Soft in it is true if every part is soft (2.9).
 func (s *State) Verdict() *Part {
+	if s == nil {
+		return nil
+	}
 	if parts := s.parts.Load(); parts != nil {
 		return worst(*parts)
 	}
@@ -345,8 +348,11 @@ type Snapshot struct {
 	Parts               []Part    // every verdict that applies, the weightiest first (2.8)
 }
 
-// Snapshot copies the state.
+// Snapshot copies the state; without one, it says that nothing is known.
 func (s *State) Snapshot(now time.Time) Snapshot {
+	if s == nil {
+		return Snapshot{}
+	}
 	c := Snapshot{
 		Outstanding: s.Outstanding(),
 		Penalty:     s.Penalty(now),

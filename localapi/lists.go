@@ -1,7 +1,6 @@
 package localapi
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -43,7 +42,7 @@ type Lists struct {
 	seed maphash.Seed // orders backends of equal weight: another order on each host and run, so that `head -1` doesn't send all hosts to one
 	wake chan struct{}
 
-	written map[string][]byte // what each file holds; Run's own
+	written map[string]uint64 // a hash of what each file holds; Run's own
 	failed  bool
 
 	mu sync.Mutex
@@ -60,7 +59,7 @@ func NewLists(cfg ListsConfig) (*Lists, error) {
 		cfg:     cfg,
 		seed:    maphash.MakeSeed(),
 		wake:    make(chan struct{}, 1),
-		written: map[string][]byte{},
+		written: map[string]uint64{},
 		dirty:   map[string]*table.Service{},
 	}, nil
 }
@@ -208,13 +207,14 @@ func (l *Lists) update(root *os.Root, now time.Time, s *table.Service) error {
 		return nil // what a former agent wrote is better than nothing
 	}
 	text := l.format(v)
-	if old, ok := l.written[name]; ok && bytes.Equal(old, text) {
+	sum := maphash.Bytes(l.seed, text)
+	if old, ok := l.written[name]; ok && old == sum {
 		return nil
 	}
 	if err := replaceFile(root, lbagentv1.ListFile(name), text); err != nil {
 		return err
 	}
-	l.written[name] = text
+	l.written[name] = sum
 	return nil
 }
 

@@ -59,6 +59,11 @@ func (s *Server) take(now time.Time, o *lbagentv1.Outcome) bool {
 		return false
 	}
 	svc.Asked(now)
+	if b.State == nil { // nobody had asked before
+		if b = svc.View().Find(addr); b == nil || b.State == nil {
+			return false // gone meanwhile
+		}
+	}
 	s.reports.Add(1)
 	result, _ := resultOf(o.Result)
 	latency := time.Duration(0)

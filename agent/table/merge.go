@@ -31,7 +31,7 @@ func (t *tally) add(addr netip.AddrPort) {
 }
 
 // merge walks the old and the new list, both sorted by address, and carries states and verdicts over. It allocates one slice, whatever the
-// size of the list, and a state for each backend that is new (3.11).
+// size of the list, and a state for each backend that is new, once the service has been in use (3.11).
 func (s *Service) merge(now time.Time, l *service.List) diff {
 	v := s.View()
 	d := diff{backends: make([]Backend, len(l.Backends))}
@@ -89,13 +89,32 @@ func (s *Service) change(now time.Time, from, to *Backend, d *diff) {
 
 // restart begins another life of an address (1.1). One that was down stays so until its first probe, which is at once (2.2); health does the same.
 func (s *Service) restart(now time.Time, from, to *Backend, d *diff) {
-	to.State = health.NewState(now)
+	to.State = s.newState(now)
 	to.Verdict = s.listVerdict(now, to)
 	if to.Verdict.Kind > health.Muted && from.Verdict.Kind == health.Down {
 		to.Verdict = from.Verdict
 	}
 	d.targets = true
 	d.restarted.add(to.Addr)
+}
+
+// newState is the state of a backend about which nothing is known; none while nobody has used the service: of a host's thousand services most never are, and a state is
+// three times what a view keeps of a backend besides.
+func (s *Service) newState(now time.Time) *health.State {
+	if !s.used.Load() {
+		return nil
+	}
+	return health.NewState(now)
+}
+
+// begin is the service's first use: backends, which are of no view yet, get states.
+func (s *Service) begin(now time.Time, backends []Backend) {
+	s.used.Store(true)
+	for i := range backends {
+		if b := &backends[i]; b.State == nil {
+			b.State = health.NewState(now)
+		}
+	}
 }
 
 // join takes a backend in: with its old state if it is the same life of it.
@@ -107,7 +126,7 @@ func (s *Service) join(now time.Time, l *service.List, to *Backend, d *diff) {
 		}
 	}
 	if to.State == nil {
-		to.State = health.NewState(now)
+		to.State = s.newState(now)
 	}
 	to.Verdict = s.listVerdict(now, to)
 	d.targets = true
@@ -118,9 +137,9 @@ func (s *Service) join(now time.Time, l *service.List, to *Backend, d *diff) {
 	d.added.add(to.Addr)
 }
 
-// leave remembers a backend for the time of its drain.
+// leave remembers a backend for the time of its drain, if there is anything to remember.
 func (s *Service) leave(now time.Time, l *service.List, b *Backend, d *diff) {
-	if drain := s.Spec().Drain; drain > 0 {
+	if drain := s.Spec().Drain; drain > 0 && b.State != nil {
 		if s.left == nil {
 			s.left = make(map[netip.AddrPort]leftBackend)
 		}

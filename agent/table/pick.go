@@ -31,6 +31,12 @@ func (v *View) Pick(now time.Time, tried []*health.State) *Backend {
 
 // Advise is Pick for callers who may never say how the call went, as those of the local API: it gives no trial away.
 func (v *View) Advise(now time.Time, tried []*health.State) *Backend {
+	if v.picker == nil {
+		v.Service.table.use(now, v.Service)
+		if v = v.Service.View(); v.picker == nil {
+			return nil // removed before anybody used it
+		}
+	}
 	i := v.first(now, tried)
 	if i < 0 && v.desperate {
 		i = v.rest(tried)

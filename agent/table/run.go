@@ -47,7 +47,7 @@ func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 	}
 	t.pings = nil
 	for _, s := range *t.services.Load() {
-		t.setActive(s, s.Spec().InUse || s.askedWithin(now, askedUse))
+		t.setActive(now, s, s.Spec().InUse || s.askedWithin(now, askedUse))
 		if s.active.Load() {
 			active = append(active, s)
 		}

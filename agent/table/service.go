@@ -19,7 +19,7 @@ const (
 type Service struct {
 	name   string
 	base   time.Time // asked counts from here, on the monotonic clock
-	wake   chan<- struct{}
+	table  *Table
 	up     health.Part // the verdict of all that are up
 	median picker.Median
 
@@ -28,6 +28,7 @@ type Service struct {
 	confirmed atomic.Pointer[time.Time]
 	asked     atomic.Int64
 	active    atomic.Bool // what health was told last; written under Table.mu
+	used      atomic.Bool // it has been in use: its backends have states, its views pickers, and health knows of it; written under Table.mu
 	entered   [health.Kinds]atomic.Uint64
 	picks     [pickShards]pickCount
 
@@ -35,7 +36,6 @@ type Service struct {
 
 	tiered       bool // its list has several priorities
 	fallback     fallback
-	used         bool                           // it has been in use: health knows its backends
 	muted        muted                          // nil if none
 	left         map[netip.AddrPort]leftBackend // nil if none
 	listVoice    voice
@@ -59,8 +59,8 @@ type pickCount struct {
 	_ [56]byte
 }
 
-func newService(now time.Time, spec *Spec, wake chan<- struct{}) *Service {
-	s := &Service{name: spec.Name, base: now.Add(-1), wake: wake, up: health.Part{Kind: health.Up}}
+func newService(now time.Time, spec *Spec, t *Table) *Service {
+	s := &Service{name: spec.Name, base: now.Add(-1), table: t, up: health.Part{Kind: health.Up}}
 	s.spec.Store(spec)
 	return s
 }
@@ -93,11 +93,15 @@ func (s *Service) confirm(at time.Time) {
 	}
 }
 
-// Asked notes that somebody used the service (2.3: asked in the last 5 min = in use).
+// Asked notes that somebody used the service (2.3: asked in the last 5 min = in use). Views are to be loaded after it: the backends of a service that nobody has used
+// yet have no states.
 func (s *Service) Asked(now time.Time) {
 	at := max(1, int64(now.Sub(s.base)))
 	if last := s.asked.Load(); last == 0 || at-last >= int64(askedGrain) {
 		s.asked.Store(at)
+	}
+	if !s.used.Load() {
+		s.table.use(now, s)
 	}
 	if !s.active.Load() {
 		s.poke()
@@ -117,7 +121,7 @@ func (s *Service) askedWithin(now time.Time, d time.Duration) bool {
 // poke has Table.Run look at what there is to do.
 func (s *Service) poke() {
 	select {
-	case s.wake <- struct{}{}:
+	case s.table.wake <- struct{}{}:
 	default:
 	}
 }

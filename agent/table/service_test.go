@@ -168,11 +168,6 @@ func TestRun(t *testing.T) {
 		if active() || r.sent != 0 {
 			t.Fatal("in use before anybody asked")
 		}
-		for i, ms := range []int{1, 2, 30} {
-			st := s.View().Backends[i].State
-			st.Begin()
-			st.End(time.Now(), health.Success, time.Duration(ms)*time.Millisecond, true, "")
-		}
 		s.Asked(time.Now())
 		synctest.Wait()
 		if !active() {
@@ -181,6 +176,12 @@ func TestRun(t *testing.T) {
 		if ts := r.targets["user"]; ts == nil || ts.Len() != 3 || ts.At(1).Addr != addr(1) {
 			t.Fatalf("health has the targets %v", ts)
 		}
+		for i, ms := range []int{1, 2, 30} {
+			st := s.View().Backends[i].State
+			st.Begin()
+			st.End(time.Now(), health.Success, time.Duration(ms)*time.Millisecond, true, "")
+		}
+		advance(time.Second)
 		if m := s.Median(); m != 2*time.Millisecond {
 			t.Errorf("median %v, want 2 ms", m)
 		}

@@ -97,7 +97,7 @@ func (t *Table) SetSpec(now time.Time, spec Spec) {
 		t.sendTargets(s)
 	}
 	if old.InUse != spec.InUse {
-		t.setActive(s, spec.InUse || s.askedWithin(now, askedUse))
+		t.setActive(now, s, spec.InUse || s.askedWithin(now, askedUse))
 	}
 	if old.Policy != spec.Policy || old.PanicPercent != spec.PanicPercent || old.Health.Probe != spec.Health.Probe {
 		t.publish(now, s, s.View().List, s.View().Backends)
@@ -105,14 +105,14 @@ func (t *Table) SetSpec(now time.Time, spec Spec) {
 }
 
 func (t *Table) add(now time.Time, spec *Spec) {
-	s := newService(now, spec, t.wake)
+	s := newService(now, spec, t)
 	s.muted = t.mutes[spec.Name]
 	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
 	services := maps.Clone(*t.services.Load())
 	services[spec.Name] = s
 	t.services.Store(&services)
 	if spec.InUse {
-		t.setActive(s, true)
+		t.setActive(now, s, true)
 	}
 }
 
@@ -128,8 +128,8 @@ func (t *Table) Remove(now time.Time, name string) {
 	delete(services, name)
 	t.services.Store(&services)
 
-	t.setActive(s, false)
-	if s.used {
+	t.setActive(now, s, false)
+	if s.used.Load() {
 		t.cfg.OnTargets(name, s.Spec().Health, nil)
 	}
 	s.left = nil
@@ -151,8 +151,8 @@ func (t *Table) Apply(now time.Time, l *service.List) {
 	first := !s.View().Ready
 	d := s.merge(now, l)
 	s.tiered, s.fallback.known = d.tiered, d.fallback
-	if d.orphaned.n > 0 && !s.used {
-		s.used = true // an orphan is always probed (1.10)
+	if d.orphaned.n > 0 && !s.used.Load() {
+		s.begin(now, d.backends) // an orphan is always probed (1.10)
 		d.targets = true
 	}
 	if d.targets {
@@ -228,7 +228,9 @@ func (t *Table) publish(now time.Time, s *Service, l *service.List, backends []B
 	ready := old.Ready || l != old.List
 	turned := s.turnFallback(now, ready, backends)
 	v := newView(now, s, l, backends)
-	v.Ready = ready
+	if v.Ready = ready; !ready {
+		v.At = old.At // callers wait for the first list from the beginning of the service
+	}
 	t.swap(s, v)
 	if turned {
 		t.tellFallback(now, s, v)
@@ -250,7 +252,7 @@ func (t *Table) swap(s *Service, v *View) {
 // sendTargets hands the backends of s to health. Those of a service that was never in use stay here: nothing happens to them, and health would keep
 // three times what a view does.
 func (t *Table) sendTargets(s *Service) {
-	if !s.used {
+	if !s.used.Load() {
 		return
 	}
 	t.cfg.OnTargets(s.name, s.Spec().Health, targets(s.View().Backends))
@@ -267,13 +269,30 @@ func (t targets) At(i int) health.Target {
 	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable() || b.spare(), Orphan: !b.Orphaned.IsZero()}
 }
 
-func (t *Table) setActive(s *Service, active bool) {
+// use makes s one that has been in use: somebody may pick from now on.
+func (t *Table) use(now time.Time, s *Service) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.useLocked(now, s)
+}
+
+func (t *Table) useLocked(now time.Time, s *Service) {
+	v := s.View()
+	if s.used.Load() || v.Gone {
+		return
+	}
+	backends := slices.Clone(v.Backends)
+	s.begin(now, backends)
+	t.publish(now, s, v.List, backends)
+	t.sendTargets(s)
+}
+
+func (t *Table) setActive(now time.Time, s *Service, active bool) {
 	if s.active.Swap(active) == active {
 		return
 	}
-	if active && !s.used {
-		s.used = true
-		t.sendTargets(s)
+	if active {
+		t.useLocked(now, s)
 	}
 	t.cfg.OnActive(s.name, active)
 	s.poke() // Run takes its medians from now on

@@ -27,8 +27,8 @@ type View struct {
 	ranked     bool  // there are tiers, or a fallback
 	muted      muted // of the service; of backends that aren't in the list, too
 	candidates []picker.Candidate
-	at         []int32 // the index in Backends of each candidate; nil = the same
-	picker     picker.Picker
+	at         []int32       // the index in Backends of each candidate; nil = the same
+	picker     picker.Picker // nil, as are the candidates, while nobody has used the service yet
 	trials     []int32       // ejected or unreachable backends that a call has to try, since nothing probes them (2.7)
 	desperate  bool          // backends that are not usable may be tried after the others (4.1)
 	next       chan struct{} // closed when there is a newer view
@@ -37,10 +37,10 @@ type View struct {
 // Backend is one backend in a view.
 type Backend struct {
 	*service.Backend
-	State   *health.State
-	Verdict *health.Part // the one that wins (2.8), draining included; never nil
-	Weight  float64      // effective (3.2)
-	Standby bool         // others go before it: another tier, the service's own backends before its fallback, or its fallback before them
+	State   *health.State // nil while nobody has used the service yet: nothing is known
+	Verdict *health.Part  // the one that wins (2.8), draining included; never nil
+	Weight  float64       // effective (3.2)
+	Standby bool          // others go before it: another tier, the service's own backends before its fallback, or its fallback before them
 }
 
 // tryable reports whether the backend may be tried when nothing better is left: nobody takes it out, by its record or by hand. Draining and muted weigh more
@@ -69,6 +69,10 @@ func newView(now time.Time, s *Service, l *service.List, backends []Backend) *Vi
 		if s.tiered {
 			v.rank()
 		}
+	}
+	if !s.used.Load() {
+		v.candidates, v.at = nil, nil // they were for counting
+		return v
 	}
 	p, err := v.newPicker(spec.Policy)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 )
 
@@ -124,7 +125,11 @@ func (t *Table) announce(now time.Time, s *Service, d *diff, first bool) {
 		return
 	}
 	t.tell(now, event.List, s, "", detail)
-	t.cfg.Log.Info("list changed", "service", s.name, "source", string(l.Source), "revision", l.Revision, "backends", len(l.Backends), "change", detail)
+	log := t.cfg.Log.Info
+	if first && l.Source == service.FromSpool {
+		log = t.cfg.Log.Debug // discovery says in one line how many there were
+	}
+	log("list changed", "service", s.name, "source", string(l.Source), "revision", l.Revision, "backends", len(l.Backends), "change", detail)
 }
 
 // tellVerdicts makes events of verdicts that moved; a new cause of the same verdict is none.
