@@ -128,12 +128,17 @@ func (a *Agent) put(old, next *config.Config) {
 	a.own.set(next)
 	a.mutes.SetPrefix(a.now(), next.MutePrefix)
 	change := config.Compare(old, next)
+	touched := make(map[string]bool) // what did not change isn't (6.1)
+	for _, name := range slices.Concat(change.Added, change.Changed) {
+		touched[name] = true
+	}
+	var services []config.Service
 	for _, s := range next.Services {
-		// What did not change isn't touched (6.1).
-		if slices.Contains(change.Added, s.Name) || slices.Contains(change.Changed, s.Name) {
-			a.ondemand.configure(s)
+		if touched[s.Name] {
+			services = append(services, s)
 		}
 	}
+	a.ondemand.configure(services...)
 	a.ondemand.set(next)
 	a.register(next)
 	a.discovery.Remake(a.now())
@@ -146,10 +151,16 @@ func (a *Agent) prune(old, next *config.Config) {
 	}
 }
 
-// add follows a service, or changes how it is followed.
-func (a *Agent) add(s config.Service) {
-	a.table.SetSpec(a.now(), spec(s))
-	a.discovery.Set(follow(s))
+// add follows services, or changes how they are followed.
+func (a *Agent) add(services ...config.Service) {
+	specs := make([]table.Spec, len(services))
+	for i := range services {
+		specs[i] = spec(services[i])
+	}
+	a.table.SetSpec(a.now(), specs...)
+	for i := range services {
+		a.discovery.Set(follow(services[i]))
+	}
 }
 
 // drop stops following a service.

@@ -20,7 +20,7 @@ const (
 
 // onDemand knows which services are followed because somebody asked, and for whom. The configuration decides whether and how.
 type onDemand struct {
-	follow   func(config.Service)                           // start following, or change how
+	follow   func(...config.Service)                        // start following, or change how
 	followed func(name string) bool                         // on demand or not
 	drop     func(name string)                              // stop following
 	unasked  func(name string, now time.Time) time.Duration // since the last use
@@ -75,13 +75,15 @@ func (o *onDemand) ask(name string, uid uint32) error {
 	return nil
 }
 
-// configure follows a service as the configuration says from now on: it is no longer followed on demand, and must not be dropped as idle. Nobody's ask comes in
+// configure follows services as the configuration says from now on: they are no longer followed on demand, and must not be dropped as idle. Nobody's ask comes in
 // between.
-func (o *onDemand) configure(s config.Service) {
+func (o *onDemand) configure(services ...config.Service) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.forgetLocked(s.Name)
-	o.follow(s)
+	for i := range services {
+		o.forgetLocked(services[i].Name)
+	}
+	o.follow(services...)
 }
 
 func (o *onDemand) forgetLocked(name string) {

@@ -24,9 +24,11 @@ type demand struct {
 func newDemand(t *testing.T, yaml string) *demand {
 	d := &demand{idle: make(map[string]time.Duration)}
 	d.onDemand = onDemand{
-		follow: func(s config.Service) {
-			d.drop(s.Name)
-			d.following = append(d.following, s.Name)
+		follow: func(services ...config.Service) {
+			for _, s := range services {
+				d.drop(s.Name)
+				d.following = append(d.following, s.Name)
+			}
 		},
 		followed: func(name string) bool { return slices.Contains(d.following, name) },
 		drop: func(name string) {

@@ -116,6 +116,9 @@ func showLost(l *service.List, n service.LostName) {
 
 // unresolve is the inverse of resolve: it takes the last good answers out of a list of the spool.
 func (f *follower) unresolve(l *service.List) {
+	if !slices.ContainsFunc(l.Backends, func(b service.Backend) bool { return b.Host != "" }) {
+		return
+	}
 	var out []service.Backend
 	type record struct{ host, key string }
 	seen := make(map[record]bool)

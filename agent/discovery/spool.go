@@ -29,6 +29,8 @@ const (
 	prevSuffix = ".list.prev"
 	badSuffix  = ".bad"
 	tempPrefix = ".tmp-"
+
+	maxRoom = 1 << 20 // bytes of a file for which the room is kept
 )
 
 // spool keeps the last good lists on disk: one file per service, and the generation before it (SEMANTICS 1.8). A file's modification time is when etcd last
@@ -47,6 +49,8 @@ type spool struct {
 	failed    string // why the last write failed; empty if it didn't
 
 	round sync.Mutex // held by a round of writing
+
+	room sync.Pool // of *[]byte, for reading: a start reads a thousand files
 }
 
 // spooled is what has to be done with a service's file: write list, or remove it if that is nil.
@@ -259,7 +263,7 @@ func (s *spool) load(f Follow, now time.Time) *service.List {
 	}
 	for _, suffix := range []string{listSuffix, prevSuffix} {
 		path := s.path(f.Name, suffix)
-		l, err := loadFile(path, f, now)
+		l, err := s.loadFile(path, f, now)
 		switch {
 		case err == nil:
 			if dirty { // the file is about to be removed, or to hold another list
@@ -290,8 +294,16 @@ func (s *spool) due(name string) (d spooled, ok bool) {
 }
 
 // loadFile reads one file. The list was confirmed when the file was stamped, but never in the future.
-func loadFile(path string, f Follow, now time.Time) (*service.List, error) {
-	data, mod, err := readSpoolFile(path)
+func (s *spool) loadFile(path string, f Follow, now time.Time) (*service.List, error) {
+	room, _ := s.room.Get().(*[]byte)
+	if room == nil {
+		room = new([]byte)
+	}
+	defer s.room.Put(room)
+	data, mod, err := readSpoolFile(path, *room)
+	if len(data) <= maxRoom {
+		*room = data
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// decodeSpool reads a file that should hold f's list.
+// decodeSpool reads a file that should hold f's list, which keeps nothing of data.
 func decodeSpool(data []byte, f Follow) (*service.List, error) {
 	if len(data) < spoolHeader || string(data[:8]) != spoolMagic {
 		return nil, fmt.Errorf("%w: no such header", errUnreadable)
@@ -33,7 +33,7 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 	l := &service.List{Source: service.FromSpool}
 	var prefix, format string
 	var dec backendDecoder
-	c := newCursor(body)
+	c := cursor{all: body, end: len(body)}
 	n := 0
 	for all := c; all.next(); {
 		if all.field == fieldBackend {
@@ -69,6 +69,7 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 			l.LeftOut = int(c.number)
 		}
 	}
+	dec.giveKeys(l.Backends)
 	switch {
 	case c.broken:
 		return nil, fmt.Errorf("%w: broken body", errUnreadable)
@@ -87,13 +88,43 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 	return l, nil
 }
 
-// backendDecoder shares the maps of equal metadata, of which a service has few.
-type backendDecoder struct{ seen map[string]map[string]string }
+// backendDecoder shares the maps of equal metadata and equal words, of which a service has few, and keeps all keys in one string.
+type backendDecoder struct {
+	seen  map[string]map[string]string
+	words map[string]string
+	keys  []byte
+	ends  []int // in keys
+}
+
+// shared bounds what a backendDecoder looks for an equal of.
+const shared = 32
+
+// word is the field as a string that other backends have, too.
+func (d *backendDecoder) word(c *cursor) string {
+	if w, ok := d.words[string(c.bytes())]; ok {
+		return w
+	}
+	w := c.str()
+	if d.words == nil || len(d.words) >= shared {
+		d.words = make(map[string]string)
+	}
+	d.words[w] = w
+	return w
+}
+
+// giveKeys gives backends, of which each was decoded, their keys.
+func (d *backendDecoder) giveKeys(backends []service.Backend) {
+	all, from := string(d.keys), 0
+	for i, end := range d.ends[:len(backends)] {
+		backends[i].Key, from = all[from:end], end
+	}
+}
 
 func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 	var b service.Backend
 	var ip netip.Addr
 	var port uint64
+	var key []byte
 	for c.next() {
 		switch c.field {
 		case backendAddr:
@@ -101,7 +132,7 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 		case backendPort:
 			port = c.number
 		case backendHost:
-			b.Host = c.str()
+			b.Host = d.word(&c)
 		case backendWeight:
 			b.Weight = uint32(min(c.number, 1<<32-1))
 		case backendDraining:
@@ -109,13 +140,13 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 		case backendPriority:
 			b.Priority = uint16(min(c.number, 1<<16-1))
 		case backendZone:
-			b.Zone = c.str()
+			b.Zone = d.word(&c)
 		case backendRegion:
-			b.Region = c.str()
+			b.Region = d.word(&c)
 		case backendMetadata:
 			b.Metadata = d.metadata(&c)
 		case backendKey:
-			b.Key = c.str()
+			key = c.bytes()
 		case backendCreated:
 			b.Created = int64(c.number)
 		case backendModified:
@@ -130,12 +161,13 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 		return b, fmt.Errorf("%w: broken backend", errUnreadable)
 	}
 	b.Addr = netip.AddrPortFrom(ip, uint16(port))
+	d.keys = append(d.keys, key...)
+	d.ends = append(d.ends, len(d.keys))
 	return b, nil
 }
 
 func (d *backendDecoder) metadata(c *cursor) map[string]string {
-	const most = 32
-	if m, ok := d.seen[c.str()]; ok {
+	if m, ok := d.seen[string(c.bytes())]; ok {
 		return m
 	}
 	m := make(map[string]string)
@@ -148,7 +180,7 @@ func (d *backendDecoder) metadata(c *cursor) map[string]string {
 			m[key] = in.str()
 		}
 	}
-	if d.seen == nil || len(d.seen) >= most {
+	if d.seen == nil || len(d.seen) >= shared {
 		d.seen = make(map[string]map[string]string)
 	}
 	d.seen[c.str()] = m
@@ -167,11 +199,9 @@ func decodeBad(c cursor) (b service.BadRecord) {
 	return b
 }
 
-// cursor walks over the fields of a message. Strings are parts of one copy of the whole file, so that a list takes a few allocations; positions are numbers, not
-// slices, so that moving costs the garbage collector nothing.
+// cursor walks over the fields of a message. Positions are numbers, not slices, so that moving costs the garbage collector nothing.
 type cursor struct {
 	all      []byte
-	text     string // the same bytes
 	pos, end int
 
 	field    protowire.Number
@@ -180,13 +210,14 @@ type cursor struct {
 	broken   bool
 }
 
-func newCursor(b []byte) cursor { return cursor{all: b, text: string(b), end: len(b)} }
+// bytes is the field, a part of what the cursor walks over.
+func (c *cursor) bytes() []byte { return c.all[c.from:c.to] }
 
-// str is the field as a string.
-func (c *cursor) str() string { return c.text[c.from:c.to] }
+// str is the field as a string of its own.
+func (c *cursor) str() string { return string(c.bytes()) }
 
 // message is a cursor over the field's own fields.
-func (c *cursor) message() cursor { return cursor{all: c.all, text: c.text, pos: c.from, end: c.to} }
+func (c *cursor) message() cursor { return cursor{all: c.all, pos: c.from, end: c.to} }
 
 // next goes to the next field; a field of another type than bytes and varint counts as unknown.
 func (c *cursor) next() bool {

@@ -62,8 +62,8 @@ var (
 	errOtherList  = errors.New("the list of another prefix or format")
 )
 
-// readSpoolFile reads a file of bounded size, and when it was modified.
-func readSpoolFile(path string) ([]byte, time.Time, error) {
+// readSpoolFile reads a file of bounded size, and when it was modified. It uses room if that is large enough.
+func readSpoolFile(path string, room []byte) ([]byte, time.Time, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -76,7 +76,7 @@ func readSpoolFile(path string) ([]byte, time.Time, error) {
 	if !info.Mode().IsRegular() || info.Size() > maxSpoolFile {
 		return nil, time.Time{}, fmt.Errorf("%w: not a file of at most %d bytes", errUnreadable, maxSpoolFile)
 	}
-	data := make([]byte, info.Size())
+	data := slices.Grow(room[:0], int(info.Size()))[:info.Size()]
 	if _, err := io.ReadFull(file, data); err != nil {
 		return nil, time.Time{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}

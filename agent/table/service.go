@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 )
 
@@ -59,9 +60,10 @@ type pickCount struct {
 	_ [56]byte
 }
 
-func newService(now time.Time, spec *Spec, t *Table) *Service {
-	s := &Service{name: spec.Name, base: now.Add(-1), table: t, up: health.Part{Kind: health.Up}}
+func (t *Table) newService(now time.Time, spec *Spec) *Service {
+	s := &Service{name: spec.Name, base: now.Add(-1), table: t, up: health.Part{Kind: health.Up}, muted: t.mutes[spec.Name]}
 	s.spec.Store(spec)
+	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
 	return s
 }
 

@@ -78,21 +78,41 @@ func New(cfg Config) (*Table, error) {
 	return t, nil
 }
 
-// SetSpec adds a service or changes how it is treated; what did not change is not touched (6.1). An unknown policy is taken as p2c: the
-// configuration is where it is refused.
-func (t *Table) SetSpec(now time.Time, spec Spec) {
-	if spec.Policy != picker.RoundRobin {
-		spec.Policy = picker.P2C
-	}
+// SetSpec adds services or changes how they are treated; what did not change is not touched (6.1). An unknown policy is taken as p2c: the configuration is where
+// it is refused. Many at once take one copy of the map.
+func (t *Table) SetSpec(now time.Time, specs ...Spec) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := t.Lookup(spec.Name)
-	if s == nil {
-		t.add(now, &spec)
+	services, added := *t.services.Load(), false
+	for i := range specs {
+		spec := new(specs[i])
+		if spec.Policy != picker.RoundRobin {
+			spec.Policy = picker.P2C
+		}
+		if s := services[spec.Name]; s != nil {
+			t.change(now, s, spec)
+			continue
+		}
+		if !added {
+			services, added = maps.Clone(services), true
+		}
+		services[spec.Name] = t.newService(now, spec)
+	}
+	if !added {
 		return
 	}
+	t.services.Store(&services)
+	for i := range specs {
+		if specs[i].InUse {
+			t.setActive(now, services[specs[i].Name], true)
+		}
+	}
+}
+
+// change gives s another spec.
+func (t *Table) change(now time.Time, s *Service, spec *Spec) {
 	old := s.Spec()
-	s.spec.Store(&spec)
+	s.spec.Store(spec)
 	if old.Health != spec.Health {
 		t.sendTargets(s)
 	}
@@ -101,18 +121,6 @@ func (t *Table) SetSpec(now time.Time, spec Spec) {
 	}
 	if old.Policy != spec.Policy || old.PanicPercent != spec.PanicPercent || old.Health.Probe != spec.Health.Probe {
 		t.publish(now, s, s.View().List, s.View().Backends)
-	}
-}
-
-func (t *Table) add(now time.Time, spec *Spec) {
-	s := newService(now, spec, t)
-	s.muted = t.mutes[spec.Name]
-	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
-	services := maps.Clone(*t.services.Load())
-	services[spec.Name] = s
-	t.services.Store(&services)
-	if spec.InUse {
-		t.setActive(now, s, true)
 	}
 }
 
