@@ -202,11 +202,18 @@ func (a *Agent) announce(ctx context.Context) error {
 	a.keepListeners()
 	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: "ready: " + a.summary(missing)})
 	a.log.Info("ready", "services", len(a.config().Services), "missing", missing)
+	a.logWarnings()
 	a.firstSteps()
 	<-ctx.Done()
 	a.ready.Store(false)
 	a.tell(a.notifier.Stopping())
 	return nil
+}
+
+func (a *Agent) logWarnings() {
+	for _, w := range a.config().Warnings() {
+		a.log.Warn("the configuration opens a listener to other hosts", "warning", w)
+	}
 }
 
 // firstSteps says, as the last line of the log at start, what somebody who just installed the agent may do next.

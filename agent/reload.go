@@ -29,6 +29,7 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 		detail = "reloaded: " + firstFew(lines, 10)
 	}
 	a.log.Info("reloaded", "changes", lines)
+	a.logWarnings()
 	a.events.Add(event.Event{Time: now, Kind: event.Config, Detail: detail})
 	if a.ready.Load() {
 		a.tell(a.notifier.Status(a.summary(a.missing())))

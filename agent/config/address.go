@@ -155,7 +155,7 @@ func validPort(s string) bool {
 
 // listeners reads services[].listen.
 func (v value) listeners() []Listen {
-	const allowed = "a port, an address of this host such as 127.0.0.2:7001 or [::1]:7001, or unix:/PATH is allowed"
+	const allowed = "a port, an address of this host such as 127.0.0.2:7001 or [::1]:7001 (others, and 0.0.0.0, with a warning), or unix:/PATH is allowed"
 	var all []Listen
 	v.list("a list such as [7001, \"unix:/run/user.sock\"] is allowed", func(v value) {
 		s, ok := v.text(allowed, false)
@@ -185,8 +185,8 @@ func (v value) listeners() []Listen {
 		if s == "0" {
 			problem = "has port 0"
 		}
-		if problem == "" && !addr.Addr().IsLoopback() {
-			problem = "is not on loopback: listening on other addresses is not supported yet"
+		if problem == "" && addr.Addr().IsMulticast() {
+			problem = "is a multicast address"
 		}
 		if problem != "" {
 			v.fail(allowed, "%s %s", v.quote(), problem)

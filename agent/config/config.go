@@ -7,6 +7,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -116,7 +117,20 @@ type Fallback struct {
 	Backends   []service.Backend
 }
 
-// Listen is one listener: a loopback address or a unix socket's path. A bare port in the file becomes two of them (127.0.0.1 and ::1).
+// Warnings are sentences about what is allowed and may not be meant: listeners that other hosts can reach.
+func (c *Config) Warnings() []string {
+	var out []string
+	for _, s := range c.Services {
+		for _, l := range s.Listen {
+			if l.TCP.IsValid() && !l.TCP.Addr().IsLoopback() {
+				out = append(out, fmt.Sprintf("%s: services[%s].listen: %s is open to other hosts and containers, and nobody is asked who they are; keep them out by a firewall if that isn't meant", s.At, s.Name, l.TCP))
+			}
+		}
+	}
+	return out
+}
+
+// Listen is one listener: an address or a unix socket's path. A bare port in the file becomes two of them (127.0.0.1 and ::1).
 type Listen struct {
 	TCP  netip.AddrPort // invalid for a unix socket
 	Unix string

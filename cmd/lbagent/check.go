@@ -17,6 +17,7 @@ type checked struct {
 	Files    []string `json:"files"`
 	Services int      `json:"services"`
 	Errors   []string `json:"errors"`
+	Warnings []string `json:"warnings"`
 }
 
 func (a *app) checkVerb() *cobra.Command {
@@ -39,13 +40,17 @@ allowed. Without FILE it reads ` + config.DefaultPath + `.`,
 			}
 			if !asJSON {
 				hanging(a.stdout, "ok: ", summary(c))
+				for _, w := range c.Warnings() {
+					hanging(a.stdout, "warning: ", w)
+				}
 				return nil
 			}
-			said := checked{OK: err == nil, Files: []string{}, Errors: []string{}}
+			said := checked{OK: err == nil, Files: []string{}, Errors: []string{}, Warnings: []string{}}
 			if err != nil {
 				said.Errors = strings.Split(err.Error(), "\n")
 			} else {
 				said.Files, said.Services = c.Files, len(c.Services)
+				said.Warnings = append(said.Warnings, c.Warnings()...)
 			}
 			raw, jsonErr := json.Marshal(said)
 			if jsonErr != nil {
