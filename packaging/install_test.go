@@ -103,7 +103,12 @@ func testInstall(t *testing.T, first built) {
 
 	// Stopped, it leaves the lists, and nobody waits for it; removed, nothing that runs, but all that it knew; installed again, it starts.
 	m.run(t, "systemctl stop lbagent")
-	m.want(t, "systemctl is-active lbagent.socket lbagent-admin.socket || true", "inactive\ninactive")
+	eventually(t, "stop of the sockets, for which systemctl does not wait", func() error {
+		if out, _ := m.try("systemctl is-active lbagent.socket lbagent-admin.socket"); out != "inactive\ninactive" {
+			return errors.New(out)
+		}
+		return nil
+	})
 	m.run(t, "test -e /run/lbagent/lists/web && ! curl -s http://127.0.0.1:9901/healthz")
 	m.fails(t, "curl -sS --unix-socket /run/lbagent/lbagent.sock http://lbagent/v1/status")
 	m.run(t, "systemctl start lbagent")

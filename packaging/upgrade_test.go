@@ -63,9 +63,9 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 	runs("v0.2.0")
 
 	// What is stopped, disabled or masked stays so.
-	m.run(t, "systemctl stop lbagent && "+older)
+	m.run(t, "systemctl stop lbagent lbagent.socket lbagent-admin.socket && "+older)
 	m.fails(t, "systemctl is-active lbagent lbagent.socket")
-	m.run(t, "systemctl disable lbagent && "+newer)
+	m.run(t, "systemctl disable --quiet lbagent && "+newer)
 	m.want(t, "systemctl is-enabled lbagent lbagent.socket lbagent-admin.socket || true", "disabled\ndisabled\ndisabled")
 	m.run(t, "systemctl mask lbagent && "+older)
 	m.want(t, "systemctl is-enabled lbagent || true", "masked")
@@ -109,7 +109,7 @@ func testRpmLife(t *testing.T, m *machine, first, second built) {
 	runs("v0.2.0")
 	m.run(t, "sed -i /nonsense/d /etc/lbagent/lbagent.yaml && systemctl restart lbagent")
 	runs("v0.1.0")
-	m.run(t, "systemctl disable --now lbagent && "+newer)
+	m.run(t, "systemctl disable --now lbagent lbagent.socket lbagent-admin.socket && "+newer)
 	m.fails(t, "systemctl is-active lbagent lbagent.socket")
 	m.fails(t, "systemctl is-enabled lbagent")
 	m.run(t, "systemctl mask lbagent && "+older+" && systemctl unmask lbagent && systemctl enable --now lbagent")
