@@ -328,6 +328,7 @@ func dependencies() map[string]string {
 		"github.com/prometheus/client_golang":       "metrics",
 		"github.com/coreos/go-systemd/v22":          "readiness, socket activation",
 		"github.com/spf13/cobra":                    "verbs, completions, man pages",
+		"github.com/spf13/pflag":                    "the flags of cobra, for the manual pages of verbs",
 		"github.com/grpc-ecosystem/grpc-gateway/v2": "the JSON face",
 		"github.com/cespare/xxhash/v2":              "hashing",
 		"go.uber.org/zap":                           "the etcd client's and the embedded etcd's logger type",
