@@ -32,7 +32,9 @@ func TestSettleWhileItChanges(t *testing.T) {
 	}
 	// And one that went meanwhile is not there again.
 	entries = f.Entries()
+	f.set.removed["user"] = true
 	f.set.remove(now, "user")
+	f.set.settle(now)
 	f.Settle(now, entries, []Outcome{{Key: "user", Place: "in force", Used: "1"}})
 	if got := f.Entries(); len(got) != 0 {
 		t.Errorf("%+v", got)
