@@ -146,7 +146,7 @@ func TestBurst(t *testing.T) {
 	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{proxy.Addr()}}}, naming("user"))
 	d.waitAddrs(t, "user")
 	proxy.Pause()
-	const n = 1000
+	const n = 300
 	for i := range n {
 		put(t, c, fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.%d.%d:80", i>>8, i&255), 1))
 	}

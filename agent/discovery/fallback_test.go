@@ -64,7 +64,7 @@ func TestFallbackList(t *testing.T) {
 	d.Set(naming("user")) // without a fallback
 	d.waitMarked(t, "user", "10.0.0.3:80")
 	d.Set(f)
-	d.waitMarked(t, "user", "10.0.0.3:80") // its spool went with it
+	d.waitMarked(t, "user", "(10.0.0.1:80) 10.0.0.3:80") // what is wanted again before its file was removed is there again
 	for _, l := range d.all("user") {
 		if l.Service != "user" {
 			t.Errorf("a list of %q", l.Service)

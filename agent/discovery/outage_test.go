@@ -193,7 +193,11 @@ func TestModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for step := range 60 {
+	steps, most := 60, 2*time.Second
+	if raced {
+		steps, most = 30, 10*time.Second // other packages' tests may run beside this one
+	}
+	for step := range steps {
 		for range 1 + rng.IntN(10) {
 			key := fmt.Sprintf("services/user/%d", rng.IntN(20))
 			switch rng.IntN(4) {
@@ -224,7 +228,7 @@ func TestModel(t *testing.T) {
 		want := truth(t, c)
 		begin := time.Now()
 		eventually(t, 20*time.Second, fmt.Sprintf("step %d: %s", step, want), func() bool { return describe(d.last("user")) == want })
-		if took := time.Since(begin); took > 2*time.Second {
+		if took := time.Since(begin); took > most {
 			t.Fatalf("step %d took %v", step, took)
 		}
 	}
