@@ -209,13 +209,15 @@ func (f *follower) startName(nm *name) {
 	if f.names.ctx == nil || nm.cancel != nil {
 		return
 	}
-	ctx, cancel := context.WithCancel(f.names.ctx)
-	nm.cancel = cancel
-	if f.d.names.Add(1) > maxAllNames {
+	if f.d.names.Add(1) > maxAllNames { // the next list tries again: there may be room by then
 		f.d.names.Add(-1)
-		nm.asked, nm.cause, nm.failed = true, fmt.Sprintf("the agent has more than %d host names", maxAllNames), time.Now()
+		if nm.cause == "" {
+			nm.asked, nm.cause, nm.failed = true, fmt.Sprintf("the agent has more than %d host names", maxAllNames), time.Now()
+		}
 		return
 	}
+	ctx, cancel := context.WithCancel(f.names.ctx)
+	nm.cancel = cancel
 	f.names.running.Go(func() {
 		defer f.d.names.Add(-1)
 		f.keepName(ctx, nm)

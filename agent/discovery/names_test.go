@@ -332,3 +332,27 @@ func TestHostNamesForReal(t *testing.T) {
 		return l.LostCount == 1 && strings.HasPrefix(l.Lost[0].Cause, "no such host") && len(nameEvents(d.events)) == 1
 	})
 }
+
+// A name for which the agent had no room is asked for with the next list that is made while there is.
+func TestNameFindsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, dns := newFakeEtcd(), newFakeDNS()
+		dns.set("db.svc", "10.2.0.1")
+		e.put("services/user/a", record("db.svc:80", 5))
+		e.put("services/user/b", record("10.2.0.9:80", 5))
+		d := startFake(t, e, setup{lookup: dns.lookup}, Follow{Name: "other", Static: []service.Backend{{Addr: mustAddr("10.0.0.5:80")}}})
+		d.names.Store(maxAllNames) // other services have them
+		d.Set(naming("user"))
+		advance(t, time.Minute)
+		if l := d.last("user"); l.LostCount != 1 || !strings.Contains(l.Lost[0].Cause, "more than 4096") {
+			t.Errorf("without room: %+v", l)
+		}
+		d.names.Store(0)
+		e.put("services/user/b", record("10.2.0.9:80", 6))
+		advance(t, time.Minute)
+		if l := d.last("user"); l.LostCount != 0 || len(l.Backends) != 2 || dns.times("db.svc") == 0 {
+			t.Errorf("with room: %+v", l)
+		}
+		d.stop()
+	})
+}
