@@ -44,6 +44,9 @@ type Options struct {
 	Strict     bool           // end on an invalid file instead of running on the last good configuration (6.5)
 	Version    string
 	NewLog     func(config.Log) hclog.Logger // makes the logger once the configuration is known
+
+	Binary string   // what an upgrade starts: the path of the program, which may hold a newer one by then
+	Args   []string // what it is started with
 }
 
 // Agent is one daemon.
@@ -69,6 +72,15 @@ type Agent struct {
 	notifier  handoff.Notifier
 	sockets   *handoff.Sockets
 
+	// For an upgrade (6.3), of the process before this one or of this one.
+	from               *handoff.Predecessor // nil if there is none
+	inherited          atomic.Pointer[inheritance]
+	follows            atomic.Bool   // the process before still runs
+	opened             chan struct{} // closed when this process may serve
+	handing            chan struct{} // closed when another process has taken this one's place
+	successor          *handoff.Successor
+	keepsRegistrations pausable
+
 	ready   atomic.Bool
 	reload  sync.Mutex // one reload at a time
 	applied atomic.Pointer[applied]
@@ -83,37 +95,70 @@ type applied struct {
 
 // New reads the configuration, binds every socket and loads the lists that need no etcd; Run starts the stages. An error says what to mend.
 func New(o Options) (*Agent, error) {
-	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents)}
-	c, err := a.load()
-	if err != nil {
+	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents), opened: make(chan struct{}), handing: make(chan struct{})}
+	var strange, err error
+	if a.sockets, a.from, strange, err = handoff.Inherit(); err != nil {
 		return nil, err
 	}
-	if a.sockets, err = handoff.Inherit(); err != nil {
-		a.log.Warn("some sockets of the service manager can't be used", "error", err)
+	if a.from == nil {
+		close(a.opened)
+	} else {
+		a.options.Strict = true // the process before runs on the last good configuration already (6.3)
+		a.notifier.Off()        // until this one is the service's main process
+	}
+	if err := a.make(strange); err != nil {
+		if a.from != nil {
+			a.from.Failed(err)
+		}
+		return nil, err
+	}
+	return a, nil
+}
+
+// make is New; strange is what is wrong with what was inherited.
+func (a *Agent) make(strange error) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	if strange != nil {
+		a.log.Warn("some sockets of the service manager can't be used", "error", strange)
+	}
+	if err := a.takeOver(); err != nil {
+		return err
 	}
 	// A disk that can't be written is no reason not to serve: the spool and saveGood say so.
 	if err := os.MkdirAll(c.StateDir, 0o750); err != nil {
 		a.log.Warn("the state directory can't be made; lists and configuration are kept in memory only", "path", c.StateDir, "error", err)
 	}
-	a.sockets.Clear(wanted(c))
+	if a.from == nil {
+		a.sockets.Clear(wanted(c))
+	}
 	if err := a.wire(c); err != nil {
-		return nil, err
+		return err
 	}
 	a.mutes.Load(a.started) // before the first list, so that nothing muted gets a call
 	a.fleet.Set(a.started, fleetPrefix(c))
-	if c.Fleet != nil {
+	if c.Fleet != nil && a.from == nil {
 		merged, _ := merge(c, a.fleet.Entries(), nil)
 		a.sockets.Clear(wanted(merged))
 	}
 	p, err := a.prepare(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.put(&config.Config{}, p.config)
+	if i := a.inherited.Load(); i != nil {
+		for _, on := range i.OnDemand {
+			if err := a.ondemand.ask(on.Service, on.UID); err != nil {
+				a.log.Warn("a service is no longer followed on demand", "service", on.Service, "cause", err)
+			}
+		}
+	}
 	a.discovery.LoadSpool(a.started)
 	if err := a.api.Listen(); err != nil {
 		p.change.Abort() // or its unix sockets stay behind
-		return nil, err
+		return err
 	}
 	p.change.Commit()
 	a.applied.Store(&applied{files: c, config: p.config, err: a.applied.Load().err})
@@ -121,7 +166,7 @@ func New(o Options) (*Agent, error) {
 	if a.applied.Load().err == nil {
 		a.saveGood(c)
 	}
-	return a, nil
+	return nil
 }
 
 // load reads the file, or the last configuration that worked if the file is invalid (6.5), and makes the logger that it asks for.
@@ -161,22 +206,35 @@ func (a *Agent) read() (*config.Config, error) {
 // Run serves until ctx ends, then stops in order: the doors first, what feeds them last.
 func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("starting", "version", a.options.Version, "services", len(a.config().Services), "node", a.config().Node.Name)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if a.drained(ctx); a.handedOn() {
+			cancel()
+		}
+	})
+	door := func(run func(context.Context) error) func(context.Context) error {
+		return a.untilHandedOn(a.onceOpened(run))
+	}
 	err := runStages(ctx, a.log, stopGrace,
-		stage{"readiness", a.announce},
-		stage{"watchdog", a.feedWatchdog},
-		stage{"fleet", a.fleet.Run},
-		stage{"proxy", a.proxy.Run},
-		stage{"local api", a.api.Run},
-		stage{"lists", a.lists.Run},
-		stage{"admin", a.admin.Run},
-		stage{"on demand", a.ondemand.run},
+		stage{"readiness", a.untilHandedOn(a.announce)},
+		stage{"watchdog", door(a.feedWatchdog)},
+		stage{"fleet", a.untilHandedOn(a.fleet.Run)},
+		stage{"proxy", a.onceOpened(a.proxy.Run)},
+		stage{"local api", door(a.api.Run)},
+		stage{"lists", door(a.lists.Run)},
+		stage{"admin", door(a.admin.Run)},
+		stage{"on demand", a.untilHandedOn(a.ondemand.run)},
 		stage{"discovery", a.discovery.Run},
 		stage{"mutes", a.mutes.Run},
-		stage{"registrar", a.registrar.Run},
+		stage{"registrar", door(func(ctx context.Context) error { return a.keepsRegistrations.run(ctx, a.registrar.Run) })},
 		stage{"etcd", a.etcd.Run},
 		stage{"health", a.monitor.Run},
 		stage{"table", a.table.Run},
 	)
+	cancel()
+	watching.Wait()
 	a.log.Info("stopped")
 	return err
 }
@@ -195,6 +253,11 @@ func (a *Agent) announce(ctx context.Context) error {
 	if err := a.awaitLists(ctx, readyWithin-time.Since(began), a.names()); err != nil {
 		return nil
 	}
+	if a.from != nil {
+		if err := a.succeed(ctx); err != nil {
+			return err
+		}
+	}
 	a.ready.Store(true)
 	a.registrar.Ready()
 	missing := a.missing()
@@ -204,6 +267,7 @@ func (a *Agent) announce(ctx context.Context) error {
 	a.log.Info("ready", "services", len(a.config().Services), "missing", missing)
 	a.logWarnings()
 	a.firstSteps()
+	a.awaitPredecessor(ctx)
 	<-ctx.Done()
 	a.ready.Store(false)
 	a.tell(a.notifier.Stopping())

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -38,6 +39,9 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 }
 
 func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
+	if a.handedOn() {
+		return nil, errors.New("another process has taken this one's place")
+	}
 	files, err := a.read()
 	if err != nil {
 		return nil, err

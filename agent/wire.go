@@ -40,6 +40,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		OnTargets: a.monitor.SetGroup,
 		OnActive:  a.monitor.SetActive,
 		OnGone:    func(service string, addr netip.AddrPort, cause string) { a.discovery.Gone(service, addr, cause) },
+		NewState:  a.newState,
 		OnPublish: func(s *table.Service) { a.proxy.Publish(s); a.lists.Published(s) },
 	}); err != nil {
 		return err
@@ -108,6 +109,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Follow:   func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
 		Accept:   a.discovery.Accept,
 		Reload:   a.Reload,
+		Upgrade:  a.Upgrade,
 		Registry: a.registrar,
 		Status:   a.status,
 		Mutes:    a.mutes,

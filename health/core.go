@@ -186,6 +186,7 @@ func (c *core) add(now time.Time, t *target, old *target) {
 		t.shown = v // it was watched before, left and is back: whoever knew that verdict has to learn the new one
 	}
 	t.state.limit.Store(g.options.limit())
+	t.takeOver()
 	if old != nil {
 		t.restarted = true
 		t.shown = old.shown

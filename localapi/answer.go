@@ -27,6 +27,8 @@ const (
 	reasonForbidden       = "FORBIDDEN"
 	reasonStopping        = "STOPPING"
 	reasonNotReloaded     = "NOT_RELOADED"
+	reasonUpgradeFailed   = "UPGRADE_FAILED"
+	reasonUpgradeBusy     = "UPGRADE_BUSY"
 	reasonNeedsForce      = "NEEDS_FORCE"
 	reasonNoFleet         = "NO_FLEET"
 	reasonEtcdFailed      = "ETCD_FAILED"

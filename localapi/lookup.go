@@ -103,7 +103,7 @@ func gone(name string) error {
 }
 
 func (s *Server) goodbyeError() error {
-	return failure(codes.Unavailable, reasonStopping, "", "%v; connect again", context.Cause(s.stopping))
+	return failure(codes.Unavailable, reasonStopping, "", "%v", context.Cause(s.stopping))
 }
 
 // Pick gives one backend, or a batch. It doesn't touch what is outstanding: the agent won't see the calls (3.5).

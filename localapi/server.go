@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -60,6 +61,8 @@ type Config struct {
 	Reload func(ctx context.Context) ([]string, error)
 	// Status returns a fresh StatusResponse with everything but services, which the Server adds. nil = empty.
 	Status func() *lbagentv1.StatusResponse
+	// Upgrade has a successor take the agent's place, and returns when it has (6.3); an error says why this one goes on, ErrUpgradeBusy that it can't be tried now. nil = not supported.
+	Upgrade func(ctx context.Context) (*lbagentv1.UpgradeResponse, error)
 	// Mutes is what operators have taken out by hand. nil = not supported.
 	Mutes *mute.Mutes
 	// Registry keeps services of this host in etcd; nil = not supported.
@@ -86,7 +89,8 @@ type Server struct {
 
 	mu sync.Mutex
 
-	fronts []*front // bound sockets
+	fronts   []*front // bound sockets
+	handedOn bool     // another process serves them now
 
 	inner atomic.Pointer[grpc.ClientConn] // the gateway's way to the services; nil before Run
 
@@ -104,8 +108,14 @@ type Stats struct {
 	Reports     uint64 // outcomes taken
 }
 
+// ErrUpgradeBusy is what Config.Upgrade returns, wrapped, while another upgrade isn't over.
+var ErrUpgradeBusy = errors.New("an upgrade is not over yet")
+
+// errUpgraded is why streams end when another process has taken this one's place.
+var errUpgraded = errors.New("upgraded, reconnect")
+
 // errStopping is why streams end when the agent stops.
-var errStopping = errors.New("the agent is stopping")
+var errStopping = errors.New("the agent is stopping; connect again")
 
 // New returns a Server. It binds nothing and starts nothing.
 func New(cfg Config) (*Server, error) {
@@ -206,10 +216,19 @@ func (s *Server) Run(ctx context.Context) error {
 		err = nil
 	case err = <-failed:
 	}
+	s.mu.Lock()
+	handedOn := s.handedOn
+	s.mu.Unlock()
+	why := errStopping
 	for _, f := range s.fronts {
-		f.sock.close()
+		if handedOn {
+			why = errUpgraded
+			_ = f.sock.Close()
+		} else {
+			f.sock.close()
+		}
 	}
-	s.stop(errStopping)
+	s.stop(why)
 	s.health.Shutdown()
 	s.goodbye(direct, web)
 	_ = gateway.Close()
@@ -219,6 +238,38 @@ func (s *Server) Run(ctx context.Context) error {
 	h1.Close()
 	wg.Wait()
 	return err
+}
+
+// HandOn says that another process serves the sockets: when Run ends, it leaves them as they are, and tells streams to come again.
+func (s *Server) HandOn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handedOn = true
+}
+
+// Listening is a socket that the Server listens on.
+type Listening struct {
+	Admin bool
+	FD    int
+}
+
+// Listeners are duplicates of the listening sockets, for the caller to close.
+func (s *Server) Listeners() []Listening {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Listening
+	for _, f := range s.fronts {
+		raw, err := f.sock.SyscallConn()
+		if err != nil {
+			continue
+		}
+		_ = raw.Control(func(fd uintptr) { // an error: it is closed
+			if dup, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				out = append(out, Listening{f.admin, dup})
+			}
+		})
+	}
+	return out
 }
 
 // pingEvery is how soon Ping asks again after an error.

@@ -2,6 +2,7 @@ package localapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -251,4 +252,19 @@ func (a adminService) Reload(ctx context.Context, _ *lbagentv1.ReloadRequest) (*
 		return nil, failure(codes.FailedPrecondition, reasonNotReloaded, "", "%v", err)
 	}
 	return &lbagentv1.ReloadResponse{Changes: changes}, nil
+}
+
+// Upgrade has a successor take this agent's place.
+func (a adminService) Upgrade(ctx context.Context, _ *lbagentv1.UpgradeRequest) (*lbagentv1.UpgradeResponse, error) {
+	if a.s.cfg.Upgrade == nil {
+		return nil, status.Error(codes.Unimplemented, "this agent can't be upgraded without a restart")
+	}
+	out, err := a.s.cfg.Upgrade(ctx)
+	if errors.Is(err, ErrUpgradeBusy) {
+		return nil, failure(codes.FailedPrecondition, reasonUpgradeBusy, "", "%v", err)
+	}
+	if err != nil {
+		return nil, failure(codes.FailedPrecondition, reasonUpgradeFailed, "", "%v", err)
+	}
+	return out, nil
 }

@@ -42,6 +42,7 @@ func Compare(old, new *Config) Change {
 		{"defaults", old.Defaults, new.Defaults},
 		{"register_allow", old.RegisterAllow, new.RegisterAllow},
 		{"registration_ttl", old.RegistrationTTL, new.RegistrationTTL},
+		{"drain_timeout", old.DrainTimeout, new.DrainTimeout},
 	} {
 		if !reflect.DeepEqual(section.old, section.new) {
 			c.Sections = append(c.Sections, section.name)

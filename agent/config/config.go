@@ -40,6 +40,8 @@ type Config struct {
 	Register        []Register
 	RegisterAllow   []RegisterAllow
 	RegistrationTTL time.Duration
+	// DrainTimeout is how long running calls may go on in the old process after an upgrade; 0 = they end at once.
+	DrainTimeout time.Duration
 
 	good []byte // the sources as one self-contained file (SaveGood)
 	own  *own   // what WithFleet adds to

@@ -85,7 +85,7 @@ func TestDefaults(t *testing.T) {
 		Limits: Limits{
 			Connections: 10000, StreamsPerConnection: 250, HeaderBytes: 64 << 10, HeaderFields: 200, Buffered: 256 << 20, BackendConnections: 8,
 		},
-		Log: Log{Level: "info", Format: "auto"}, RegistrationTTL: time.Minute,
+		Log: Log{Level: "info", Format: "auto"}, RegistrationTTL: time.Minute, DrainTimeout: 5 * time.Minute,
 	}
 	want.Defaults = wantService
 	want.Defaults.Name, want.Defaults.At, want.Defaults.Prefix, want.Defaults.EtcdPrefix = "", "", "", ""
@@ -210,6 +210,7 @@ services:
 		MutePrefix: "/prod/ops/mutes/",
 		Log:        Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
 		RegistrationTTL: time.Minute,
+		DrainTimeout:    5 * time.Minute,
 	}
 	got.good, got.own = nil, nil
 	if !reflect.DeepEqual(got, want) { //nolint:govet // the errors in it are those of own, which is nil

@@ -18,6 +18,7 @@ func (o Options) defaults() *Config {
 		Defaults:    defaultService(),
 
 		RegistrationTTL: time.Minute,
+		DrainTimeout:    5 * time.Minute,
 	}
 }
 

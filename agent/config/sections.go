@@ -47,11 +47,12 @@ func (s *sections) keys() keys {
 		// etcd makes no lease shorter than a few of its heartbeats; a third of it is how long a repair may take.
 		"registration_ttl": func(v value) { v.duration(&cfg.RegistrationTTL, false, 5*time.Second, time.Hour) },
 		"register_allow":   s.registerAllow,
+		"drain_timeout":    func(v value) { v.duration(&cfg.DrainTimeout, true, time.Second, 24*time.Hour) },
 	}
 }
 
 func laterSections() others {
-	return notYet("drain_timeout", "notify")
+	return notYet("notify")
 }
 
 // decode reads all files into cfg, which has the defaults already.

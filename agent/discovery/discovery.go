@@ -320,6 +320,9 @@ func (d *Discovery) endLocked(name string) {
 	}()
 }
 
+// HoldSpool writes the spool and then leaves it to another process (SEMANTICS 6.3), or takes it back.
+func (d *Discovery) HoldSpool(held bool) { d.spool.hold(held) }
+
 // Status is what discovery knows of the spool, and what it did.
 type Status struct {
 	SpoolError string // empty if the spool is well

@@ -51,6 +51,8 @@ type spool struct {
 	round sync.Mutex // held by a round of writing
 
 	room sync.Pool // of *[]byte, for reading: a start reads a thousand files
+
+	left bool // to another process, which writes the spool; guarded by round
 }
 
 // spooled is what has to be done with a service's file: write list, or remove it if that is nil.
@@ -120,6 +122,16 @@ func (s *spool) run(ctx context.Context, followed []string) {
 	}
 }
 
+// hold ends the writing, after all that is known, or begins it again.
+func (s *spool) hold(held bool) {
+	if held {
+		s.flush()
+	}
+	s.round.Lock()
+	defer s.round.Unlock()
+	s.left = held
+}
+
 // flush writes all that is left, stamps included.
 func (s *spool) flush() {
 	if s.dir != "" {
@@ -131,6 +143,9 @@ func (s *spool) flush() {
 func (s *spool) write(now time.Time, stamp bool) {
 	s.round.Lock()
 	defer s.round.Unlock()
+	if s.left {
+		return
+	}
 	s.mu.Lock()
 	dirty := s.dirty
 	s.dirty, s.taken = make(map[string]spooled), maps.Clone(dirty)

@@ -45,15 +45,23 @@ type Sockets struct {
 	listeners map[string]int      // by address; whoever wants one gets a duplicate
 	starts    int                 // descriptor of the record of starts; -1 if there is none
 	stored    map[string]struct{} // names that the service manager keeps
+	again     bool                // they are stored by another process: to be sure, they are once more
 }
 
-// Inherit takes what a service manager passed to this process (sd_listen_fds(3)), and takes the variables that say so out of the environment. What isn't known, or isn't
+// Inherit takes what this process was started with: of the process that it follows, if it is to follow one, or else of a service manager.
+func Inherit() (s *Sockets, from *Predecessor, strange, err error) {
+	s, strange = inheritListening()
+	from, err = inheritFrom(s)
+	return s, from, strange, err
+}
+
+// inheritListening takes what a service manager passed to this process (sd_listen_fds(3)), and takes the variables that say so out of the environment. What isn't known, or isn't
 // what its name says, is closed; the error tells of it, and the sockets can be used all the same.
-func Inherit() (*Sockets, error) {
+func inheritListening() (*Sockets, error) {
 	s := newSockets()
 	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		_ = os.Unsetenv(name)
+		_ = os.Unsetenv(name) // as sd_listen_fds(1) does: they are not for children
 	}
 	of, err := listenNames(os.Getpid(), pid, count, names)
 	if err != nil {

@@ -50,7 +50,7 @@ func (s *Sockets) Keep(listeners []Listener) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		if _, known := s.stored[name]; known {
+		if _, known := s.stored[name]; known && !s.again {
 			continue
 		}
 		// Each has a name of its own, and a message has one name.
@@ -60,7 +60,21 @@ func (s *Sockets) Keep(listeners []Listener) error {
 		}
 		s.stored[name] = struct{}{}
 	}
+	s.again = false
 	return errors.Join(errs...)
+}
+
+// Starts is the record of starts, for a successor; none if there is no record.
+func (s *Sockets) Starts() []Listener {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.starts < 0 {
+		return nil
+	}
+	return []Listener{{startsName, s.starts}}
 }
 
 // forgetLocked takes a name out of the service manager's store.

@@ -92,6 +92,13 @@ func (h *http1) drain() <-chan struct{} {
 	return done
 }
 
+// retire has every answer say that it is its connection's last.
+func (h *http1) retire() {
+	for _, s := range h.all() {
+		s.draining.Store(true)
+	}
+}
+
 // publish is called under the table's lock.
 func (h *http1) publish() {
 	select {

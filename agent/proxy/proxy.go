@@ -165,6 +165,43 @@ func (p *Proxy) stop(graceful bool) {
 	}
 }
 
+// settleTime is how long connections that were accepted just now have to show what they speak, and idle HTTP/1.1 ones to make the request that will be told it is
+// their last, before HandOn closes those that are idle.
+const settleTime = sniffTimeout + 300*time.Millisecond
+
+// HandOn leaves the listeners to another process, which serves them already (6.3): nothing is accepted any more, clients are told to connect anew, and what runs goes on. It
+// returns when nothing is left, or ctx has ended; Run goes on.
+func (p *Proxy) HandOn(ctx context.Context) {
+	p.mu.Lock()
+	p.kept, p.stopped = true, true
+	if c := p.pending; c != nil {
+		c.undo()
+	}
+	for a, b := range p.bindings {
+		delete(p.bindings, a)
+		p.withdraw(b, true)
+	}
+	p.awaitClosed()
+	p.mu.Unlock()
+	p.h1.retire()
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return
+	}
+	for _, w := range p.workers {
+		w.loop.Post(w.drain)
+	}
+	h1 := p.h1.drain()
+	for !p.idle() || !isClosed(h1) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // idle reports whether no worker has anything left to relay.
 func (p *Proxy) idle() bool {
 	idle := true

@@ -142,6 +142,20 @@ func (r *Registrar) load() {
 	}
 }
 
+// TakeOver reads the file again, before Run: the agent that this one follows has written it for the last time (6.3).
+func (r *Registrar) TakeOver() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, e := range r.entries {
+		if e.origin == FromAPI || e.origin == FromHold {
+			delete(r.entries, id)
+		}
+	}
+	clear(r.drains)
+	clear(r.inherited)
+	r.load()
+}
+
 // save writes the file if it says something new. That it can't be written is no reason not to serve.
 func (r *Registrar) save() {
 	if r.cfg.Dir == "" {
@@ -190,6 +204,9 @@ func (r *Registrar) Run(ctx context.Context) error {
 	defer func() {
 		r.mu.Lock()
 		r.spawn = nil
+		for _, e := range r.entries { // their probes have ended
+			e.stop = nil
+		}
 		r.mu.Unlock()
 	}()
 	tasks.Go(func() { r.sampleHost(probes) })

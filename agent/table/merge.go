@@ -107,6 +107,14 @@ func (s *Service) newState(now time.Time) *health.State {
 	return health.NewState(now)
 }
 
+// joined is newState of a backend of which another process may have known something (Config.NewState).
+func (s *Service) joined(now time.Time, l *service.List, b *Backend) *health.State {
+	if !s.used.Load() {
+		return nil
+	}
+	return s.table.cfg.NewState(now, s.name, l.Epoch, b.Backend)
+}
+
 // begin is the service's first use: backends, which are of no view yet, get states.
 func (s *Service) begin(now time.Time, backends []Backend) {
 	s.used.Store(true)
@@ -126,7 +134,7 @@ func (s *Service) join(now time.Time, l *service.List, to *Backend, d *diff) {
 		}
 	}
 	if to.State == nil {
-		to.State = s.newState(now)
+		to.State = s.joined(now, l, to)
 	}
 	to.Verdict = s.listVerdict(now, to)
 	d.targets = true

@@ -42,6 +42,8 @@ type Config struct {
 	// OnGone is called for an orphan of which health says that it is gone (1.10): discovery.Gone.
 	OnGone    func(service string, addr netip.AddrPort, cause string)
 	OnPublish func(s *Service) // a new view of s: loops are marked dirty
+	// NewState makes the state of a backend that joins a list of that epoch; nil = nothing is known of it.
+	NewState func(now time.Time, service string, epoch uint64, b *service.Backend) *health.State
 }
 
 // Table is every service this agent follows. Safe for concurrent use.
@@ -72,6 +74,9 @@ func New(cfg Config) (*Table, error) {
 	}
 	if cfg.OnPublish == nil {
 		cfg.OnPublish = func(*Service) {}
+	}
+	if cfg.NewState == nil {
+		cfg.NewState = func(now time.Time, _ string, _ uint64, _ *service.Backend) *health.State { return health.NewState(now) }
 	}
 	t := &Table{cfg: cfg, wake: make(chan struct{}, 1)}
 	t.services.Store(&map[string]*Service{})

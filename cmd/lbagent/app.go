@@ -137,7 +137,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 		&cobra.Group{ID: groupOperate, Title: "Operating:"},
 	)
 	root.AddCommand(
-		a.runVerb(), a.checkVerb(), a.scanVerb(), a.reloadVerb(), a.configVerb(), a.versionVerb(), completionVerb(), manualVerb(),
+		a.runVerb(), a.checkVerb(), a.scanVerb(), a.reloadVerb(), a.upgradeVerb(), a.configVerb(), a.versionVerb(), completionVerb(), manualVerb(),
 		a.registerVerb(), a.deregisterVerb(), a.drainVerb(), a.undrainVerb(),
 		a.servicesVerb(), a.lookupVerb(), a.listVerb(), a.watchVerb(), a.envVerb(),
 		a.statusVerb(), a.explainVerb(), a.eventsVerb(), a.doctorVerb(),

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,6 +38,7 @@ job. Its sockets are in $XDG_RUNTIME_DIR/lbagent or a temporary folder, or where
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Version = thisBuild().Version
+			o.Binary, o.Args = thisProgram(), os.Args[1:]
 			o.NewLog = func(c config.Log) hclog.Logger { return newLog(c, os.Stderr, a.getenv) }
 			if len(static.services) == 0 {
 				return runAgent(cmd.Context(), o)
@@ -57,6 +61,19 @@ job. Its sockets are in $XDG_RUNTIME_DIR/lbagent or a temporary folder, or where
 	cmd.MarkFlagsMutuallyExclusive("static", "config")
 	cmd.MarkFlagsMutuallyExclusive("static", "strict")
 	return cmd
+}
+
+// thisProgram is the path that this process was started by: what an upgrade starts, since a package puts the new program there. That is not /proc/self/exe, which says where links
+// have led to at the start, or that the program was deleted.
+func thisProgram() string {
+	path, err := exec.LookPath(os.Args[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		path = os.Args[0]
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return path
 }
 
 // runAgent joins the agent with the process's signals.

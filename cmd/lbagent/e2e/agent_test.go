@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -44,6 +45,7 @@ type agent struct {
 	args                  []string
 	ports                 map[string]int // of the soak's listeners, by service
 	manager               *manager       // nil: the agent runs by hand
+	program               string         // a copy of the binary, which a test may replace; "": the binary itself
 
 	mu sync.Mutex
 
@@ -128,7 +130,7 @@ func (a *agent) start() {
 // launch runs the agent and waits for nothing.
 func (a *agent) launch() {
 	a.t.Helper()
-	argv, env := append([]string{binary, "run", "--config", a.config}, a.args...), os.Environ()
+	argv, env := append([]string{cmp.Or(a.program, binary), "run", "--config", a.config}, a.args...), os.Environ()
 	var files []*os.File
 	if a.manager != nil {
 		var more []string
@@ -141,6 +143,11 @@ func (a *agent) launch() {
 	cmd.Stdout = cmd.Stderr
 	cmd.Env = append(env, raceOptions)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if a.program != "" { // a successor goes on writing when this process has ended
+		w := a.openLog()
+		defer w.Close()
+		cmd.Stdout, cmd.Stderr = w, w
+	}
 	err := cmd.Start()
 	for _, f := range files {
 		f.Close()
@@ -152,9 +159,16 @@ func (a *agent) launch() {
 	a.cmd, a.exited = cmd, exited
 	go func() {
 		_ = cmd.Wait()
-		a.code = cmd.ProcessState.ExitCode()
+		a.ended(cmd.ProcessState.ExitCode())
 		close(exited)
 	}()
+}
+
+// ended notes how a process ended; two may at once, after an upgrade.
+func (a *agent) ended(code int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.code = code
 }
 
 func (a *agent) pid() int { return a.cmd.Process.Pid }

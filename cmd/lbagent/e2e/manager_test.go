@@ -24,6 +24,8 @@ type manager struct {
 	units []kept // of socket units
 	store []kept
 	fed   int // how often WATCHDOG came
+	main  int // the last MAINPID
+	line  string
 }
 
 type kept struct {
@@ -115,6 +117,12 @@ func (m *manager) take(text string, oob []byte) {
 	if fields["WATCHDOG"] == "1" {
 		m.fed++
 	}
+	if pid, err := strconv.Atoi(fields["MAINPID"]); err == nil {
+		m.main = pid
+	}
+	if s, ok := fields["STATUS"]; ok {
+		m.line = s
+	}
 	name := fields["FDNAME"]
 	if fields["FDSTOREREMOVE"] == "1" {
 		m.store = slices.DeleteFunc(m.store, func(k kept) bool {
@@ -160,4 +168,17 @@ func (m *manager) awaitLoopbacks(t *testing.T, ports int) (each int) {
 		return each > 0 && m.listeners() == 1+each*ports
 	})
 	return each
+}
+
+func (m *manager) mainPID() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.main
+}
+
+// says is the line of systemctl status.
+func (m *manager) says() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.line
 }

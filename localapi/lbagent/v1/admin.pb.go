@@ -661,6 +661,104 @@ func (x *UndrainResponse) GetPending() string {
 	return ""
 }
 
+type UpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+type UpgradeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The versions of this agent and of its successor.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To   string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// The successor's process.
+	Pid           int32 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeResponse) Reset() {
+	*x = UpgradeResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeResponse) ProtoMessage() {}
+
+func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UpgradeResponse) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *UpgradeResponse) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *UpgradeResponse) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
 var File_lbagent_v1_admin_proto protoreflect.FileDescriptor
 
 const file_lbagent_v1_admin_proto_rawDesc = "" +
@@ -705,14 +803,20 @@ const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"\x0fUndrainResponse\x12\x1f\n" +
 	"\vwas_drained\x18\x01 \x01(\bR\n" +
 	"wasDrained\x12\x18\n" +
-	"\apending\x18\x02 \x01(\tR\apending2\x8e\x03\n" +
+	"\apending\x18\x02 \x01(\tR\apending\"\x10\n" +
+	"\x0eUpgradeRequest\"G\n" +
+	"\x0fUpgradeResponse\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid2\xd2\x03\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Reload\x12\x19.lbagent.v1.ReloadRequest\x1a\x1a.lbagent.v1.ReloadResponse\x129\n" +
 	"\x04Mute\x12\x17.lbagent.v1.MuteRequest\x1a\x18.lbagent.v1.MuteResponse\x12?\n" +
 	"\x06Accept\x12\x19.lbagent.v1.AcceptRequest\x1a\x1a.lbagent.v1.AcceptResponse\x12?\n" +
 	"\x06Unmute\x12\x19.lbagent.v1.UnmuteRequest\x1a\x1a.lbagent.v1.UnmuteResponse\x12<\n" +
 	"\x05Drain\x12\x18.lbagent.v1.DrainRequest\x1a\x19.lbagent.v1.DrainResponse\x12B\n" +
-	"\aUndrain\x12\x1a.lbagent.v1.UndrainRequest\x1a\x1b.lbagent.v1.UndrainResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
+	"\aUndrain\x12\x1a.lbagent.v1.UndrainRequest\x1a\x1b.lbagent.v1.UndrainResponse\x12B\n" +
+	"\aUpgrade\x12\x1a.lbagent.v1.UpgradeRequest\x1a\x1b.lbagent.v1.UpgradeResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
 
 var (
 	file_lbagent_v1_admin_proto_rawDescOnce sync.Once
@@ -726,7 +830,7 @@ func file_lbagent_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_admin_proto_rawDescData
 }
 
-var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_lbagent_v1_admin_proto_goTypes = []any{
 	(*ReloadRequest)(nil),       // 0: lbagent.v1.ReloadRequest
 	(*ReloadResponse)(nil),      // 1: lbagent.v1.ReloadResponse
@@ -740,26 +844,30 @@ var file_lbagent_v1_admin_proto_goTypes = []any{
 	(*DrainResponse)(nil),       // 9: lbagent.v1.DrainResponse
 	(*UndrainRequest)(nil),      // 10: lbagent.v1.UndrainRequest
 	(*UndrainResponse)(nil),     // 11: lbagent.v1.UndrainResponse
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
-	(*MuteInfo)(nil),            // 13: lbagent.v1.MuteInfo
+	(*UpgradeRequest)(nil),      // 12: lbagent.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),     // 13: lbagent.v1.UpgradeResponse
+	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
+	(*MuteInfo)(nil),            // 15: lbagent.v1.MuteInfo
 }
 var file_lbagent_v1_admin_proto_depIdxs = []int32{
-	12, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
-	13, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
+	14, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
+	15, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
 	0,  // 2: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
 	2,  // 3: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
 	4,  // 4: lbagent.v1.AdminService.Accept:input_type -> lbagent.v1.AcceptRequest
 	6,  // 5: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
 	8,  // 6: lbagent.v1.AdminService.Drain:input_type -> lbagent.v1.DrainRequest
 	10, // 7: lbagent.v1.AdminService.Undrain:input_type -> lbagent.v1.UndrainRequest
-	1,  // 8: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
-	3,  // 9: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
-	5,  // 10: lbagent.v1.AdminService.Accept:output_type -> lbagent.v1.AcceptResponse
-	7,  // 11: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
-	9,  // 12: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
-	11, // 13: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
-	8,  // [8:14] is the sub-list for method output_type
-	2,  // [2:8] is the sub-list for method input_type
+	12, // 8: lbagent.v1.AdminService.Upgrade:input_type -> lbagent.v1.UpgradeRequest
+	1,  // 9: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
+	3,  // 10: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
+	5,  // 11: lbagent.v1.AdminService.Accept:output_type -> lbagent.v1.AcceptResponse
+	7,  // 12: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
+	9,  // 13: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
+	11, // 14: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
+	13, // 15: lbagent.v1.AdminService.Upgrade:output_type -> lbagent.v1.UpgradeResponse
+	9,  // [9:16] is the sub-list for method output_type
+	2,  // [2:9] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -777,7 +885,7 @@ func file_lbagent_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_admin_proto_rawDesc), len(file_lbagent_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
