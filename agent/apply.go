@@ -141,7 +141,7 @@ func (a *Agent) put(old, next *config.Config) {
 	a.ondemand.configure(services...)
 	a.ondemand.set(next)
 	a.register(next)
-	a.discovery.Remake(a.now())
+	a.discovery.Remake()
 }
 
 // prune drops the services that old names and next doesn't.

@@ -270,15 +270,15 @@ func (f *Follow) tidy() {
 }
 
 // Remake makes the lists anew of what is known, where something else than etcd has a say in them and has changed: where the agent itself listens.
-func (d *Discovery) Remake(now time.Time) {
+func (d *Discovery) Remake() {
 	d.mu.Lock()
 	followed := slices.Collect(maps.Values(d.follows))
 	d.mu.Unlock()
 	for _, f := range followed {
 		if f.fallback != nil {
-			f.fallback.remake(now)
+			f.fallback.remake()
 		}
-		f.remake(now)
+		f.remake()
 	}
 }
 

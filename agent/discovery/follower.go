@@ -215,10 +215,10 @@ func (f *follower) make(now time.Time) (l *service.List, pending bool) {
 }
 
 // remake gives OnList another list if what is known makes another one by now.
-func (f *follower) remake(now time.Time) {
+func (f *follower) remake() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.remakeLocked(now)
+	f.remakeLocked(time.Now()) // under the lock: the list may have been confirmed while this waited for it
 }
 
 func (f *follower) remakeLocked(now time.Time) {
@@ -449,7 +449,7 @@ func (f *follower) emit(now time.Time, l *service.List) {
 		return
 	}
 	f.parent.spare.Store(l)
-	f.parent.remake(now)
+	f.parent.remake()
 }
 
 // confirm tells that the list is still so.

@@ -140,12 +140,12 @@ func TestOwnListeners(t *testing.T) {
 	before := d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
 	d.waitAddrs(t, "cart", "10.0.0.1:81")
 	listens.Store(new(mustAddr("10.0.0.2:80")))
-	d.Remake(time.Now())
+	d.Remake()
 	if l := d.last("user"); addrs(l) != "10.0.0.1:80" || l.BadCount != 1 || l.Revision != before.Revision || l.Confirmed.Before(before.Confirmed) {
 		t.Errorf("the list %+v", l)
 	}
 	listens.Store(nil)
-	d.Remake(time.Now())
+	d.Remake()
 	d.waitAddrs(t, "user", "10.0.0.1:80", "10.0.0.2:80")
 	if n := len(d.all("cart")); n != 1 {
 		t.Errorf("%d lists of a service without change", n)
