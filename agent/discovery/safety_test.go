@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 	"github.com/lbagent/lbagent/agent/event"
