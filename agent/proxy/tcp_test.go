@@ -373,7 +373,7 @@ func TestTCPBackpressure(t *testing.T) {
 			r.onLoop(func(k *relay) {
 				for s := range k.w.sessions[r.svc] {
 					*n = s.ends[0].conn.Received()
-					if held := s.ends[1].conn.Unwritten(); held > 256<<10 {
+					if held := s.ends[1].conn.Unwritten(); held > 512<<10+64<<10 { // a full pipe, and what was read before it
 						t.Errorf("%d bytes held", held)
 					}
 				}
