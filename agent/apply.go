@@ -57,7 +57,7 @@ func spec(s config.Service) table.Spec {
 			Probe: health.ProbeType(s.Probe.Type), HTTP2: s.Protocol == "h2",
 			Interval: s.Probe.Interval, Timeout: s.Probe.Timeout, Rise: s.Probe.Rise, Fall: s.Probe.Fall,
 			Port: s.Probe.Port, Path: s.Probe.Path, Status: [2]int{s.Probe.StatusMin, s.Probe.StatusMax}, HealthName: s.Probe.Service,
-			Eject: s.Eject.On, Consecutive: s.Eject.Consecutive,
+			Eject: s.Eject.On, Observe: s.Eject.Observe, Consecutive: s.Eject.Consecutive, SuccessRate: s.Eject.SuccessRate,
 			EjectBase: s.Eject.Base, EjectMax: s.Eject.Max, MaxPercent: s.Eject.MaxPercent,
 		},
 	}

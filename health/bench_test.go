@@ -47,6 +47,33 @@ func processTime(b *testing.B) int64 {
 	return r.Utime.Nano() + r.Stime.Nano()
 }
 
+// What the tick of a second costs for n backends that all have calls, of which one in ten fails (2.5).
+func BenchmarkRoll(b *testing.B) {
+	const n = 1000
+	c := newCore(newInbox(), func() float64 { return 0.5 }, &stats{}, hclog.NewNullLogger())
+	o := defaults()
+	o.SuccessRate, o.Probe = 50, ProbeNone
+	all := targets(epoch, n)
+	c.setGroup(epoch, "g", o, all)
+	c.setActive(epoch, "g", true)
+	now := epoch
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		for i := range all {
+			call(all[i].State, now.Sub(epoch), Success)
+			all[i].State.bad().own.note([]Result{Failure, AppError, AppError}[min(i%10, 2)], 0, 1)
+		}
+		for t := range c.inbox.take() {
+			c.judge(now, t)
+		}
+		now = now.Add(time.Second)
+		b.StartTimer()
+		c.roll(now)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/backend")
+}
+
 // What the Monitor does beside its probes for a new list of n backends of which one is new.
 func BenchmarkSetGroup(b *testing.B) {
 	for _, n := range []int{100, 10_000} {

@@ -23,7 +23,11 @@ type core struct {
 	starts     int       // probes started: every fourth is a routine one if there are any
 	running    int       // probes
 	pace       pace
-	putOffAt   time.Time // when the log last said that a probe could not be run
+	putOffAt   time.Time            // when the log last said that a probe could not be run
+	rolling    []*target            // whose windows roll, since calls came lately (2.5)
+	rolled     []*target            // room for the next list of them
+	rollAt     time.Time            // when they do next; zero = there are none
+	reporters  map[uint32]time.Time // when reports of a user ejected a backend last
 	changes    []Change
 }
 
@@ -56,7 +60,10 @@ type target struct {
 	// The parts (2.8), nil where they don't apply, and what the group's counters and OnChange have been told of them.
 	down, unreachable, ejected *Part
 	countsUp, countsEjected    bool
-	heldBack                   bool // in group.held
+	heldBack, listed           bool // by the cap of 2.6; in group.held
+	reported                   bool // ejected is by reports
+	acquitted                  bool // what ends the ejection has come, and judge is to see it
+	paroled, onParole          bool // a probe ends this ejection, ended the last one (State.parole)
 	shown                      *Part
 	untold                     bool // tell OnChange even if it is the same
 
@@ -79,6 +86,12 @@ type target struct {
 	ended    time.Time // when the last ejection ended
 	retries  int       // the same for an unreachable backend; it forgets at once
 	trialEnd time.Time // when a claimed trial has failed; zero = none is claimed
+
+	// The windows (2.5).
+	stirred atomic.Bool // calls come: they are to roll, or do
+	rolls   bool        // in core.rolling
+	window  *window     // nil until then
+	known   bool        // what its state has counted began before this target did, or its window
 
 	dueAt time.Time // when core.tick has to look at it, if it is scheduled
 	slot  int       // in core.due; -1 = not there
@@ -152,6 +165,9 @@ func (c *core) setActive(now time.Time, name string, active bool) {
 			if t.passes = 0; t.down == nil {
 				t.fails = 0 // in a row, but not across a time without probes
 			}
+			if !active {
+				c.stopRolling(t)
+			}
 			c.planFirst(now, t)
 			c.settle(now, t)
 		}
@@ -186,6 +202,7 @@ func (c *core) add(now time.Time, t *target, old *target) {
 		t.shown = v // it was watched before, left and is back: whoever knew that verdict has to learn the new one
 	}
 	t.state.limit.Store(g.options.limit())
+	t.known = t.state.totals() != totals{}
 	t.takeOver()
 	if old != nil {
 		t.restarted = true
@@ -232,6 +249,9 @@ func (c *core) reoption(now time.Time, t *target) {
 	if !t.probes() {
 		t.down = nil
 	}
+	if t.ejected != nil && t.ejected.Observed != o.Observe {
+		c.endEjection(now, t) // if it is still to be one, judge finds it again
+	}
 	if !t.hold.IsZero() && t.holdOver {
 		t.state.trial.Store(trialNone) // offered again, in the way that the new options ask for
 		t.hold, t.holdOver = now, false
@@ -247,6 +267,14 @@ func (o *Options) limit() uint32 {
 	return uint32(o.Consecutive)
 }
 
+// rate is the success rate below which the windows eject.
+func (o *Options) rate() int {
+	if !o.Eject {
+		return 0
+	}
+	return o.SuccessRate
+}
+
 // settle puts what is known of t in order: the parts in its state, the group's counters, the change to tell, the next look.
 func (c *core) settle(now time.Time, t *target) {
 	if t.gone {
@@ -260,13 +288,16 @@ func (c *core) settle(now time.Time, t *target) {
 		}
 	}
 	to := worst(parts)
-	if to == nil {
+	if len(parts) == 0 {
 		t.state.parts.Store(nil)
 	} else {
 		t.state.parts.Store(&parts)
 	}
 	if !sameVerdict(to, t.shown) || t.untold {
 		c.changes = append(c.changes, Change{Group: t.group.name, Addr: t.addr, State: t.state, From: orUp(t.shown), To: orUp(to)})
+		if t.shown != nil && to == nil {
+			t.state.bad().returned.Store(t.state.at(now)) // 3.7
+		}
 		t.shown, t.untold = to, false
 	}
 	c.letGo(t)

@@ -10,6 +10,7 @@ type Dump struct {
 	Failures      int           `json:"failures,omitempty"` // hard ones in a row, after connects
 	Connects      int           `json:"connects,omitempty"` // failed connects of calls in a row
 	Probes        int           `json:"probes,omitempty"`   // failed connects of probes in a row
+	Reports       int           `json:"reports,omitempty"`  // reported hard failures in a row
 	Latency       time.Duration `json:"latency,omitempty"`
 	Sampled       time.Duration `json:"sampled"`
 	Penalty       float64       `json:"penalty,omitempty"`
@@ -17,6 +18,7 @@ type Dump struct {
 	Good          time.Duration `json:"good"`
 	Successes     uint64        `json:"successes,omitempty"`
 	Failed        uint64        `json:"failed,omitempty"`
+	Returned      time.Duration `json:"returned"`
 	LastFailure   string        `json:"last_failure,omitempty"`
 	LastFailureAt time.Time     `json:"last_failure_at,omitzero"`
 	Parts         []Part        `json:"parts,omitempty"`
@@ -35,8 +37,12 @@ func (s *State) Dump(now time.Time) Dump {
 		return time.Duration(max(0, at-then))
 	}
 	k, c := streaks(s.streaks.Load()), s.Snapshot(now)
+	returned := int64(0)
+	if y := s.tally.Load(); y != nil {
+		returned = y.returned.Load()
+	}
 	return Dump{
-		Failures: k.failures(), Connects: k.connects(), Probes: k.probes(),
+		Failures: k.failures(), Connects: k.connects(), Probes: k.probes(), Reports: k.reports(), Returned: ago(returned),
 		Latency: c.Latency, Sampled: ago(s.sampled.Load()), Penalty: c.Penalty,
 		ConnectFailed: ago(s.connFailed.Load()), Good: ago(s.good.Load()),
 		Successes: c.Successes, Failed: c.Failures, LastFailure: c.LastFailure, LastFailureAt: c.LastFailureAt, Parts: c.Parts,
@@ -55,7 +61,7 @@ func Restore(now, then time.Time, d Dump) *State {
 		return max(1, at-int64(ago+passed))
 	}
 	count := func(n int) streaks { return streaks(min(max(n, 0), streakTop)) }
-	s.streaks.Store(uint64(count(d.Failures)<<(2*streakBits) | count(d.Connects)<<streakBits | count(d.Probes)))
+	s.streaks.Store(uint64(count(d.Reports)<<reportsAt | count(d.Failures)<<failuresAt | count(d.Connects)<<connectsAt | count(d.Probes)<<probesAt))
 	if d.Latency > 0 {
 		s.ewma.Store(math.Float64bits(float64(d.Latency)))
 		s.sampled.Store(when(d.Sampled))
@@ -66,7 +72,12 @@ func Restore(now, then time.Time, d Dump) *State {
 	s.connFailed.Store(when(d.ConnectFailed))
 	s.good.Store(when(d.Good))
 	s.successes.Store(d.Successes)
-	s.failures.Store(d.Failed)
+	if d.Failed > 0 {
+		s.bad().own.failures.Store(d.Failed)
+	}
+	if d.Returned > 0 {
+		s.bad().returned.Store(when(d.Returned))
+	}
 	if d.LastFailure != "" {
 		s.failed.Store(&failure{d.LastFailure, d.LastFailureAt})
 	}

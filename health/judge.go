@@ -26,6 +26,9 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 	if t.orphan.suspected.Load() {
 		c.planNow(now, t)
 	}
+	if t.stirred.Load() {
+		c.startRolling(now, t)
+	}
 	c.judgeTrial(now, t)
 	k := streaks(t.state.streaks.Load())
 	switch held := k.unreachable(); {
@@ -34,31 +37,27 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 		t.unreachable = &Part{Kind: Unreachable, Since: now, Cause: cause}
 		t.unreachable.Last, t.unreachable.At = t.lastSeen(k.connects() > 0)
 		c.planSooner(now, t)
-	case !held:
+	case !held && t.unreachable != nil:
 		t.unreachable = nil
-	}
-	o := &t.group.options
-	over := o.Eject && !t.draining && k.over(o.Consecutive)
-	wasHeld := t.heldBack
-	switch {
-	case !over:
-		if t.ejected != nil {
-			t.ended = now
+		if t.window != nil {
+			t.window.restart(now, t.state.totals())
 		}
-		t.ejected, t.heldBack = nil, false
-	case t.ejected == nil:
-		c.tryEject(now, t, k)
 	}
+	wasHeld := t.heldBack
+	f := c.judgeEjection(now, t, k)
 	c.judgeHold(now, t)
 	if plan {
 		c.plan(now, t)
 	}
 	wasUp, wasEjected := t.countsUp, t.countsEjected
 	c.settle(now, t)
-	if t.heldBack && !wasHeld {
+	if t.heldBack && !t.listed {
+		t.listed = true
 		t.group.held = append(t.group.held, t)
+	}
+	if t.heldBack && !wasHeld {
 		c.stats.heldBack.Add(1)
-		c.log.Debug("ejection held back", "group", t.group.name, "backend", t.addr, "cause", streakWords(k.hard()), "ejected", t.group.ejected, "of", t.group.counted)
+		c.log.Debug("ejection held back", "group", t.group.name, "backend", t.addr, "cause", f.cause, "ejected", t.group.ejected, "of", t.group.counted)
 	}
 	if wasEjected && !t.countsEjected || !wasUp && t.countsUp {
 		c.reconsider(now, t.group) // there may be room now
@@ -76,30 +75,13 @@ func (c *core) judgeTrial(now time.Time, t *target) {
 	case trialPassed:
 		t.state.trial.Store(trialNone)
 		t.state.forgive()
+		t.acquitted = true
 	case trialFailed:
 		t.state.trial.Store(trialNone)
 		c.trialFailed(now, t)
 	}
 	t.trialEnd = time.Time{}
 }
-
-// tryEject ejects t unless the cap of 2.6 forbids it.
-func (c *core) tryEject(now time.Time, t *target, k streaks) {
-	if !t.group.room(t) {
-		t.heldBack = true
-		return
-	}
-	t.heldBack = false
-	if quiet := int(now.Sub(t.ended) / quietMinute); !t.ended.IsZero() {
-		t.rounds = max(0, t.rounds-quiet)
-	}
-	t.ejected = &Part{Kind: Ejected, Soft: true, Since: now, Cause: streakWords(k.hard())}
-	t.ejected.Last, t.ejected.At = t.lastSeen(true)
-	c.holdDown(now, t)
-	c.stats.ejections.Add(1)
-}
-
-func streakWords(n int) string { return fmt.Sprintf("%d failures in a row", n) }
 
 // room reports whether t may be ejected: max_percent is counted as if it were out already, and the last one that is usable stays (2.6).
 func (g *group) room(t *target) bool {
@@ -118,9 +100,11 @@ func (c *core) reconsider(now time.Time, g *group) {
 	held := g.held
 	g.held = nil
 	for _, t := range held {
+		t.listed = false
 		switch {
 		case t.gone || !t.heldBack:
 		case !g.room(t):
+			t.listed = true
 			g.held = append(g.held, t)
 		default:
 			t.heldBack = false
@@ -161,6 +145,11 @@ func (c *core) offerTrial(now time.Time, t *target) {
 	t.holdOver = true
 	if t.probes() {
 		c.enqueue(t)
+		return
+	}
+	if t.unreachable == nil && t.ejected.Observed {
+		c.acquit(t) // calls go there all the time: the next that fails is as good as a trial
+		c.judge(now, t)
 		return
 	}
 	t.state.trial.Store(trialReady)
@@ -217,7 +206,7 @@ func (c *core) probePassed(now time.Time, t *target) {
 	c.passed(now, t)
 	t.state.probeConnected(now)
 	if !t.hold.IsZero() && !now.Before(t.hold) {
-		t.state.forgive()
+		c.acquit(t)
 	}
 }
 

@@ -205,26 +205,32 @@ type Stats struct {
 	ProbesSpared          uint64 // a good outcome stood for them (2.3)
 	ProbesPutOff          uint64 // this host could not run them: out of descriptors or ports
 	ProbesRunning         int
-	ProbesWaiting         int // due, but held back by the limit per second (2.3)
-	Ejections             uint64
-	EjectionsHeldBack     uint64 // by max_percent, or the last one usable (2.6)
+	ProbesWaiting         int             // due, but held back by the limit per second (2.3)
+	Ejections             [Reasons]uint64 // by Reason
+	WouldEject            [Reasons]uint64 // that `eject: observe` did not let happen
+	EjectionsHeldBack     uint64          // by max_percent, or the last one usable (2.6)
 	Targets               int
 }
 
 type stats struct {
 	probes, probeFailures, probesSpared, probesPutOff atomic.Uint64
-	ejections, heldBack                               atomic.Uint64
+	ejections, wouldEject                             [Reasons]atomic.Uint64
+	heldBack                                          atomic.Uint64
 	running, waiting, targets                         atomic.Int64
 }
 
 // Stats returns the counters of now.
 func (m *Monitor) Stats() Stats {
 	s := &m.stats
-	return Stats{
+	c := Stats{
 		Probes: s.probes.Load(), ProbeFailures: s.probeFailures.Load(),
 		ProbesSpared: s.probesSpared.Load(), ProbesPutOff: s.probesPutOff.Load(),
 		ProbesRunning: int(s.running.Load()), ProbesWaiting: int(s.waiting.Load()),
-		Ejections: s.ejections.Load(), EjectionsHeldBack: s.heldBack.Load(),
-		Targets: int(s.targets.Load()),
+		EjectionsHeldBack: s.heldBack.Load(),
+		Targets:           int(s.targets.Load()),
 	}
+	for i := range Reasons {
+		c.Ejections[i], c.WouldEject[i] = s.ejections[i].Load(), s.wouldEject[i].Load()
+	}
+	return c
 }

@@ -125,7 +125,7 @@ func TestMonitor(t *testing.T) {
 		b.answer(0, outcome{})
 		advance(1300 * ms)
 		b.want(Up)
-		if s := b.Stats(); s.Targets != 4 || s.Ejections != 1 || s.Probes == 0 {
+		if s := b.Stats(); s.Targets != 4 || s.Ejections[ByStreak] != 1 || s.Probes == 0 {
 			t.Errorf("stats %+v", s)
 		}
 		b.SetGroup("g", defaults(), nil)

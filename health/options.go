@@ -28,7 +28,9 @@ type Options struct {
 	Status      [2]int // http: lowest and highest status that passes
 	HealthName  string // grpc: the service asked about
 	Eject       bool
-	Consecutive int           // 2.5
+	Observe     bool          // with Eject: everything is judged and told as if, but nothing is taken out
+	Consecutive int           // 2.5; 0 = no streak ejects
+	SuccessRate int           // 2.5, in percent; 0 = no window ejects, neither that of 10 s nor that for few calls
 	EjectBase   time.Duration // 2.7
 	EjectMax    time.Duration
 	MaxPercent  int // 2.6
@@ -49,6 +51,7 @@ type Change struct {
 	Addr     netip.AddrPort
 	State    *State
 	Gone     string // of an orphan: why it is to leave (1.10). From and To are the same then. Empty for all other changes
+	Would    *Part  // of a backend of which ejection is only observed: that it would be ejected now. From and To are the same then. Nil for all other changes
 	From, To Part   // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
 }
 

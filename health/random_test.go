@@ -11,6 +11,7 @@ import (
 // naive is the dumb way to judge: it keeps everything that happened to a backend and reads it all again for each question.
 type naive struct {
 	history []happening
+	limit   int // 2.5
 }
 
 type happening struct {
@@ -30,7 +31,10 @@ const (
 	probeBad
 	probeSpared // a good outcome stood for it
 	trialOK     // what ended a hold-down for good
-	unprobed    // a time without probes began
+	paroled     // a probe did: the next failed call is one too many
+	reportFailed
+	reportSucceeded
+	unprobed // a time without probes began
 )
 
 func (n *naive) add(what happened, at time.Time) { n.history = append(n.history, happening{what, at}) }
@@ -38,7 +42,10 @@ func (n *naive) add(what happened, at time.Time) { n.history = append(n.history,
 // back counts, from the newest, what counts says, until something that ends says so.
 func (n *naive) back(counts, ends []happened) (count int) {
 	for _, h := range slices.Backward(n.history) {
-		if slices.Contains(ends, h.what) {
+		if h.what == paroled && slices.Contains(counts, callFailed) {
+			return count + max(0, n.limit-1)
+		}
+		if h.what == paroled || slices.Contains(ends, h.what) {
 			return count
 		}
 		if slices.Contains(counts, h.what) {
@@ -66,6 +73,11 @@ func (n *naive) evidence() int {
 		return n.failures()
 	}
 	return n.streak()
+}
+
+// reports is the streak of what was only reported.
+func (n *naive) reports() int {
+	return n.back([]happened{reportFailed}, []happened{callSucceeded, trialOK, reportSucceeded})
 }
 
 // down walks through the probes: the only part that depends on itself.
@@ -104,6 +116,7 @@ func randomHistory(t *testing.T, r *rand.Rand) {
 	o.Interval = time.Duration(1+r.IntN(5)) * time.Second
 	o.Rise, o.Fall = 1+r.IntN(3), 1+r.IntN(4)
 	o.Consecutive = 1 + r.IntN(6)
+	o.SuccessRate = r.IntN(2) * 50
 	o.MaxPercent = []int{0, 10, 50, 50, 50, 100}[r.IntN(6)]
 	if r.IntN(3) == 0 {
 		o.Probe = ProbeNone
@@ -112,12 +125,15 @@ func randomHistory(t *testing.T, r *rand.Rand) {
 	s := newStory(t, o, n)
 	s.c.random = r.Float64
 	models := make([]naive, n)
+	for i := range models {
+		models[i].limit = o.Consecutive
+	}
 	active := true
 	s.note = func(i int, what happened) { models[i].add(what, s.now) }
 	for range 300 {
 		i := r.IntN(n)
 		st, m := s.states[i], &models[i]
-		switch op := r.IntN(12); op {
+		switch op := r.IntN(14); op {
 		case 0, 1, 2:
 			s.states[i].Begin()
 			m.add(callFailed, s.now)
@@ -160,6 +176,25 @@ func randomHistory(t *testing.T, r *rand.Rand) {
 			}
 		case 11:
 			randomStep(s, r, models, o)
+		case 13:
+			result, what := Failure, reportFailed
+			if r.IntN(4) == 0 {
+				result, what = Success, reportSucceeded
+			}
+			m.add(what, s.now)
+			st.Report(s.now, uint32(r.IntN(3)), result, 0, 1, "reported: call failed")
+			st.Report(s.now, uint32(r.IntN(3)), result, 0, 2+r.IntN(20), "reported: call failed") // no streak
+		case 12: // what fills the windows
+			for range 30 {
+				st.Begin()
+				if r.IntN(3) == 0 {
+					m.add(callSucceeded, s.now)
+					st.End(s.now, Success, ms, true, "")
+				} else {
+					m.add(callFailed, s.now)
+					st.End(s.now, Failure, 0, true, "HTTP 503")
+				}
+			}
 		}
 		s.work()
 		check(s, models, o)
@@ -190,7 +225,11 @@ func (s *story) noteProbe(r result) {
 		return
 	}
 	if hold := r.t.hold; r.kind == probePassed && !hold.IsZero() && !s.now.Before(hold) {
-		s.note(number(r.t.addr), trialOK)
+		if r.t.ejected != nil {
+			s.note(number(r.t.addr), paroled)
+		} else {
+			s.note(number(r.t.addr), trialOK)
+		}
 	}
 	what := map[probeKind]happened{probePassed: probeOK, probeAnswered: probeBad, probeSilent: probeBad, probeUnreachable: probeRefused}
 	s.note(number(r.t.addr), what[r.kind])
@@ -236,12 +275,23 @@ func check(s *story, models []naive, o Options) {
 		if want := o.Probe != ProbeNone && m.down(o); has[Down] != want {
 			s.t.Fatalf("%v: backend %d down: %v, want %v", s.at(), i, has[Down], want)
 		}
-		if has[Ejected] && m.evidence() < o.Consecutive {
-			s.t.Fatalf("%v: backend %d is ejected with a streak of %d", s.at(), i, m.evidence())
+		if k.reports() != m.reports() {
+			s.t.Fatalf("%v: backend %d has %d reported failures in a row, want %d", s.at(), i, k.reports(), m.reports())
 		}
 		t := st.watch.Load()
+		if has[Ejected] && t.ejected.By == ByStreak && m.evidence() < o.Consecutive && !(t.reported && m.evidence()+m.reports() >= o.Consecutive) {
+			s.t.Fatalf("%v: backend %d is ejected with a streak of %d, %d reported", s.at(), i, m.evidence(), m.reports())
+		}
+		if has[Ejected] && t.reported && t.ejected.Since.Equal(s.now) && !t.bearsOut(s.now, 2*fewTime) {
+			s.t.Fatalf("%v: backend %d is ejected by reports alone", s.at(), i)
+		}
 		if m.evidence() >= o.Consecutive && !has[Ejected] && (g.room(t) || !slices.Contains(g.held, t)) {
 			s.t.Fatalf("%v: backend %d should be ejected: streak %d, %d ejected of %d", s.at(), i, m.evidence(), g.ejected, g.counted)
+		}
+		if w := t.window; w != nil && !has[Ejected] && !has[Unreachable] && (g.room(t) || !slices.Contains(g.held, t)) {
+			if f := w.find(o.rate(), func(time.Duration) bool { return false }); f.found {
+				s.t.Fatalf("%v: backend %d should be ejected: %s, %d ejected of %d", s.at(), i, f.cause, g.ejected, g.counted)
+			}
 		}
 		checkPending(s, t)
 	}

@@ -10,14 +10,14 @@ func TestReport(t *testing.T) {
 	now := time.Now()
 	s := NewState(now)
 	for range 100 {
-		s.Report(now, Failure, 0, 1, "reported: call failed")
+		s.Report(now, 1, Failure, 0, 1, "reported: call failed")
 	}
 	if got := s.Snapshot(now); got.Streak != 0 || got.Failures != 100 || got.Penalty < penaltyMax-0.001 || got.LastFailure != "reported: call failed" || got.Outstanding != 0 {
 		t.Errorf("after 100 reported failures: %+v", got)
 	}
 	s.Begin()
 	s.End(now, Failure, 0, false, "HTTP 503")
-	s.Report(now, Success, 30*time.Millisecond, 1, "")
+	s.Report(now, 1, Success, 30*time.Millisecond, 1, "")
 	got := s.Snapshot(now)
 	if got.Streak != 1 || got.Successes != 1 {
 		t.Errorf("a reported success after a real failure: %+v", got)
@@ -25,8 +25,8 @@ func TestReport(t *testing.T) {
 	if l, fresh := s.Latency(now); l != 30*time.Millisecond || !fresh {
 		t.Errorf("latency %v, fresh %v", l, fresh)
 	}
-	s.Report(now, Success, time.Second, 1000, "")
-	s.Report(now, Failure, time.Second, 1000, "x")
+	s.Report(now, 1, Success, time.Second, 1000, "")
+	s.Report(now, 1, Failure, time.Second, 1000, "x")
 	if l, _ := s.Latency(now); l != 30*time.Millisecond {
 		t.Errorf("a summary of many calls moved the latency to %v", l)
 	}
@@ -34,11 +34,11 @@ func TestReport(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	later := now.Add(time.Minute)
-	s.Report(later, Overloaded, 0, 1, "")
+	s.Report(later, 1, Overloaded, 0, 1, "")
 	if p := s.Penalty(later); p < 0.9 || p > 1.1 {
 		t.Errorf("penalty of one overload: %v", p)
 	}
-	s.Report(later, Failure, 0, 1000, "x")
+	s.Report(later, 1, Failure, 0, 1000, "x")
 	if p := s.Penalty(later); p < 0.9 || p > 1.1 {
 		t.Errorf("a summary of many calls moved the penalty to %v", p)
 	}

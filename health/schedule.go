@@ -34,6 +34,7 @@ type result struct {
 
 // tick does what is due and returns the probes to start.
 func (c *core) tick(now time.Time) []probeJob {
+	c.roll(now)
 	for {
 		t := c.due.first()
 		if t == nil || t.dueAt.After(now) {
@@ -80,6 +81,7 @@ func (c *core) next(now time.Time) (time.Time, bool) {
 	if len(c.urgent)+len(c.routine) > 0 && c.running < probesAtOnce {
 		at = earlier(at, c.pace.next(now))
 	}
+	at = earlier(at, c.rollAt)
 	return at, !at.IsZero()
 }
 

@@ -16,7 +16,7 @@ type Result uint8
 const (
 	Success    Result = iota // response headers came, and nothing below applies
 	Neutral                  // says nothing about the backend: the caller's cancel, REFUSED_STREAM, a stream that hung on a lost connection
-	Timeout                  // the caller's deadline or timeout.request passed: a failure in the rate window only
+	Timeout                  // the caller's deadline or timeout.request passed: failures in the rate window, by how long it took; none in the streak
 	Failure                  // hard: HTTP 502/503/504, trailers-only gRPC 14, reset or close before response headers
 	Overloaded               // 429, RESOURCE_EXHAUSTED: penalty only
 	AppError                 // HTTP 500, gRPC UNKNOWN, INTERNAL, DATA_LOSS: dynamic weight only
@@ -57,8 +57,8 @@ type State struct {
 
 	streaks   atomic.Uint64 // a streaks
 	successes atomic.Uint64
-	failures  atomic.Uint64
-	good      atomic.Int64 // the last success, goodGrain exact
+	tally     atomic.Pointer[tally] // of what was no success; nil while all was
+	good      atomic.Int64          // the last success, goodGrain exact
 	trial     atomic.Uint32
 	limit     atomic.Uint32           // hard failures in a row that eject (2.5), 0 = none do; written by the Monitor
 	watch     atomic.Pointer[target]  // who is woken by a crossing; nil until a Monitor has it
@@ -92,9 +92,9 @@ func (s *State) at(now time.Time) int64 { return max(1, int64(now.Sub(s.base))) 
 // Begin notes that a call was assigned: outstanding rises at the pick, before any dial (3.5).
 func (s *State) Begin() { s.outstanding.Add(1) }
 
-// End notes that a call that began is over. firstByte is the time from the pick to the response headers, 0 if none came (for Neutral: the time
-// until the caller gave up, which raises the latency if it is higher); sample is false if the request had not ended before them (3.4: such a
-// latency says nothing about the backend). cause is a short text for a person ("HTTP 503"), used only if result isn't Success.
+// End notes that a call that began is over. firstByte is the time from the pick to the response headers, 0 if none came (for Neutral and Timeout: the time
+// until the caller gave up, which raises the latency if it is higher, and is what a timeout weighs); sample is false if the request had not ended before them
+// (3.4: such a latency says nothing about the backend). cause is a short text for a person ("HTTP 503"), used only if result isn't Success.
 func (s *State) End(now time.Time, result Result, firstByte time.Duration, sample bool, cause string) {
 	s.outstanding.Add(-1)
 	at := s.at(now)
@@ -107,6 +107,7 @@ func (s *State) End(now time.Time, result Result, firstByte time.Duration, sampl
 		s.successes.Add(1)
 		if good := s.good.Load(); good == 0 || at-good > int64(goodGrain) {
 			s.good.Store(at)
+			s.stir()
 		}
 		if s.connFailed.Load() != 0 {
 			s.connFailed.Store(0)
@@ -116,8 +117,13 @@ func (s *State) End(now time.Time, result Result, firstByte time.Duration, sampl
 		}
 	case Failure:
 		s.hardFailure(now, at, cause, streaks.plusFailure)
-	case Overloaded:
-		s.addPenalty(at)
+	case Neutral:
+	default:
+		if result == Overloaded {
+			s.addPenalty(at)
+		}
+		s.bad().own.note(result, firstByte, 1)
+		s.stir()
 	}
 	if s.trial.Load() == trialClaimed {
 		s.decideTrial(result)
@@ -167,10 +173,13 @@ func (s *State) ConnectionLost(now time.Time, cause string) {
 }
 
 func (s *State) hardFailure(now time.Time, at int64, cause string, next func(streaks) streaks) {
-	s.failures.Add(1)
+	y := s.bad()
+	y.own.note(Failure, 0, 1)
+	y.failed.Store(at)
 	s.failed.Store(&failure{cause, now}) // before the crossing, which the Monitor puts into words with it
 	s.addPenalty(at)
 	s.move(next)
+	s.stir()
 	s.suspect()
 }
 
@@ -183,8 +192,21 @@ func (s *State) probeUnreachable(now time.Time) {
 	s.move(streaks.plusProbe)
 }
 
-// forgive clears the streaks: a trial has passed.
+// forgive clears the streaks: a call on trial was answered.
 func (s *State) forgive() { s.move(streaks.cleared) }
+
+// parole ends an ejection whose trial was a probe. A probe is no call: the next of those that fails, before one succeeds, ejects again.
+func (s *State) parole() {
+	limit := int(s.limit.Load())
+	s.move(func(streaks) streaks { return streaks(max(0, limit-1)) << failuresAt })
+}
+
+// stir has the Monitor look at the windows of 2.5 each second, for as long as calls come. While it does, this is one load.
+func (s *State) stir() {
+	if t := s.watch.Load(); t != nil && !t.stirred.Load() && t.stirred.CompareAndSwap(false, true) {
+		t.notify()
+	}
+}
 
 // goodWithin reports whether a call succeeded in the last d: such an outcome stands for a probe (2.3).
 func (s *State) goodWithin(now time.Time, d time.Duration) bool {
@@ -201,8 +223,7 @@ func (s *State) move(next func(streaks) streaks) {
 			return
 		}
 		if s.streaks.CompareAndSwap(uint64(old), uint64(n)) {
-			limit := int(s.limit.Load())
-			if old.unreachable() != n.unreachable() || old.over(limit) != n.over(limit) {
+			if old.crosses(n, int(s.limit.Load())) {
 				s.notify()
 			}
 			return
@@ -341,11 +362,13 @@ type Snapshot struct {
 	Latency             time.Duration
 	LatencyFresh        bool
 	Penalty             float64
-	Successes, Failures uint64 // since the state was made; Failures counts hard ones
+	Successes, Failures uint64 // since the state was made, reported ones included; Failures counts hard ones
 	Streak              int    // hard failures in a row
-	LastFailure         string
-	LastFailureAt       time.Time // zero if none
-	Parts               []Part    // every verdict that applies, the weightiest first (2.8)
+	// Recent is how many calls the window of 2.5 holds, RecentFailed how many of them failed: of the last 10 s, as of the last full second. A timeout weighs by its length.
+	Recent, RecentFailed float64
+	LastFailure          string
+	LastFailureAt        time.Time // zero if none
+	Parts                []Part    // every verdict that applies, the weightiest first (2.8)
 }
 
 // Snapshot copies the state; without one, it says that nothing is known.
@@ -357,8 +380,13 @@ func (s *State) Snapshot(now time.Time) Snapshot {
 		Outstanding: s.Outstanding(),
 		Penalty:     s.Penalty(now),
 		Successes:   s.successes.Load(),
-		Failures:    s.failures.Load(),
 		Streak:      streaks(s.streaks.Load()).hard(),
+	}
+	if y := s.tally.Load(); y != nil {
+		c.Successes += y.toldSuccesses.Load()
+		c.Failures = y.own.failures.Load() + y.told.failures.Load()
+		recent := y.recent.Load()
+		c.Recent, c.RecentFailed = float64(recent>>32)/callUnits, float64(uint32(recent))/callUnits
 	}
 	c.Latency, c.LatencyFresh = s.Latency(now)
 	if f := s.failed.Load(); f != nil {

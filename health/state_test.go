@@ -236,12 +236,12 @@ func TestTrial(t *testing.T) {
 // The streaks never overflow into each other, and each crossing wakes exactly once.
 func TestStreaks(t *testing.T) {
 	k := streaks(0)
-	for _, plus := range []func(streaks) streaks{streaks.plusFailure, streaks.plusConnect, streaks.plusProbe} {
+	for _, plus := range []func(streaks) streaks{streaks.plusFailure, streaks.plusConnect, streaks.plusProbe, streaks.plusReport} {
 		for range streakTop + 5 {
 			k = plus(k)
 		}
 	}
-	if k.failures() != streakTop || k.connects() != streakTop || k.probes() != streakTop {
+	if k.failures() != streakTop || k.connects() != streakTop || k.probes() != streakTop || k.reports() != streakTop {
 		t.Errorf("after many failures of each kind: %d, %d, %d", k.failures(), k.connects(), k.probes())
 	}
 	if c := k.connected(); c.failures() != streakTop || c.connects() != 0 || c.probes() != 0 {

@@ -42,7 +42,10 @@ type Part struct {
 	// Failing is true for an orphan that health has found down, unreachable or ejected: it weighs less than orphaned (2.8), but such a one gets no calls, no more than
 	// a listed backend would (1.10).
 	Failing bool
-	Next    time.Time // next trial or probe, or the end of a mute; zero if none is planned
+	// Observed is true if `eject: observe` keeps the backend in: all but the consequence is as if it were ejected. Such a part never wins.
+	Observed bool
+	By       Reason    // of Ejected: what found it
+	Next     time.Time // next trial or probe, or the end of a mute; zero if none is planned
 }
 
 // Usable reports whether new calls go there outside panic.
@@ -52,6 +55,9 @@ func (p *Part) Usable() bool { return p.Kind.Usable() && !p.Failing }
 // `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s` (2.8).
 func (p Part) Words(now time.Time) string {
 	var b strings.Builder
+	if p.Observed {
+		b.WriteString("would be ")
+	}
 	b.WriteString(p.Kind.String())
 	sep := ": "
 	say := func(format string, args ...any) {
@@ -105,12 +111,15 @@ func Ago(d time.Duration) string {
 
 // worst is the part that wins, nil if there is none. parts is in order of precedence.
 func worst(parts []Part) *Part {
-	if len(parts) == 0 {
-		return nil
+	var p *Part
+	for i := range parts {
+		switch {
+		case parts[i].Observed:
+		case p == nil:
+			p = new(parts[i])
+		default:
+			p.Soft = p.Soft && parts[i].Soft
+		}
 	}
-	p := parts[0]
-	for _, other := range parts[1:] {
-		p.Soft = p.Soft && other.Soft
-	}
-	return &p
+	return p
 }

@@ -2,6 +2,7 @@ package localapi
 
 import (
 	"context"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
@@ -37,7 +38,7 @@ func (l lookupService) Report(ctx context.Context, r *lbagentv1.ReportRequest) (
 	}
 	resp := &lbagentv1.ReportResponse{}
 	for _, o := range r.Outcomes {
-		if !s.take(now, o) {
+		if !s.take(now, p.UID, o) {
 			resp.Unknown++
 		}
 	}
@@ -45,7 +46,7 @@ func (l lookupService) Report(ctx context.Context, r *lbagentv1.ReportRequest) (
 }
 
 // take hands one outcome to the backend's state; false if there is no such backend.
-func (s *Server) take(now time.Time, o *lbagentv1.Outcome) bool {
+func (s *Server) take(now time.Time, uid uint32, o *lbagentv1.Outcome) bool {
 	svc := s.cfg.Table.Lookup(o.Service)
 	if svc == nil {
 		return false
@@ -70,7 +71,7 @@ func (s *Server) take(now time.Time, o *lbagentv1.Outcome) bool {
 	if o.Latency.IsValid() {
 		latency = min(max(0, o.Latency.AsDuration()), maxReportedLatency)
 	}
-	b.State.Report(now, result, latency, max(1, int(o.Count)), reportCause(o.Result))
+	b.State.Report(now, uid, result, latency, int(min(o.Count, math.MaxInt32)), reportCause(o.Result))
 	return true
 }
 

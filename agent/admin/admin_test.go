@@ -259,7 +259,7 @@ func TestMetrics(t *testing.T) {
 	f.etcd = etcd.Status{Configured: true, Connected: true, LastContact: start(), Reconnects: 1}
 	f.lists.Reads = 4
 	f.found = health.Stats{
-		Probes: 11, ProbeFailures: 12, ProbesSpared: 13, ProbesPutOff: 14, ProbesRunning: 15, ProbesWaiting: 16, Ejections: 17, EjectionsHeldBack: 18,
+		Probes: 11, ProbeFailures: 12, ProbesSpared: 13, ProbesPutOff: 14, ProbesRunning: 15, ProbesWaiting: 16, Ejections: [health.Reasons]uint64{17, 27, 37}, WouldEject: [health.Reasons]uint64{47, 57, 67}, EjectionsHeldBack: 18,
 	}
 	f.proxy = Proxy{
 		LatencyBounds: []time.Duration{time.Millisecond, 2 * time.Millisecond}, Clients: 3, Refused: 9, Buffered: 4096,

@@ -161,7 +161,10 @@ func (c *collector) health(m metrics) {
 	m.counter(d.probesPutOff, float64(s.ProbesPutOff))
 	m.gauge(d.probesRunning, float64(s.ProbesRunning))
 	m.gauge(d.probesWaiting, float64(s.ProbesWaiting))
-	m.counter(d.ejections, float64(s.Ejections))
+	for reason := range health.Reason(health.Reasons) {
+		m.counter(d.ejections, float64(s.Ejections[reason]), reason.String())
+		m.counter(d.wouldEject, float64(s.WouldEject[reason]), reason.String())
+	}
 	m.counter(d.ejectionsHeld, float64(s.EjectionsHeldBack))
 }
 

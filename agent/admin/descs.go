@@ -4,17 +4,17 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // descs is every metric that this package makes.
 type descs struct {
-	build, configOK, ready                                                                                     *prometheus.Desc
-	backends, usable, panic, fallback, picks, listReady, listAge, badRecords, lostNames                        *prometheus.Desc
-	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                     *prometheus.Desc
-	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, ejectionsHeld  *prometheus.Desc
-	fleetItems, fleetAge                                                                                       *prometheus.Desc
-	mutes, muteFileOK, muteFollowing                                                                           *prometheus.Desc
-	registrations, announced, leaseLosses, registrarWrites, registrarFailures, registrarFileOK                 *prometheus.Desc
-	orphans, audits, repairs, epochs                                                                           *prometheus.Desc
-	verdicts, events                                                                                           *prometheus.Desc
-	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections *prometheus.Desc
-	backendConns, backendOpened, backendClosed, backendFailed                                                  *prometheus.Desc
+	build, configOK, ready                                                                                                *prometheus.Desc
+	backends, usable, panic, fallback, picks, listReady, listAge, badRecords, lostNames                                   *prometheus.Desc
+	etcdConfigured, etcdConnected, etcdContact, reads, reconnects, spoolOK                                                *prometheus.Desc
+	probes, probeFailures, probesSpared, probesPutOff, probesRunning, probesWaiting, ejections, wouldEject, ejectionsHeld *prometheus.Desc
+	fleetItems, fleetAge                                                                                                  *prometheus.Desc
+	mutes, muteFileOK, muteFollowing                                                                                      *prometheus.Desc
+	registrations, announced, leaseLosses, registrarWrites, registrarFailures, registrarFileOK                            *prometheus.Desc
+	orphans, audits, repairs, epochs                                                                                      *prometheus.Desc
+	verdicts, events                                                                                                      *prometheus.Desc
+	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections            *prometheus.Desc
+	backendConns, backendOpened, backendClosed, backendFailed                                                             *prometheus.Desc
 }
 
 func newCollector(cfg Config) *collector {
@@ -66,7 +66,8 @@ func newCollector(cfg Config) *collector {
 		probesPutOff:  d("health_probes_put_off_total", "Probes that this host could not run, for want of descriptors or ports."),
 		probesRunning: d("health_probes_running", "Probes that run now."),
 		probesWaiting: d("health_probes_waiting", "Probes that are due but held back by the limit per second."),
-		ejections:     d("health_ejections_total", "Backends ejected for failures."),
+		ejections:     d("health_ejections_total", "Backends ejected for failures, by what found them: streak, success_rate or few_calls.", "reason"),
+		wouldEject:    d("health_would_eject_total", "Backends that would have been ejected, but for eject: observe.", "reason"),
 		ejectionsHeld: d("health_ejections_held_back_total", "Ejections that did not happen: too many are out, or it was the last one usable."),
 
 		mutes:         d("mute_mutes", "Backends that operators have taken out, on this host (here) and on all (fleet).", "scope"),

@@ -160,8 +160,10 @@ type Probe struct {
 
 // Eject is services[].eject.
 type Eject struct {
-	On          bool // mode is on, and consecutive and max_percent are not 0
+	On          bool // mode is on or observe, max_percent is not 0, nor are both consecutive and success_rate
+	Observe     bool // mode is observe
 	Consecutive int
+	SuccessRate int // percent
 	Base, Max   time.Duration
 	MaxPercent  int
 }

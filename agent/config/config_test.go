@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 		Policy:     "p2c",
 		Probe: Probe{Type: "tcp", Interval: 5 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3, Path: "/", StatusMin: 200,
 			StatusMax: 399},
-		Eject:        Eject{On: true, Consecutive: 5, Base: time.Second, Max: time.Minute, MaxPercent: 50},
+		Eject:        Eject{On: true, Consecutive: 5, SuccessRate: 50, Base: time.Second, Max: time.Minute, MaxPercent: 50},
 		PanicPercent: 50,
 		Retry:        Retry{Max: 2, BudgetPercent: 20},
 		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
@@ -155,7 +155,7 @@ services:
     authority: user.local:80
     policy: round_robin
     probe: {type: grpc, interval: 2s, timeout: 500ms, rise: 1, fall: 4, port: 81, service: health}
-    eject: {mode: on, consecutive: 3, base: 2s, max: 30s, max_percent: 20}
+    eject: {mode: observe, consecutive: 3, success_rate: 40, base: 2s, max: 30s, max_percent: 20}
     panic_percent: 30
     retry: {on: [unavailable, 503, reset], max: 1, budget_percent: 10}
     reconnect: {base: 50ms, max: 5s}
@@ -176,7 +176,7 @@ services:
 		Protocol: "h2", Authority: "user.local:80", Policy: "round_robin",
 		Probe: Probe{Type: "grpc", Interval: 2 * time.Second, Timeout: 500 * time.Millisecond, Rise: 1, Fall: 4, Port: 81, Path: "/", StatusMin: 200,
 			StatusMax: 399, Service: "health"},
-		Eject:        Eject{On: true, Consecutive: 3, Base: 2 * time.Second, Max: 30 * time.Second, MaxPercent: 20},
+		Eject:        Eject{On: true, Observe: true, Consecutive: 3, SuccessRate: 40, Base: 2 * time.Second, Max: 30 * time.Second, MaxPercent: 20},
 		PanicPercent: 30,
 		Retry:        Retry{On: []string{"503", "reset", "unavailable"}, Max: 1, BudgetPercent: 10},
 		Reconnect:    Reconnect{Base: 50 * time.Millisecond, Max: 5 * time.Second},
@@ -232,7 +232,7 @@ defaults: {retry: {on: [503]}}
 services:
   - {name: a, prefix: a/, retry: off, listen: [], probe: off, eject: off, panic_percent: off, drain: off, timeout: {connect: 0, request: off, idle: 0s}}
   - {name: b, prefix: b/, retry: {on: []}, probe: none, eject: {mode: off}, panic_percent: 0, drain: 0}
-  - {name: c, prefix: c/, retry: {on: off}, probe: {type: none}, eject: {consecutive: 0}}
+  - {name: c, prefix: c/, retry: {on: off}, probe: {type: none}, eject: {consecutive: 0, success_rate: off}}
   - {name: d, prefix: d/, retry: {on: }, probe: {type: off}, eject: {max_percent: off}}
 `)
 	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil || c.MutePrefix != "" {

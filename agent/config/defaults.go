@@ -59,7 +59,7 @@ func defaultService() Service {
 			StatusMin: 200,
 			StatusMax: 399,
 		},
-		Eject:        Eject{On: true, Consecutive: 5, Base: time.Second, Max: time.Minute, MaxPercent: 50},
+		Eject:        Eject{On: true, Consecutive: 5, SuccessRate: 50, Base: time.Second, Max: time.Minute, MaxPercent: 50},
 		PanicPercent: 50,
 		Retry:        Retry{Max: 2, BudgetPercent: 20},
 		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},

@@ -20,7 +20,7 @@ type draft struct {
 	ownProbe  map[string]value // and those of its probe
 	overlap   bool
 	namespace *string // nil = etcd's
-	eject     bool    // the mode
+	eject     bool    // the mode isn't off
 	guard     guard
 
 	rank int  // 0 = of the files; an item of the fleet has its place among them: of two that clash, the one with the higher rank gives way
@@ -137,7 +137,7 @@ func (dr *draft) source() value {
 // finish works out what several keys say together.
 func (dr *draft) finish(etcd *Etcd) {
 	dr.GuardHold = dr.guard.kept()
-	dr.Eject.On = dr.eject && dr.Eject.Consecutive > 0 && dr.Eject.MaxPercent > 0
+	dr.Eject.On = dr.eject && dr.Eject.Consecutive+dr.Eject.SuccessRate > 0 && dr.Eject.MaxPercent > 0
 	if etcd != nil {
 		dr.Namespace = etcd.Namespace
 	}
@@ -256,9 +256,9 @@ func (p *Probe) status(v value) {
 func (dr *draft) decodeEject(v value) {
 	mode := func(v value) {
 		var s string
-		v.oneOf(&s, []string{"on", "off"}, "observe")
+		v.oneOf(&s, []string{"on", "observe", "off"})
 		if s != "" {
-			dr.eject = s == "on"
+			dr.eject, dr.Eject.Observe = s != "off", s == "observe"
 		}
 	}
 	if v.isScalar() {
@@ -267,12 +267,13 @@ func (dr *draft) decodeEject(v value) {
 	}
 	e := &dr.Eject
 	found := v.object(keys{
-		"mode":        mode,
-		"consecutive": func(v value) { v.integer(&e.Consecutive, 0, 1000) },
-		"base":        func(v value) { v.duration(&e.Base, false, 10*time.Millisecond, time.Hour) },
-		"max":         func(v value) { v.duration(&e.Max, false, 10*time.Millisecond, 24*time.Hour) },
-		"max_percent": func(v value) { v.integer(&e.MaxPercent, 0, 100) },
-	}, notYet("success_rate"))
+		"mode":         mode,
+		"consecutive":  func(v value) { v.integer(&e.Consecutive, 0, 1000) },
+		"success_rate": func(v value) { v.integer(&e.SuccessRate, 0, 100) },
+		"base":         func(v value) { v.duration(&e.Base, false, 10*time.Millisecond, time.Hour) },
+		"max":          func(v value) { v.duration(&e.Max, false, 10*time.Millisecond, 24*time.Hour) },
+		"max_percent":  func(v value) { v.integer(&e.MaxPercent, 0, 100) },
+	})
 	checkRange(v, found, e.Base, e.Max)
 }
 

@@ -227,6 +227,9 @@ func (a *attempt) answered() {
 	if a.result != health.Success {
 		a.cause = fmt.Sprintf("HTTP %d", a.x.work.resp.Status)
 	}
+	if a.result != health.Failure {
+		a.b.State.Answered() // 2.7: a trial doesn't wait for the end of a long answer
+	}
 }
 
 // failed judges an attempt without a response, and returns the error with what it means.
@@ -238,11 +241,11 @@ func (a *attempt) failed(err error) error {
 		a.result = health.Neutral // the dial has been told already
 		return err
 	case cause == errRequestTimeout:
-		a.result, a.first, a.sample = health.Timeout, time.Since(a.picked), true
+		a.result, a.first, a.sample = health.Timeout, time.Since(a.picked), a.x.ended.Load()
 	case cause == errBackendRemoved, cause == errStopped, status != 0: // the last: the client's side failed
 		a.result = health.Neutral
 	case cause == errClientGone: // the caller's cancel
-		a.result, a.first, a.sample = health.Neutral, time.Since(a.picked), true
+		a.result, a.first, a.sample = health.Neutral, time.Since(a.picked), a.x.ended.Load()
 	default:
 		if cause != nil {
 			err = cause

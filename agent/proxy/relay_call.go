@@ -228,9 +228,12 @@ func (c *call) timedOut(why string) {
 		c.unwait()
 		result = health.Neutral // the backend never had it
 	}
-	sample := c.bs.Open() && c.sentWhole()
+	elapsed, sample := now.Sub(c.began), c.bs.Open() && c.sentWhole()
+	if c.answered {
+		elapsed, sample = c.firstByte, c.expected
+	}
 	c.abandon(h2.Cancel)
-	c.endAttempt(result, now.Sub(c.began), sample, why)
+	c.endAttempt(result, elapsed, sample, why)
 	c.abort(504, codeDeadline, "lbagent: "+why)
 	c.settle()
 }

@@ -43,7 +43,9 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 	first, sample := c.firstByte, c.expected
 	now := c.relay.loop.Now()
 	if c.answered {
-		result, cause = c.outcome()
+		if result, cause = c.outcome(); result == health.Success && code != h2.NoError {
+			result, cause = health.AppError, why+" in its response" // a failure for who called, and no sign that the backend is gone
+		}
 	} else if c.late(now) { // backends end calls at their deadline too, as the caller does
 		result, cause, first, sample = health.Timeout, "the caller's deadline passed", now.Sub(c.began), c.sentWhole()
 	}

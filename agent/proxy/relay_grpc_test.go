@@ -146,6 +146,10 @@ func TestGRPCStatus(t *testing.T) {
 			t.Errorf("%v: %d failures, want %d", c.code, got.Failures, c.failures)
 		}
 	}
+	// For the weight, INTERNAL is as bad as UNAVAILABLE, and RESOURCE_EXHAUSTED says nothing (3.3).
+	if calls, good := r.state(b.addr).Calls(); calls != 4 || good != 1 {
+		t.Errorf("%v calls, %v good; want 4, 1", calls, good)
+	}
 	// The same after DATA is none (SEMANTICS 2).
 	stream, err := client.FullDuplexCall(timeout(t))
 	if err != nil {

@@ -61,8 +61,11 @@ func (c *call) outcome() (health.Result, string) {
 	case 500:
 		return health.AppError, "HTTP 500"
 	}
-	if !c.grpc || c.grpcStatus <= 0 {
+	if !c.grpc || c.grpcStatus == 0 {
 		return health.Success, ""
+	}
+	if c.grpcStatus < 0 && c.resp.end && c.status == 200 { // the caller takes it for UNKNOWN
+		return health.AppError, "gRPC UNKNOWN: a response without a grpc-status"
 	}
 	switch c.grpcStatus {
 	case codeUnavailable:
@@ -97,7 +100,8 @@ func (c *call) late(now time.Time) bool {
 	return !c.deadline.IsZero() && !now.Before(c.deadline.Add(-deadlineSlack))
 }
 
-// gaveUp is what a caller's cancel says about the backend: nothing, if it came before the deadline, and the backend had not said otherwise.
+// gaveUp is what a caller's cancel says about the backend: nothing, if it came before the deadline, and the backend had not said otherwise. A timeout weighs by the
+// time to the response headers, if they came: a stream that runs until its deadline is no slow answer.
 func (c *call) gaveUp(now time.Time, late bool) (result health.Result, firstByte time.Duration, sample bool, cause string) {
 	result, firstByte, sample = health.Neutral, c.firstByte, c.expected
 	if c.answered {
@@ -108,7 +112,10 @@ func (c *call) gaveUp(now time.Time, late bool) (result health.Result, firstByte
 		firstByte, sample = now.Sub(c.began), c.conn != nil && c.sentWhole()
 	}
 	if late {
-		return health.Timeout, now.Sub(c.began), sample && !c.answered, "the caller's deadline passed"
+		if !c.answered {
+			firstByte = now.Sub(c.began)
+		}
+		return health.Timeout, firstByte, sample && !c.answered, "the caller's deadline passed"
 	}
 	return result, firstByte, sample, ""
 }

@@ -100,6 +100,10 @@ func TestBackendResetsAnywhere(t *testing.T) {
 					if n, last := s.failures(); n != failures {
 						t.Errorf("%v, request open %v: %d failures (%q), want %d", code, open, n, last, failures)
 					}
+					// In the middle of a response it's a failure for the weight only (3.3).
+					if calls, good := s.state(s.b.addr).Calls(); strings.HasPrefix(p.before, "[200]") && (calls != 1 || (good == 1) != (over || code == http2.ErrCodeNo)) {
+						t.Errorf("%v, request open %v: %v calls, %v good", code, open, calls, good)
+					}
 					s.client.Close()
 				}
 			}

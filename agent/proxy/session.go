@@ -180,6 +180,9 @@ func (e *end) Closed(err error) {
 func (s *session) noteFirst(from tcp.Side) {
 	if from == tcp.Backend && s.first == 0 && s.ends[tcp.Backend].conn.Received() > 0 {
 		s.first = max(1, s.w.loop.Now().Sub(s.picked))
+		if s.state != nil {
+			s.state.Answered() // 2.7: a trial doesn't wait for the end of the connection
+		}
 	}
 }
 

@@ -91,7 +91,7 @@ func (v *View) Parts(now time.Time, b *Backend) []health.Part {
 		parts = append(parts, *orphaned(b.Backend, &v.Service.up))
 	}
 	parts = append(parts, b.State.Snapshot(now).Parts...)
-	if len(parts) == 0 || parts[0].Kind != b.Verdict.Kind {
+	if len(parts) == 0 || parts[0].Kind != b.Verdict.Kind || parts[0].Observed {
 		parts = slices.Insert(parts, 0, *b.Verdict)
 	}
 	return parts

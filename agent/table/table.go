@@ -214,6 +214,10 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 			}
 			continue
 		}
+		if c.Would != nil {
+			t.tellObserved(now, s, &c)
+			continue
+		}
 		s.entered[c.To.Kind].Add(moved(c))
 		if !backends[i].Draining && s.muted[c.Addr] == nil {
 			backends[i].Verdict = orphaned(backends[i].Backend, s.verdict(c.To))

@@ -144,3 +144,22 @@ func TestUnusable(t *testing.T) {
 	r.Remove(r.now, "user")
 	why("lbagent: user: the service was removed")
 }
+
+// An ejection that is only observed is told with its evidence, and takes nothing out.
+func TestObservedIsTold(t *testing.T) {
+	r, s := user(t, 2)
+	b := s.View().Find(addr(0))
+	would := &health.Part{Kind: health.Ejected, Soft: true, Observed: true, Since: r.now, Cause: "5 failures in a row", Last: "HTTP 503", At: r.now}
+	up := health.Part{Kind: health.Up}
+	before := s.View()
+	r.SetVerdicts(r.now, []health.Change{{Group: "user", Addr: b.Addr, State: b.State, From: up, To: up, Would: would}})
+	if s.View() != before {
+		t.Error("it made a new view")
+	}
+	events, _ := r.events.Since(0)
+	last := events[len(events)-1]
+	want := `is up, would be ejected: 5 failures in a row, last "HTTP 503", 0 ms ago (eject: observe)`
+	if last.Kind != event.Verdict || last.Backend != b.Addr.String() || last.Detail != want {
+		t.Errorf("told %+v, want %q", last, want)
+	}
+}

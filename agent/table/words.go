@@ -148,6 +148,16 @@ func (t *Table) tellVerdicts(now time.Time, s *Service, changes []health.Change)
 	}
 }
 
+// tellObserved tells of an ejection that `eject: observe` keeps from happening.
+func (t *Table) tellObserved(now time.Time, s *Service, c *health.Change) {
+	if !s.verdictVoice.may(now) {
+		return
+	}
+	words := c.Would.Words(now)
+	t.tell(now, event.Verdict, s, c.Addr.String(), fmt.Sprintf("is %s, %s (eject: observe)", c.To.Kind, words))
+	t.cfg.Log.Warn("backend would be ejected, and is only observed", "service", s.name, "backend", c.Addr, "cause", words)
+}
+
 // tellUntold sums up what was not told one by one.
 func (t *Table) tellUntold(now time.Time, s *Service) {
 	if n := s.listVoice.rest(now); n > 0 {

@@ -1,0 +1,351 @@
+package health
+
+import (
+	"testing"
+	"time"
+)
+
+func windows() Options {
+	o := defaults()
+	o.SuccessRate = 50
+	o.Probe = ProbeNone
+	return o
+}
+
+// mixed has good and bad calls come, so that no streak grows, evenly over d.
+func (s *story) mixed(i, good, bad int, d time.Duration) {
+	s.t.Helper()
+	n := good + bad
+	for k := range n {
+		r := Success
+		if (k+1)*bad/n > k*bad/n {
+			r = Failure
+		}
+		s.calls(i, 1, r)
+		s.pass(d / time.Duration(n))
+	}
+}
+
+// Success < 50 % of 20 calls and more in 10 s ejects; a running call's success doesn't end that, the trial does (2.5, 2.7).
+func TestEjectedByRate(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	s.mixed(0, 20, 21, 8*time.Second)
+	s.is(0) // 49 %, but the success of the first seconds is not in all windows yet
+	s.mixed(0, 3, 9, 3*time.Second)
+	s.is(0, Ejected)
+	v := s.states[0].Verdict()
+	if v.By != ByRate || !v.Soft {
+		t.Errorf("ejected: %+v", v)
+	}
+	if s.stats.ejections[ByRate].Load() != 1 {
+		t.Error("not counted by its reason")
+	}
+	s.calls(0, 3, Success)
+	s.is(0, Ejected)
+	s.to(v.Next.Sub(epoch))
+	if !s.states[0].TryTrial(s.now) {
+		t.Fatal("no trial at the end of the hold-down")
+	}
+	s.calls(0, 1, Success)
+	s.is(0)
+	if ago := s.states[0].ReturnedAgo(s.now); ago != 0 {
+		t.Errorf("returned %v ago, want now (3.7)", ago)
+	}
+	s.pass(5 * time.Second)
+	s.is(0) // what was in the window has been paid for
+	if ago := s.states[0].ReturnedAgo(s.now); ago != 5*time.Second {
+		t.Errorf("returned %v ago, want 5 s", ago)
+	}
+}
+
+func TestRateWords(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	s.pass(250 * ms)
+	for range 21 {
+		s.calls(0, 1, Success)
+		s.calls(0, 2, Failure)
+	}
+	s.pass(2 * time.Second)
+	s.words(0, `ejected: success 33 % of 63 calls in 10 s, last "HTTP 503", 2 s ago, trial due`)
+}
+
+// At its trial a backend ejected by rate goes on where it was; after the trial passed by a call's success at the right time, not before (2.7).
+func TestSuccessAfterHoldDownEndsIt(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	s.mixed(0, 10, 30, 2*time.Second)
+	s.is(0, Ejected)
+	for range 100 { // in panic, say
+		if v := s.states[0].Verdict(); v == nil || !s.now.Before(v.Next) {
+			break
+		}
+		s.calls(0, 1, Success)
+		s.is(0, Ejected)
+		s.pass(100 * ms)
+	}
+	s.calls(0, 1, Success)
+	s.pass(1100 * ms)
+	s.is(0)
+}
+
+// A streak's ejection that the rate bears out isn't over with one success.
+func TestStreakTurnsIntoRate(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	s.mixed(0, 6, 18, 900*ms) // three in four
+	s.calls(0, 5, Failure)
+	s.is(0, Ejected)
+	s.pass(200 * ms)
+	s.calls(0, 1, Success)
+	s.is(0, Ejected)
+	if v := s.states[0].Verdict(); v.By != ByRate {
+		t.Errorf("ejected by %v, want %v", v.By, ByRate)
+	}
+
+	s = newStory(t, windows(), 2)
+	s.mixed(0, 100, 0, 900*ms)
+	s.calls(0, 5, Failure)
+	s.is(0, Ejected)
+	s.pass(200 * ms)
+	s.calls(0, 1, Success)
+	s.is(0)
+}
+
+// 20 calls a minute, most of which fail, never five in a row: out after a minute; 429, 500 and quick timeouts eject nobody (2.5).
+func TestFewCalls(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		of   []Result
+		want bool
+	}{
+		{"four in five fail", []Result{Failure, Failure, Failure, Failure, Success}, true},
+		{"two in three fail", []Result{Failure, Failure, Success}, false},
+		{"429", []Result{Overloaded}, false},
+		{"500", []Result{AppError}, false},
+		{"cancels", []Result{Neutral}, false},
+		{"timeouts of 1 ms", []Result{Timeout}, false},
+	} {
+		s := newStory(t, windows(), 2)
+		for k := range 21 {
+			s.calls(0, 1, c.of[k%len(c.of)])
+			s.pass(3 * time.Second)
+		}
+		v := s.states[0].Verdict()
+		if got := v != nil && v.Kind == Ejected && v.By == ByFewCalls; got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, v, c.want)
+		}
+	}
+}
+
+// One slow method with a short deadline ejects nobody; calls that hang for a second do, with the reason (2.5).
+func TestTimeouts(t *testing.T) {
+	for _, c := range []struct {
+		took time.Duration
+		want string
+	}{
+		{40 * ms, ""},
+		{time.Second, `ejected: success 0 % of 30 calls in 10 s, by timeouts, for 1 s, trial due`},
+	} {
+		s := newStory(t, windows(), 2)
+		s.pass(250 * ms)
+		for range 3 {
+			s.states[0].Begin()
+			s.states[0].End(s.now, Timeout, c.took, true, "the caller's deadline passed")
+			s.work()
+		}
+		s.pass(2 * time.Second)
+		if c.want == "" {
+			s.is(0)
+			continue
+		}
+		s.words(0, c.want)
+	}
+}
+
+// Reports alone eject nobody; with a failed call or probe of the agent's own they do, one backend a minute of each user (SEMANTICS 2, the table's last row).
+func TestReportsEject(t *testing.T) {
+	report := func(s *story, i int, uid uint32, n int, r Result) {
+		for range n {
+			s.states[i].Report(s.now, uid, r, 0, 1, "reported: call failed")
+		}
+		s.work()
+	}
+	s := newStory(t, windows(), 8)
+	report(s, 0, 1, 100, Failure)
+	s.pass(3 * time.Second)
+	s.is(0)
+	s.calls(0, 1, Failure)
+	s.is(0, Ejected)
+	s.words(0, `ejected: 101 failures in a row, partly as reported, last "HTTP 503", 0 ms ago, trial in 1 s`)
+	report(s, 1, 1, 5, Failure)
+	s.calls(1, 1, Failure)
+	s.pass(2 * time.Second)
+	s.is(1) // that user has ejected one
+	report(s, 2, 2, 4, Failure)
+	s.calls(2, 1, Failure)
+	s.is(2, Ejected) // another user
+	report(s, 3, 3, 4, Failure)
+	report(s, 3, 3, 1, Success)
+	s.calls(3, 1, Failure)
+	s.is(3) // the reported streak was over
+
+	// A reported success excuses nothing that this agent saw.
+	s.calls(3, 3, Failure)
+	report(s, 3, 3, 1000, Success)
+	s.calls(3, 1, Failure)
+	s.is(3, Ejected)
+	s.pass(time.Minute)
+	s.calls(1, 1, Failure) // the evidence is fresh again, and so is the user's right
+	s.pass(time.Second)
+	if v := s.states[1].Verdict(); v == nil || v.Kind != Ejected {
+		t.Errorf("backend 1 is %v a minute later, want ejected", v)
+	}
+}
+
+// A failed probe bears reports out too, and what they say counts in the windows.
+func TestReportsWithFailedProbe(t *testing.T) {
+	o := windows()
+	o.Probe = ProbeTCP
+	s := newStory(t, o, 2)
+	s.answers[0] = saysNo
+	s.states[0].Report(s.now, 7, Failure, 0, 1000, "reported: call failed")
+	s.pass(time.Second)
+	s.is(0)
+	s.states[0].Report(s.now, 7, Failure, 0, 1000, "reported: call failed")
+	s.to(2600 * ms) // the probe fails
+	s.is(0, Ejected)
+	if v := s.states[0].Verdict(); v.By != ByRate {
+		t.Errorf("%+v", v)
+	}
+}
+
+// After a trial by probe, which is no call, one failed call is enough, until one succeeds (2.7).
+func TestParole(t *testing.T) {
+	o := defaults()
+	s := newStory(t, o, 2)
+	s.calls(0, 5, Failure)
+	s.is(0, Ejected)
+	s.pass(time.Second) // the probe passes
+	s.is(0)
+	s.calls(0, 1, Failure)
+	s.words(0, `ejected: a call failed after the trial, before any succeeded, last "HTTP 503", 0 ms ago, trial in 2 s`)
+	s.pass(2 * time.Second)
+	s.is(0)
+	s.calls(0, 1, Success)
+	s.calls(0, 4, Failure)
+	s.is(0)
+	s.calls(0, 1, Failure)
+	s.words(0, `ejected: 5 failures in a row, last "HTTP 503", 0 ms ago, trial in 4 s`)
+}
+
+// observe: all is judged, told and counted, and nothing is taken out.
+func TestObserve(t *testing.T) {
+	for _, probe := range []ProbeType{ProbeNone, ProbeTCP} {
+		o := defaults()
+		o.Observe, o.Probe = true, probe
+		s := newStory(t, o, 2)
+		would := func() (n int) {
+			for _, c := range s.told {
+				if c.Would != nil {
+					n++
+				}
+				if c.From.Kind != Up || c.To.Kind != Up {
+					t.Fatalf("%s: told %+v", probe, c)
+				}
+			}
+			s.told = nil
+			return n
+		}
+		s.calls(0, 5, Failure)
+		if v := s.states[0].Verdict(); v != nil {
+			t.Fatalf("%s: a verdict: %v", probe, v)
+		}
+		if n := would(); n != 1 || s.stats.wouldEject[ByStreak].Load() != 1 || s.stats.ejections[ByStreak].Load() != 0 {
+			t.Errorf("%s: told %d times, counted %d", probe, n, s.stats.wouldEject[ByStreak].Load())
+		}
+		parts := s.states[0].Snapshot(s.now).Parts
+		if len(parts) != 1 || !parts[0].Observed {
+			t.Fatalf("%s: parts %v", probe, parts)
+		}
+		equal(t, "words", parts[0].Words(s.now), `would be ejected: 5 failures in a row, last "HTTP 503", 0 ms ago, trial in 1 s`)
+		s.calls(1, 5, Failure)
+		if would() != 0 {
+			t.Errorf("%s: the cap doesn't hold", probe)
+		}
+		s.calls(1, 1, Success)
+		s.pass(1100 * ms) // the hold-down is over
+		s.is(0)
+		s.calls(0, 1, Failure)
+		if n := would(); n != 1 {
+			t.Errorf("%s: told %d times of the next failure, want once", probe, n)
+		}
+		s.calls(0, 1, Success)
+		s.is(0)
+		s.calls(0, 5, Failure)
+		o.Observe = false
+		s.set(o, 2)
+		s.is(0, Ejected) // now it's meant
+		o.Observe = true
+		s.set(o, 2)
+		if v := s.states[0].Verdict(); v != nil {
+			t.Errorf("%s: still out: %v", probe, v)
+		}
+	}
+}
+
+// Windows roll only while calls come, and are dropped with the use of their group.
+func TestWindowsOfIdleBackends(t *testing.T) {
+	s := newStory(t, windows(), 3)
+	if _, ok := s.c.next(s.now); ok {
+		t.Fatal("an idle core wants to be woken")
+	}
+	s.calls(0, 1, Success)
+	s.pass(10 * time.Second)
+	s.calls(1, 1, Success)
+	if len(s.c.rolling) != 2 || s.states[2].watch.Load().window != nil {
+		t.Errorf("%d windows roll, want 2", len(s.c.rolling))
+	}
+	s.pass(2 * time.Minute)
+	if next, ok := s.c.next(s.now); ok || len(s.c.rolling) != 0 {
+		t.Fatalf("%d windows still roll, next in %v", len(s.c.rolling), next.Sub(s.now))
+	}
+	// What begins again has lost nothing.
+	s.calls(0, 30, AppError)
+	for range 12 {
+		s.calls(0, 1, Success)
+		s.calls(0, 3, Failure)
+	}
+	s.pass(time.Second)
+	if got := s.states[0].Snapshot(s.now); got.Recent != 78 || got.RecentFailed != 36 {
+		t.Errorf("the window holds %v calls, %v failed; want 78, 36", got.Recent, got.RecentFailed)
+	}
+	s.c.setActive(s.now, "g", false)
+	s.pass(2 * time.Second)
+	if w := s.states[0].watch.Load().window; w != nil || len(s.c.rolling) != 0 {
+		t.Error("a group that nobody uses keeps windows")
+	}
+}
+
+// The list of those that the cap held back doesn't grow with how often it did.
+func TestHeldOnce(t *testing.T) {
+	s := newStory(t, defaults(), 1)
+	for range 100 {
+		s.calls(0, 5, Failure)
+		s.calls(0, 1, Success)
+	}
+	if n := len(s.c.groups["g"].held); n > 1 {
+		t.Errorf("one backend is %d times in the list", n)
+	}
+}
+
+// Failed connects are the unreachable verdict's, not the windows' (2.4): when it ends, the backend is back.
+func TestUnreachableIsNotInTheWindows(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	for range 40 {
+		s.connects(0, 1, false)
+		s.pass(100 * ms)
+	}
+	s.is(0, Unreachable)
+	s.connects(0, 1, true)
+	s.is(0)
+	s.pass(5 * time.Second)
+	s.is(0)
+}
