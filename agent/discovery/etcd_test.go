@@ -219,7 +219,7 @@ func TestProgressOnQuietEtcd(t *testing.T) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	var watches []clientv3.WatchChan
+	var watches []<-chan etcd.Response
 	for _, prefix := range []string{"services/a/", "services/b/", "services/c/"} {
 		w := cl.Watch(ctx, prefix, rev)
 		if r := <-w; !r.Created {
@@ -232,7 +232,7 @@ func TestProgressOnQuietEtcd(t *testing.T) {
 	for i := 0; i < len(watches); {
 		select {
 		case r, ok := <-watches[i]:
-			if !ok || !r.IsProgressNotify() || r.Header.Revision != rev {
+			if !ok || r.Err != nil || r.Created || len(r.Events) > 0 || r.Header.Revision != rev {
 				t.Fatalf("watch %d: %+v", i, r)
 			}
 			i++

@@ -76,7 +76,7 @@ func (e *fakeEtcd) seen() fakeSaw {
 
 type fakeWatch struct {
 	prefix string
-	ch     chan clientv3.WatchResponse
+	ch     chan etcd.Response
 	ctx    context.Context
 }
 
@@ -110,7 +110,7 @@ func (e *fakeEtcd) put(key, value string) {
 func (e *fakeEtcd) tellLocked(key string, ev *mvccpb.Event) {
 	for w := range e.watches {
 		if within(key, w.prefix) && !e.mute {
-			w.send(clientv3.WatchResponse{Header: e.header(), Events: []*mvccpb.Event{ev}})
+			w.send(etcd.Response{Header: e.header(), Events: []*mvccpb.Event{ev}})
 		}
 	}
 }
@@ -120,7 +120,7 @@ func within(key, what string) bool {
 	return key == what || strings.HasSuffix(what, "/") && strings.HasPrefix(key, what)
 }
 
-func (w *fakeWatch) send(r clientv3.WatchResponse) {
+func (w *fakeWatch) send(r etcd.Response) {
 	select {
 	case w.ch <- r:
 	case <-w.ctx.Done():
@@ -132,7 +132,7 @@ func (e *fakeEtcd) breakWatches(reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for w := range e.watches {
-		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: reason})
+		w.send(etcd.Response{Err: rpctypes.Error(errors.New(reason))})
 		close(w.ch)
 		delete(e.watches, w)
 	}
@@ -255,16 +255,16 @@ func (c *fakeClient) Newest(_ context.Context, prefix string) (*clientv3.GetResp
 	return out, nil
 }
 
-func (c *fakeClient) Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
+func (c *fakeClient) Watch(ctx context.Context, prefix string, rev int64) <-chan etcd.Response {
 	e := c.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	w := &fakeWatch{prefix: prefix, ch: make(chan clientv3.WatchResponse, 10000), ctx: ctx}
+	w := &fakeWatch{prefix: prefix, ch: make(chan etcd.Response, 10000), ctx: ctx}
 	if e.uncreated {
 		return w.ch
 	}
 	if e.watchErr != nil {
-		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: e.watchErr.Error()})
+		w.send(etcd.Response{Err: e.watchErr})
 		close(w.ch)
 		return w.ch
 	}
@@ -273,15 +273,15 @@ func (c *fakeClient) Watch(ctx context.Context, prefix string, rev int64) client
 	}
 	h := e.header()
 	h.Revision -= e.behind
-	w.send(clientv3.WatchResponse{Header: h, Created: true})
+	w.send(etcd.Response{Header: h, Created: true})
 	if e.shortErr != nil {
-		w.send(clientv3.WatchResponse{Canceled: true, CancelReason: e.shortErr.Error()})
+		w.send(etcd.Response{Err: e.shortErr})
 		close(w.ch)
 		return w.ch
 	}
 	for _, k := range e.sortedLocked(prefix) {
 		if kv := e.keys[k]; kv.ModRevision >= rev && !e.mute {
-			w.send(clientv3.WatchResponse{Header: e.header(), Events: []*mvccpb.Event{{Type: mvccpb.Event_PUT, Kv: kv}}})
+			w.send(etcd.Response{Header: e.header(), Events: []*mvccpb.Event{{Type: mvccpb.Event_PUT, Kv: kv}}})
 		}
 	}
 	e.watches[w] = struct{}{}
@@ -311,7 +311,7 @@ func (c *fakeClient) Progress(context.Context) error {
 	}
 	for w := range e.watches {
 		if !e.mute {
-			w.send(clientv3.WatchResponse{Header: e.header()})
+			w.send(etcd.Response{Header: e.header()})
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 	"github.com/lbagent/lbagent/agent/discovery/format"
+	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -247,7 +248,7 @@ func (e *fakeEtcd) remove(keys ...string) {
 		events = append(events, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte(k), ModRevision: e.revision}})
 	}
 	for w := range e.watches {
-		w.send(clientv3.WatchResponse{Header: e.header(), Events: events})
+		w.send(etcd.Response{Header: e.header(), Events: events})
 	}
 }
 

@@ -113,7 +113,7 @@ func TestCompactedWatch(t *testing.T) {
 	defer cl.Close()
 	var last error
 	for r := range cl.Watch(t.Context(), "services/user/", 1) {
-		last = r.Err()
+		last = r.Err
 	}
 	if last == nil || !strings.Contains(last.Error(), "compacted") {
 		t.Errorf("the watch ended with %v", last)

@@ -7,8 +7,8 @@ import (
 	"github.com/lbagent/lbagent/agent/etcd"
 )
 
-// watchGuard gives a watch up that etcd has not made within the silence of 1.3, for which clientv3 would wait without limit. While etcd says something on another
-// watch it goes on waiting: clientv3 makes one watch after the other, so that of many on a slow etcd the last has to wait for long.
+// watchGuard gives a watch up that etcd has not made within the silence of 1.3, for which nobody else sets a limit. While etcd says something on another
+// watch it goes on waiting: etcd makes one watch after the other, so that of many on a slow etcd the last has to wait for long.
 type watchGuard struct {
 	mu sync.Mutex
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -71,7 +70,7 @@ type Client interface {
 	// Newest reads, linearizable, how many keys prefix has and the one that was written last.
 	Newest(ctx context.Context, prefix string) (*clientv3.GetResponse, error)
 	// Watch returns what happens to prefix from revision rev on; first comes a response with Created. A broken stream ends it: it does not resume.
-	Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan
+	Watch(ctx context.Context, prefix string, rev int64) <-chan Response
 	// Heard is when the last response came on any watch; zero if none did.
 	Heard() time.Time
 	// LeaseLives says whether a lease is neither expired nor revoked.
@@ -107,10 +106,10 @@ const pickFirst = `{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList"
 
 // etcdClient is the real client: one connection, one stream for all watches.
 type etcdClient struct {
-	c     *clientv3.Client
-	all   []string // endpoints
-	where *where
-	heard atomic.Pointer[time.Time]
+	c       *clientv3.Client
+	watches *watches
+	all     []string // endpoints
+	where   *where
 }
 
 // Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
@@ -132,7 +131,6 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 			grpc.WithDefaultServiceConfig(pickFirst),
 			grpc.WithContextDialer(dialer(at, failed)),
 			grpc.WithTransportCredentials(newHandshaker(e, at, failed)),
-			grpc.WithChainStreamInterceptor(own.watchStream),
 		},
 	}
 	who := e.login
@@ -146,6 +144,7 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 	if own.c, err = clientv3.New(cfg); err != nil {
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
+	own.watches = newWatches(own.c)
 	if who != nil {
 		if err := who.first(ctx, own.c.ActiveConnection()); err != nil {
 			own.Close()
@@ -157,7 +156,7 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 
 // Wrap is c as a Client, which stays with the endpoints of c.
 func Wrap(c *clientv3.Client) Client {
-	return &etcdClient{c: c, all: c.Endpoints(), where: &where{}}
+	return &etcdClient{c: c, watches: newWatches(c), all: c.Endpoints(), where: &where{}}
 }
 
 // dialer dials TCP and unix sockets.
@@ -213,17 +212,16 @@ func (e *etcdClient) Newest(ctx context.Context, prefix string) (*clientv3.GetRe
 		clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend))
 }
 
-// Watch uses one stream for all prefixes: clientv3 opens one per set of outgoing metadata, which is the same for all.
-func (e *etcdClient) Watch(ctx context.Context, prefix string, rev int64) clientv3.WatchChan {
-	return e.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithRange(rangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithCreatedNotify())
+// Watch: see watches.
+func (e *etcdClient) Watch(ctx context.Context, prefix string, rev int64) <-chan Response {
+	return e.watches.watch(ctx, prefix, rangeEnd(prefix), rev)
 }
 
-func (e *etcdClient) Progress(ctx context.Context) error {
+func (e *etcdClient) Progress(context.Context) error {
 	if s := e.c.ActiveConnection().GetState(); s != connectivity.Ready {
 		return fmt.Errorf("no connection to etcd (%s)", strings.ToLower(s.String()))
 	}
-	// It must not fail with a connection: a stream that is stuck shows by its silence (1.3).
-	e.c.RequestProgress(clientv3.WithRequireLeader(ctx)) //nolint:errcheck
+	e.watches.progress() // a stream that is stuck shows by its silence (1.3)
 	return nil
 }
 
@@ -253,44 +251,21 @@ func (e *etcdClient) Everywhere() {
 // Raw: see Client.
 func (e *etcdClient) Raw() *clientv3.Client { return e.c }
 
-func (e *etcdClient) Close() { e.c.Close() }
+func (e *etcdClient) Close() {
+	e.c.Close()
+	e.watches.close()
+}
 
 func (e *etcdClient) Heard() time.Time {
-	if at := e.heard.Load(); at != nil {
+	if at := e.watches.heard.Load(); at != nil {
 		return *at
 	}
 	return time.Time{}
 }
 
-// watchStream ends all watches when their stream breaks, and notes when something came on it. Left alone, clientv3 resumes them from the revision after the last one it saw, and that would be wrong
-// twice: on a quiet etcd such a watch never gets a progress notice (SEMANTICS 1.2), and on a restored one, whose revisions are lower, it stays silent.
-func (e *etcdClient) watchStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := open(ctx, desc, cc, method, opts...)
-	if method != "/etcdserverpb.Watch/Watch" {
-		return s, err
-	}
-	if err != nil {
-		return nil, final(err)
-	}
-	return watchStream{s, &e.heard}, nil
-}
-
-type watchStream struct {
-	grpc.ClientStream
-	heard *atomic.Pointer[time.Time]
-}
-
-func (s watchStream) RecvMsg(m any) error {
-	err := s.ClientStream.RecvMsg(m)
-	if err == nil {
-		s.heard.Store(new(time.Now()))
-	}
-	return final(err)
-}
-
 const brokenStream = "the stream broke: "
 
-// final makes of an error that clientv3 would try again, by its code, one without a code.
+// final makes of an error that says that the stream broke, by its code, one that says so in words.
 func final(err error) error {
 	if c := status.Code(err); c == codes.Unavailable || c == codes.Internal {
 		return errors.New(brokenStream + status.Convert(err).Message())

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func TestMain(m *testing.M) {
@@ -123,7 +122,7 @@ func TestMemberHangs(t *testing.T) {
 func TestMemberWithoutLeader(t *testing.T) {
 	c := etcdtest.StartCluster(t, 3, etcdtest.Config{})
 	k, l := lent(t, Config{Endpoints: c.Endpoints()})
-	var watch clientv3.WatchChan
+	var watch <-chan Response
 	eventually(t, 30*time.Second, "etcd serves", func() bool { return newest(t, l, 5*time.Second) == nil })
 	watch = l.Watch(t.Context(), "services/", 1)
 	if r := <-watch; !r.Created {
@@ -133,7 +132,7 @@ func TestMemberWithoutLeader(t *testing.T) {
 	c.Isolate(alone)
 	var last error
 	for r := range watch {
-		last = r.Err()
+		last = r.Err
 	}
 	if !IsRefusal(last) || !strings.Contains(last.Error(), "no leader") {
 		t.Fatalf("the watch ended with %v", last) // or require-leader is missing

@@ -100,7 +100,7 @@ func (w *follower) attempt(ctx context.Context, l *etcd.Link) error {
 	w.publish(true)
 	wctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	made := time.AfterFunc(silence, func() { cancel(errMute) }) // clientv3 waits without limit until etcd has made the watch
+	made := time.AfterFunc(silence, func() { cancel(errMute) }) // until etcd has made the watch nobody else sets a limit
 	defer made.Stop()
 	err := w.watch(wctx, l, made)
 	if cause := context.Cause(wctx); cause != nil {
@@ -177,12 +177,12 @@ func (w *follower) watch(ctx context.Context, l *etcd.Link, made *time.Timer) er
 	}
 }
 
-func (w *follower) accept(ctx context.Context, l *etcd.Link, r clientv3.WatchResponse, ok bool) error {
+func (w *follower) accept(ctx context.Context, l *etcd.Link, r etcd.Response, ok bool) error {
 	if !ok {
 		return errEnded
 	}
-	if err := r.Err(); err != nil {
-		return err
+	if r.Err != nil {
+		return r.Err
 	}
 	if r.Header.GetClusterId() != w.epoch {
 		return errRestored

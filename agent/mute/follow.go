@@ -140,7 +140,7 @@ func (m *Mutes) attempt(ctx context.Context, l *etcd.Link, prefix string) error 
 	if !m.install(time.Now(), prefix, read) {
 		return errPrefix
 	}
-	guard := time.AfterFunc(silence, func() { cancel(errSilent) }) // clientv3 waits without limit until etcd has made the watch
+	guard := time.AfterFunc(silence, func() { cancel(errSilent) }) // until etcd has made the watch nobody else sets a limit
 	defer guard.Stop()
 	err = m.watch(ctx, l, prefix, read.Header.ClusterId, read.Header.Revision, guard)
 	if cause := context.Cause(ctx); cause != nil {
@@ -261,8 +261,8 @@ func (m *Mutes) watch(ctx context.Context, l *etcd.Link, prefix string, epoch ui
 			switch {
 			case !ok:
 				return errEnded
-			case r.Err() != nil:
-				return r.Err()
+			case r.Err != nil:
+				return r.Err
 			case r.Header.GetClusterId() != epoch, r.Created && r.Header.GetRevision() < rev:
 				return errRestored
 			}
