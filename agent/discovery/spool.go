@@ -30,7 +30,7 @@ const (
 	badSuffix  = ".bad"
 	tempPrefix = ".tmp-"
 
-	maxRoom = 1 << 20 // bytes of a file for which the room is kept
+	maxRoom = 1 << 20 // bytes of room for a file that are kept for the next
 )
 
 // spool keeps the last good lists on disk: one file per service, and the generation before it (SEMANTICS 1.8). A file's modification time is when etcd last
@@ -50,7 +50,7 @@ type spool struct {
 
 	round sync.Mutex // held by a round of writing
 
-	room sync.Pool // of *[]byte, for reading: a start reads a thousand files
+	readers sync.Pool // of *spoolReader: a start reads a thousand files
 
 	left bool // to another process, which writes the spool; guarded by round
 }
@@ -308,21 +308,30 @@ func (s *spool) due(name string) (d spooled, ok bool) {
 	return d, ok
 }
 
+// spoolReader is what reading one file after another uses again.
+type spoolReader struct {
+	spoolDecoder
+
+	room []byte
+}
+
 // loadFile reads one file. The list was confirmed when the file was stamped, but never in the future.
 func (s *spool) loadFile(path string, f Follow, now time.Time) (*service.List, error) {
-	room, _ := s.room.Get().(*[]byte)
-	if room == nil {
-		room = new([]byte)
+	r, _ := s.readers.Get().(*spoolReader)
+	if r == nil {
+		r = &spoolReader{}
 	}
-	defer s.room.Put(room)
-	data, mod, err := readSpoolFile(path, *room)
-	if len(data) <= maxRoom {
-		*room = data
-	}
+	defer func() {
+		if cap(r.room)+cap(r.keys) <= maxRoom {
+			s.readers.Put(r)
+		}
+	}()
+	data, mod, err := readSpoolFile(path, r.room)
+	r.room = data
 	if err != nil {
 		return nil, err
 	}
-	l, err := decodeSpool(data, f)
+	l, err := r.decode(data, f)
 	if err != nil {
 		return nil, err
 	}

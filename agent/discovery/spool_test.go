@@ -2,147 +2,19 @@ package discovery
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
-	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protowire"
 )
-
-// sampleFollow and sampleList use every field.
-func sampleFollow() Follow {
-	return Follow{Name: "user", Prefix: "prod/services/user/", Format: "grpc-naming"}
-}
-
-func sampleList() *service.List {
-	return &service.List{
-		Service: "user", Source: service.FromSpool, Epoch: 1<<63 + 5, Revision: 42, Confirmed: time.Unix(1700000000, 123),
-		Backends: []service.Backend{
-			{Addr: mustAddr("10.0.0.1:80"), Weight: 100, Key: "prod/services/user/a", Created: 3, Modified: 7},
-			{Addr: mustAddr("10.0.0.2:8080"), Host: "db-1", Weight: 1, Draining: true, Zone: "eu-1a", Region: "eu", Metadata: map[string]string{"v": "1", "": "x"}, Key: "prod/services/user/b"},
-			{Addr: mustAddr("[2001:db8::1]:65535"), Weight: 1<<32 - 1, Metadata: map[string]string{"v": "1", "": "x"}},
-		},
-		Bad: []service.BadRecord{{Key: "prod/services/user/c", Reason: "the value is empty"}}, BadCount: 7,
-	}
-}
-
-func TestSpoolFileRoundTrip(t *testing.T) {
-	tiers := sampleList() // what came later than version 1's first file
-	tiers.Backends[1].Priority, tiers.Backends[2].Priority = 1<<16-1, 7
-	for _, l := range []*service.List{sampleList(), tiers, {Service: "user", Source: service.FromSpool, Confirmed: time.Unix(1, 0), Backends: []service.Backend{}}} {
-		got, err := decodeSpool(encodeSpool(sampleFollow(), l), sampleFollow())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !reflect.DeepEqual(got, l) {
-			t.Errorf("got  %+v\nwant %+v", got, l)
-		}
-	}
-}
-
-// The file that the first release wrote is read by every later one.
-func TestSpoolFileOfVersion1(t *testing.T) {
-	data, err := os.ReadFile("testdata/user.list")
-	if errors.Is(err, os.ErrNotExist) && os.Getenv("UPDATE") != "" {
-		data, err = encodeSpool(sampleFollow(), sampleList()), os.MkdirAll("testdata", 0o755)
-		err = errors.Join(err, os.WriteFile("testdata/user.list", data, 0o644))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := decodeSpool(data, sampleFollow())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(got, sampleList()) {
-		t.Errorf("got  %+v\nwant %+v", got, sampleList())
-	}
-}
-
-// seal puts a right header before body.
-func seal(body []byte, version uint32) []byte {
-	b := append([]byte(spoolMagic), make([]byte, spoolHeader-8)...)
-	binary.BigEndian.PutUint32(b[8:], version)
-	binary.BigEndian.PutUint64(b[12:], uint64(len(body)))
-	binary.BigEndian.PutUint64(b[20:], xxhash.Sum64(body))
-	return append(b, body...)
-}
-
-// A later release may add fields of any type, to the list and to a backend.
-func TestSpoolFileUnknownFields(t *testing.T) {
-	body := encodeSpool(sampleFollow(), sampleList())[spoolHeader:]
-	unknown := func(b []byte) []byte {
-		b = protowire.AppendVarint(protowire.AppendTag(b, 100, protowire.VarintType), 7)
-		b = protowire.AppendFixed64(protowire.AppendTag(b, 101, protowire.Fixed64Type), 7)
-		b = protowire.AppendFixed32(protowire.AppendTag(b, 1, protowire.Fixed32Type), 7)
-		return protowire.AppendString(protowire.AppendTag(b, 102, protowire.BytesType), "new")
-	}
-	body = unknown(body)
-	last := service.Backend{Addr: mustAddr("[2001:db8::2]:80"), Weight: 5}
-	body = protowire.AppendTag(body, fieldBackend, protowire.BytesType)
-	body = protowire.AppendBytes(body, unknown(appendBackend(nil, &last)))
-	got, err := decodeSpool(seal(body, spoolVersion), sampleFollow())
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := sampleList()
-	want.Backends = append(want.Backends, last)
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-}
-
-// Every cut and every flipped byte is found out.
-func TestSpoolFileTorn(t *testing.T) {
-	data := encodeSpool(sampleFollow(), sampleList())
-	for n := range data {
-		if _, err := decodeSpool(data[:n], sampleFollow()); !errors.Is(err, errUnreadable) {
-			t.Fatalf("cut at %d: %v", n, err)
-		}
-		broken := bytes.Clone(data)
-		broken[n] ^= 0x40
-		if _, err := decodeSpool(broken, sampleFollow()); !errors.Is(err, errUnreadable) {
-			t.Fatalf("flipped at %d: %v", n, err)
-		}
-	}
-}
-
-func FuzzSpoolBody(f *testing.F) {
-	f.Add(encodeSpool(sampleFollow(), sampleList())[spoolHeader:])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, body []byte) {
-		l, err := decodeBody(body, sampleFollow())
-		if err != nil {
-			return
-		}
-		for i, b := range l.Backends {
-			if !b.Addr.IsValid() || b.Addr.Port() == 0 || b.Weight == 0 || i > 0 && l.Backends[i-1].Addr.Compare(b.Addr) >= 0 {
-				t.Errorf("backend %+v", b)
-			}
-		}
-		if l.Confirmed.IsZero() { // a body without it; then the time of the file counts
-			l.Confirmed = time.Unix(1, 0)
-		}
-		again, err := decodeSpool(encodeSpool(sampleFollow(), l), sampleFollow())
-		if err != nil || !reflect.DeepEqual(l, again) && !strings.Contains(fmt.Sprint(l), "map[]") {
-			t.Errorf("written again: %v\n%+v\n%+v", err, l, again)
-		}
-	})
-}
 
 func testSpool(t *testing.T) (*spool, *logBuffer) {
 	log := &logBuffer{}
@@ -254,43 +126,6 @@ func TestSpoolPaths(t *testing.T) {
 			}
 		}
 	}
-}
-
-// What goes wrong is said once, the lists go on in memory, and all is written when the disk is well again (1.8).
-func TestSpoolUnwritable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "spool")
-		if err := os.WriteFile(dir, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		e := newFakeEtcd()
-		d := startFake(t, e, setup{SpoolDir: dir}, naming("user"), naming("idle"))
-		for i := range 20 {
-			e.put("services/user/a", record(fmt.Sprintf("10.0.0.%d:80", i+1), 1))
-			advance(t, spoolEvery)
-		}
-		if got := addrs(d.last("user")); got != "10.0.0.20:80" {
-			t.Errorf("list %q", got)
-		}
-		if st := d.Status(); !strings.Contains(st.SpoolError, "spool") {
-			t.Errorf("status %+v", st)
-		}
-		if n := strings.Count(d.log.String(), "cannot write the spool"); n != 1 {
-			t.Errorf("said %d times", n)
-		}
-		if err := os.Remove(dir); err != nil {
-			t.Fatal(err)
-		}
-		advance(t, spoolEvery)
-		if st := d.Status(); st.SpoolError != "" {
-			t.Errorf("status %+v", st)
-		}
-		for name, want := range map[string]string{"user": "10.0.0.20:80", "idle": ""} {
-			if got := addrs(newSpool(dir, hclog.NewNullLogger()).load(naming(name), time.Now())); got != want {
-				t.Errorf("%s: spooled %q, want %q", name, got, want)
-			}
-		}
-	})
 }
 
 // What a failed round leaves is kept, unless there is something newer by then.
@@ -463,53 +298,6 @@ func TestSpoolSweepKeepsFollowed(t *testing.T) {
 	})
 }
 
-// spoolFull spools services with backends each, as a fleet has them, and returns how to follow them.
-func spoolFull(t testing.TB, dir string, services, backends int) []Follow {
-	t.Helper()
-	s := newSpool(dir, hclog.NewNullLogger())
-	var follows []Follow
-	for i := range services {
-		f := Follow{Name: fmt.Sprintf("service-%d", i), Prefix: fmt.Sprintf("services/service-%d/", i), Format: "grpc-naming"}
-		l := &service.List{Service: f.Name, Epoch: 1, Revision: 1000, Confirmed: time.Now()}
-		for j := range backends {
-			a := mustAddr(fmt.Sprintf("10.%d.%d.%d:8080", i>>8, i&255, j))
-			l.Backends = append(l.Backends, service.Backend{
-				Addr: a, Weight: 100, Zone: "eu-1a", Metadata: map[string]string{"version": fmt.Sprint("v", j%2)}, Key: f.Prefix + a.String(), Created: 100, Modified: 200,
-			})
-		}
-		s.put(f, l)
-		follows = append(follows, f)
-	}
-	s.flush()
-	if s.trouble() != "" {
-		t.Fatal(s.trouble())
-	}
-	return follows
-}
-
-// 1,000 services with 100 backends each are read in well under 100 ms.
-func BenchmarkLoadSpool(b *testing.B) {
-	dir := b.TempDir()
-	follows := spoolFull(b, dir, 1000, 100)
-	b.ReportAllocs()
-	var used time.Duration
-	for b.Loop() {
-		b.StopTimer()
-		d, err := New(Config{SpoolDir: dir, OnList: func(time.Time, *service.List) {}})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for _, f := range follows {
-			d.Set(f)
-		}
-		begin := cpuTime()
-		b.StartTimer()
-		d.LoadSpool(time.Now())
-		used += cpuTime() - begin
-	}
-	b.ReportMetric(float64(used)/float64(b.N)/1e6, "cpu-ms/op")
-}
-
 // A service that is followed in another way, and back, before its newest list is on disk: the list does not go back to the one on disk, and what is on disk in the
 // end is that service's list, not the other way's (1.8). Found by TestRandom with seed 20261122.
 func TestSpoolReadsWhatIsNotWrittenYet(t *testing.T) {
@@ -531,78 +319,4 @@ func TestSpoolReadsWhatIsNotWrittenYet(t *testing.T) {
 	if l := s.load(f, time.Now()); l == nil {
 		t.Error("the other way's list is on disk")
 	}
-}
-
-// Files, or the whole folder, are removed under us: the next change makes them again (1.8).
-func TestSpoolRemovedUnderUs(t *testing.T) {
-	s, _ := testSpool(t)
-	for n, remove := range []string{s.dir, s.path("user", listSuffix), s.path("user", prevSuffix)} {
-		s.put(sampleFollow(), generation(n))
-		s.flush()
-		if err := os.RemoveAll(remove); err != nil {
-			t.Fatal(err)
-		}
-		s.put(sampleFollow(), generation(n+10))
-		s.flush()
-		if l := s.load(sampleFollow(), time.Now()); l == nil || l.Revision != int64(n+10) || s.trouble() != "" {
-			t.Errorf("%s: loaded %+v, trouble %q", remove, l, s.trouble())
-		}
-	}
-}
-
-// The disk is full in the middle of a file: what was there stays, it is said, and nothing is left over (1.8).
-func TestSpoolDiskFull(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to mount a small disk")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("mount: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	onDisk := func(revision int64) {
-		t.Helper()
-		if l := newSpool(dir, hclog.NewNullLogger()).load(sampleFollow(), time.Now()); l == nil || l.Revision != revision {
-			t.Errorf("on disk is not revision %d: %v", revision, l != nil)
-		}
-	}
-	log := &logBuffer{}
-	s := newSpool(dir, hclog.New(&hclog.LoggerOptions{Output: log}))
-	s.put(sampleFollow(), generation(1))
-	s.flush()
-	big := generation(2)
-	for i := range 5000 {
-		big.Backends = append(big.Backends, service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), 80), Weight: 1, Key: "k"})
-	}
-	slices.SortFunc(big.Backends, byAddr)
-	s.put(sampleFollow(), big)
-	s.flush()
-	if !strings.Contains(s.trouble(), "no space left") || strings.Count(log.String(), "cannot write the spool") != 1 {
-		t.Errorf("trouble %q, log %s", s.trouble(), log.String())
-	}
-	onDisk(1)
-	if left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*")); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=4m"); err != nil {
-		t.Fatal(err)
-	}
-	s.flush()
-	if s.trouble() != "" {
-		t.Errorf("trouble %q", s.trouble())
-	}
-	onDisk(2)
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
-	s.put(sampleFollow(), generation(3))
-	s.flush()
-	if !strings.Contains(s.trouble(), "read-only") {
-		t.Errorf("trouble %q", s.trouble())
-	}
-	onDisk(2)
 }

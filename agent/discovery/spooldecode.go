@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// decodeSpool reads a file that should hold f's list, which keeps nothing of data.
-func decodeSpool(data []byte, f Follow) (*service.List, error) {
+// decode reads a file that should hold f's list, which keeps nothing of data.
+func (d *spoolDecoder) decode(data []byte, f Follow) (*service.List, error) {
 	if len(data) < spoolHeader || string(data[:8]) != spoolMagic {
 		return nil, fmt.Errorf("%w: no such header", errUnreadable)
 	}
@@ -26,13 +26,13 @@ func decodeSpool(data []byte, f Follow) (*service.List, error) {
 	if binary.BigEndian.Uint64(data[20:]) != xxhash.Sum64(body) {
 		return nil, fmt.Errorf("%w: wrong checksum", errUnreadable)
 	}
-	return decodeBody(body, f)
+	return d.body(body, f)
 }
 
-func decodeBody(body []byte, f Follow) (*service.List, error) {
+func (d *spoolDecoder) body(body []byte, f Follow) (*service.List, error) {
 	l := &service.List{Source: service.FromSpool}
 	var prefix, format string
-	var dec backendDecoder
+	d.keys, d.ends = d.keys[:0], d.ends[:0]
 	c := cursor{all: body, end: len(body)}
 	n := 0
 	for all := c; all.next(); {
@@ -56,7 +56,7 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 		case fieldConfirmed:
 			l.Confirmed = time.Unix(0, int64(c.number))
 		case fieldBackend:
-			b, err := dec.decode(c.message())
+			b, err := d.backend(c.message())
 			if err != nil {
 				return nil, err
 			}
@@ -69,7 +69,7 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 			l.LeftOut = int(c.number)
 		}
 	}
-	dec.giveKeys(l.Backends)
+	d.giveKeys(l.Backends)
 	switch {
 	case c.broken:
 		return nil, fmt.Errorf("%w: broken body", errUnreadable)
@@ -88,19 +88,19 @@ func decodeBody(body []byte, f Follow) (*service.List, error) {
 	return l, nil
 }
 
-// backendDecoder shares the maps of equal metadata and equal words, of which a service has few, and keeps all keys in one string.
-type backendDecoder struct {
+// spoolDecoder shares the maps of equal metadata and equal words, of which there are few, and keeps all keys of a list in one string. It is for one file after another.
+type spoolDecoder struct {
 	seen  map[string]map[string]string
 	words map[string]string
 	keys  []byte
 	ends  []int // in keys
 }
 
-// shared bounds what a backendDecoder looks for an equal of.
+// shared bounds what a spoolDecoder looks for an equal of.
 const shared = 32
 
 // word is the field as a string that other backends have, too.
-func (d *backendDecoder) word(c *cursor) string {
+func (d *spoolDecoder) word(c *cursor) string {
 	if w, ok := d.words[string(c.bytes())]; ok {
 		return w
 	}
@@ -113,14 +113,14 @@ func (d *backendDecoder) word(c *cursor) string {
 }
 
 // giveKeys gives backends, of which each was decoded, their keys.
-func (d *backendDecoder) giveKeys(backends []service.Backend) {
+func (d *spoolDecoder) giveKeys(backends []service.Backend) {
 	all, from := string(d.keys), 0
 	for i, end := range d.ends[:len(backends)] {
 		backends[i].Key, from = all[from:end], end
 	}
 }
 
-func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
+func (d *spoolDecoder) backend(c cursor) (service.Backend, error) {
 	var b service.Backend
 	var ip netip.Addr
 	var port uint64
@@ -166,7 +166,7 @@ func (d *backendDecoder) decode(c cursor) (service.Backend, error) {
 	return b, nil
 }
 
-func (d *backendDecoder) metadata(c *cursor) map[string]string {
+func (d *spoolDecoder) metadata(c *cursor) map[string]string {
 	if m, ok := d.seen[string(c.bytes())]; ok {
 		return m
 	}
