@@ -33,6 +33,8 @@ const (
 	keptEvents = 4096
 	// readyWithin bounds how long a service without a list holds up readiness (SEMANTICS 6.4).
 	readyWithin = 2 * time.Second
+	// settling is how long what has only files to write leaves the CPU to the first answers after a start.
+	settling = time.Second
 	// stopGrace bounds the whole stop: open calls get up to 5 s (6.2), the API's callers 2 s, the others next to nothing. The unit's TimeoutStopSec is above it.
 	stopGrace = 12 * time.Second
 )
@@ -83,6 +85,7 @@ type Agent struct {
 
 	ready   atomic.Bool
 	reload  sync.Mutex // one reload at a time
+	saving  sync.Mutex // held by who saves the good configuration
 	applied atomic.Pointer[applied]
 }
 
@@ -163,9 +166,6 @@ func (a *Agent) make(strange error) error {
 	p.change.Commit()
 	a.applied.Store(&applied{files: c, config: p.config, err: a.applied.Load().err})
 	a.fleet.Settle(a.started, p.entries, p.outcomes)
-	if a.applied.Load().err == nil {
-		a.saveGood(c)
-	}
 	return nil
 }
 
@@ -223,7 +223,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"fleet", a.untilHandedOn(a.fleet.Run)},
 		stage{"proxy", a.onceOpened(a.proxy.Run)},
 		stage{"local api", door(a.api.Run)},
-		stage{"lists", door(a.lists.Run)},
+		stage{"lists", door(later(a.lists.Run))},
+		stage{"last good configuration", door(later(a.keepGood))},
 		stage{"admin", door(a.admin.Run)},
 		stage{"on demand", a.untilHandedOn(a.ondemand.run)},
 		stage{"discovery", a.discovery.Run},

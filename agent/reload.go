@@ -63,7 +63,7 @@ func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
 	a.log.SetLevel(hclog.LevelFromString(files.Log.Level))
 	a.applied.Store(&applied{files: files, config: p.config})
 	a.fleet.Set(a.now(), fleetPrefix(files))
-	a.saveGood(files)
+	a.saveGood()
 	return lines, nil
 }
 
@@ -82,12 +82,22 @@ func (a *Agent) swap(ctx context.Context, p *prepared) {
 	}
 }
 
-// saveGood keeps c for a start at which the file is invalid (6.5). That it can't be kept is no reason not to run on it.
-func (a *Agent) saveGood(c *config.Config) {
-	if a.options.Config != nil {
-		return // no file of which it would be the copy
+// keepGood saves the configuration that the agent started on.
+func (a *Agent) keepGood(ctx context.Context) error {
+	a.saveGood()
+	<-ctx.Done()
+	return nil
+}
+
+// saveGood keeps what is in force for a start at which the file is invalid (6.5). That it can't be kept is no reason not to run on it.
+func (a *Agent) saveGood() {
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	in := a.applied.Load()
+	if in.err != nil || a.options.Config != nil {
+		return // it is kept already, or there is no file of which it would be the copy
 	}
-	if err := config.SaveGood(c.StateDir, a.options.ConfigPath, c); err != nil {
+	if err := config.SaveGood(in.files.StateDir, a.options.ConfigPath, in.files); err != nil {
 		a.log.Warn("the configuration in force could not be kept for the next start", "error", err)
 	}
 }

@@ -64,3 +64,16 @@ func runStages(ctx context.Context, log hclog.Logger, grace time.Duration, stage
 	}
 	return first
 }
+
+// later runs a stage once the agent has settled, or has to end.
+func later(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		settled := time.NewTimer(settling)
+		defer settled.Stop()
+		select {
+		case <-settled.C:
+		case <-ctx.Done():
+		}
+		return run(ctx)
+	}
+}

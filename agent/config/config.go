@@ -43,8 +43,8 @@ type Config struct {
 	// DrainTimeout is how long running calls may go on in the old process after an upgrade; 0 = they end at once.
 	DrainTimeout time.Duration
 
-	good []byte // the sources as one self-contained file (SaveGood)
-	own  *own   // what WithFleet adds to
+	good *good // what SaveGood writes; nil if it was not loaded
+	own  *own  // what WithFleet adds to
 }
 
 // Node is this host.

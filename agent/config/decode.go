@@ -64,7 +64,7 @@ func Parse(name string, text []byte) (*Config, error) {
 
 // parse makes a Config of the main file and its drop-ins; known are mistakes that were found before.
 func (o Options) parse(sources []source, known ...Error) (*Config, error) {
-	d := &decoder{opt: o, raw: make(map[*yaml.Node]string), bad: make(map[*yaml.Node]bool)}
+	d := newDecoder(o)
 	d.errs.List = known
 	cfg := o.defaults()
 	var roots []value
@@ -80,11 +80,7 @@ func (o Options) parse(sources []source, known ...Error) (*Config, error) {
 	if err := d.errs.orNil(cfg.Files); err != nil {
 		return nil, err
 	}
-	good, err := render(roots[0], roots[1:])
-	if err != nil {
-		return nil, &Errors{List: []Error{{File: sources[0].name, Problem: err.Error()}}}
-	}
-	cfg.good = good
+	cfg.good = &good{opt: o, sources: sources}
 	return cfg, nil
 }
 
@@ -96,6 +92,10 @@ type decoder struct {
 	bad  map[*yaml.Node]bool   // values whose mistake is noted already
 
 	expanded int
+}
+
+func newDecoder(o Options) *decoder {
+	return &decoder{opt: o, raw: make(map[*yaml.Node]string), bad: make(map[*yaml.Node]bool)}
 }
 
 // tree parses a file: one document, no alias, no tag, every ${VAR} replaced. It is false if the file cannot be read as that.

@@ -87,7 +87,7 @@ type Fate struct {
 type own struct {
 	opt      Options
 	sections *sections
-	drafts   []*draft
+	drafts   []*draft // nil without Fleet
 }
 
 // candidate is an item while it is looked at.
@@ -103,8 +103,11 @@ type candidate struct {
 }
 
 // WithFleet returns c with the items that are for this host, and what came of each. Items are looked at one by one: one that can't be used leaves the others alone. Of two that clash, the one that
-// was in force before stays, then the one that comes first in items; the files of this host win over both.
+// was in force before stays, then the one that comes first in items; the files of this host win over both. Without Fleet there must be no items.
 func (c *Config) WithFleet(items []Item) (*Config, []Fate) {
+	if len(items) == 0 {
+		return c, nil
+	}
 	all := c.candidates(items)
 	selected := c.settle(all, func() []*candidate { return here(all, c.Node, c.own.drafts) })
 	next := *c
@@ -261,7 +264,7 @@ var errNoVariables = errors.New("an item of the fleet has no variables, since it
 
 // read makes a service of the text of an item. The error, if any, is a *Errors with every mistake of its own.
 func (c *Config) read(one *candidate, text string) (*draft, error) {
-	d := &decoder{opt: c.own.opt, raw: make(map[*yaml.Node]string), bad: make(map[*yaml.Node]bool)}
+	d := newDecoder(c.own.opt)
 	d.opt.noVariables = true
 	whole := value{d: d, file: one.File, line: 1, node: &yaml.Node{Kind: yaml.MappingNode}}
 	if len(text) > MaxItem {
@@ -318,7 +321,7 @@ func SplitKey(key string) (name, variant string, err error) {
 // FleetItems are the services of a file that somebody wants to keep for the fleet: one entry of services:, or a file with several of them. The text of a single one is data as it is.
 // name is how mistakes name the file.
 func FleetItems(name string, data []byte) ([]Item, error) {
-	d := &decoder{opt: Options{}.withDefaults(), raw: make(map[*yaml.Node]string), bad: make(map[*yaml.Node]bool)}
+	d := newDecoder(Options{}.withDefaults())
 	d.opt.noVariables = true
 	root, ok := d.tree(source{name: name, data: data})
 	if !ok || len(d.errs.List) > 0 {

@@ -31,7 +31,11 @@ func SaveGood(stateDir, of string, c *Config) error {
 		return errors.New("save configuration: it was not loaded from a file")
 	}
 	path := filepath.Join(stateDir, goodName)
-	body := append([]byte(goodOf(of)), c.good...)
+	what, err := c.good.text()
+	if err != nil {
+		return err
+	}
+	body := append([]byte(goodOf(of)), what...)
 	sum := sha256.Sum256(body)
 	text := fmt.Appendf(nil, "%s%s\n%s", goodMagic, hex.EncodeToString(sum[:]), body)
 	if old, err := readFile(path); err == nil && bytes.Equal(old.data, text) {
@@ -120,6 +124,26 @@ func (o Options) StateDirOf(path, def string) string {
 		return dir
 	}
 	return def
+}
+
+// good is what a Config was made of, for SaveGood: as text it takes a fraction of the room of its nodes.
+type good struct {
+	opt     Options
+	sources []source
+}
+
+// text is the sources as one self-contained file.
+func (g *good) text() ([]byte, error) {
+	d := newDecoder(g.opt)
+	var roots []value
+	for _, s := range g.sources {
+		root, ok := d.tree(s)
+		if !ok {
+			return nil, d.errs.orNil(nil) // it could be read when it was loaded
+		}
+		roots = append(roots, root)
+	}
+	return render(roots[0], roots[1:])
 }
 
 // render is the sources as one file: main with the services of all drop-ins, every value expanded, without comments.

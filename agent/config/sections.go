@@ -84,7 +84,13 @@ func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 	s.checkRegister()
 	drafts := d.services(s)
 	check(s, drafts)
-	cfg.own = &own{opt: d.opt, sections: s, drafts: drafts}
+	cfg.own = &own{opt: d.opt, sections: s}
+	if cfg.Fleet != nil {
+		cfg.own.drafts = drafts
+	} else { // nobody will ask for their nodes, which take more room than what they say
+		s.services = nil
+		delete(s.written, "services")
+	}
 	for _, dr := range drafts {
 		cfg.Services = append(cfg.Services, dr.Service)
 	}
