@@ -8,8 +8,10 @@ import (
 
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
+	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -30,7 +32,7 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Etcd: &lbagentv1.EtcdStatus{
 			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
-		Warnings: append(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), slices.Concat(fleetWarnings(a.fleet.Status()), orphanWarnings(a.table.Services()), in.config.Warnings())...),
+		Warnings: append(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), slices.Concat(suspicionWarnings(now, a.monitor.Suspicion()), fleetWarnings(a.fleet.Status()), orphanWarnings(a.table.Services()), in.config.Warnings())...),
 		Fleet:    fleetStatus(now, a.fleet.Status()),
 	}
 	if in.err != nil {
@@ -59,6 +61,23 @@ func warnings(now time.Time, e etcd.Status, d discovery.Status, m mute.Stats) []
 		out = append(out, "the spool can't be written, so a restart while etcd is down would begin without lists: "+d.SpoolError)
 	}
 	return append(out, muteWarnings(m)...)
+}
+
+// suspicionWarnings says that this host suspects itself (2.10).
+func suspicionWarnings(now time.Time, s health.Suspicion) []string {
+	if !s.On {
+		return nil
+	}
+	return []string{fmt.Sprintf("this host's own network seems to be ill, since %s: %s; no backend is taken out for being silent until fewer than half are", health.Ago(now.Sub(s.Since)), s.Words)}
+}
+
+// tellSuspicion makes an event of a suspicion that began or ended.
+func (a *Agent) tellSuspicion(s health.Suspicion) {
+	detail := "this host trusts its network again: fewer than half of the backends can't be reached"
+	if s.On {
+		detail = "this host suspects its own network: " + s.Words + "; no backend is taken out for being silent"
+	}
+	a.events.Add(event.Event{Time: s.Since, Kind: event.Suspicion, Detail: detail})
 }
 
 func orphanWarnings(services []*table.Service) []string {

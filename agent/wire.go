@@ -31,6 +31,8 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	if a.monitor, err = health.New(health.Config{
 		Log:      a.log.Named("health"),
 		OnChange: func(now time.Time, changes []health.Change) { a.table.SetVerdicts(now, changes) },
+
+		OnSuspicion: a.tellSuspicion,
 	}); err != nil {
 		return err
 	}

@@ -1,8 +1,15 @@
 package health
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +96,63 @@ func BenchmarkSetGroup(b *testing.B) {
 				i++
 				c.setGroup(epoch.Add(time.Duration(i)), "g", defaults(), sets[i%2])
 			}
+		})
+	}
+}
+
+// What probing 1,000 backends of another process costs, per second, all in: one iteration is one second of it.
+func BenchmarkProbing(b *testing.B) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asBackend+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	port := netip.MustParseAddrPort(strings.TrimSpace(line)).Port()
+	h2 := defaults()
+	h2.HTTP2 = true
+	grpc := defaults()
+	grpc.Probe = ProbeGRPC
+	for _, c := range []struct {
+		name string
+		o    Options
+	}{{"tcp", defaults()}, {"h2", h2}, {"grpc", grpc}} {
+		b.Run(c.name, func(b *testing.B) {
+			m, err := New(Config{Log: hclog.NewNullLogger(), OnChange: func(_ time.Time, c []Change) { b.Errorf("%+v", c) }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			all := targets(time.Now(), 1000)
+			for i := range all { // the backend listens on all of 127/8
+				all[i].Addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), port)
+			}
+			m.SetGroup("g", c.o, all)
+			m.SetActive("g", true)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error)
+			go func() { done <- m.Run(ctx) }()
+			<-time.After(7 * time.Second) // all of them were probed
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			before, probes := processTime(b), m.Stats().Probes
+			for b.Loop() {
+				<-tick.C
+			}
+			cost, probes := processTime(b)-before, m.Stats().Probes-probes
+			b.ReportMetric(float64(cost)/float64(b.N)/1e7, "cpu-%")
+			b.ReportMetric(float64(cost)/float64(probes)/1e3, "cpu-µs/probe")
+			b.ReportMetric(float64(probes)/float64(b.N), "probes/s")
+			cancel()
+			<-done
 		})
 	}
 }

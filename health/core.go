@@ -18,10 +18,13 @@ type core struct {
 	groups     map[string]*group
 	generation uint64 // of setGroup calls: tells who is in the new set
 	due        schedule
-	urgent     []*target // probes that are due and wait for the pace, oldest first: of backends of which something is to be found out,
-	routine    []*target // and of the others
-	starts     int       // probes started: every fourth is a routine one if there are any
-	running    int       // probes
+	urgent     []waiting // probes that are due and wait for the pace, oldest first: of backends of which something is to be found out,
+	routine    []waiting // and of the others
+	jobs       []probeJob
+	unwatched  []*target // whose watch has to end
+	suspicion  suspicion
+	starts     int // probes started: every fourth is a routine one if there are any
+	running    int // probes
 	pace       pace
 	putOffAt   time.Time            // when the log last said that a probe could not be run
 	rolling    []*target            // whose windows roll, since calls came lately (2.5)
@@ -78,6 +81,11 @@ type target struct {
 	restarted     bool // another life of a known address: one success will do (2.2)
 	lastError     string
 	lastErrorAt   time.Time
+	watch         *watch // belongs to watches
+	noWatch       int64  // it can't be watched until then, on the state's clock, as the next two are
+	reached       int64  // when a probe last had an answer, whatever it said
+	missed        int64  // when one last had none
+	withheld      bool   // a verdict did not fall, since this host was under suspicion (2.10)
 
 	// Hold-down and trial (2.7). The hold-down of an unreachable backend that nothing probes goes the same way.
 	hold     time.Time // its end; zero = none
@@ -143,6 +151,9 @@ func (c *core) setGroup(now time.Time, name string, o Options, targets Targets) 
 	}
 	for i, t := range next {
 		if is := targets.At(i); is.Draining != t.draining || is.Orphan != t.orphan.is.Load() || reoptioned {
+			if reoptioned {
+				c.unwatch(t) // another service may be asked about, or another port
+			}
 			c.setDraining(t, is.Draining)
 			t.orphan.set(is.Orphan)
 			c.reoption(now, t)
@@ -168,6 +179,7 @@ func (c *core) setActive(now time.Time, name string, active bool) {
 			if !active {
 				c.stopRolling(t)
 			}
+			c.unwatch(t)
 			c.planFirst(now, t)
 			c.settle(now, t)
 		}
@@ -220,6 +232,7 @@ func (c *core) add(now time.Time, t *target, old *target) {
 func (c *core) remove(t *target) {
 	c.stats.targets.Add(-1)
 	t.gone = true
+	c.unwatch(t)
 	t.state.watch.CompareAndSwap(t, nil)
 	t.state.trial.Store(trialNone)
 	t.probeAt, t.hold, t.trialEnd = time.Time{}, time.Time{}, time.Time{}
@@ -337,6 +350,13 @@ func (c *core) count(t *target, up, ejected bool) {
 	add(&t.group.up, t.countsUp, up)
 	add(&t.group.ejected, t.countsEjected, ejected)
 	t.countsUp, t.countsEjected = up, ejected
+}
+
+// unwatch notes that t's watch is of no more use.
+func (c *core) unwatch(t *target) {
+	if t.watch != nil {
+		c.unwatched = append(c.unwatched, t)
+	}
 }
 
 func (c *core) takeChanges() []Change {

@@ -113,7 +113,7 @@ func (s *story) work() {
 		for _, j := range jobs {
 			n := number(j.addr)
 			s.probes = append(s.probes, seen{n, s.at()})
-			s.running = append(s.running, running{result{j.t, s.answers[n]}, s.now.Add(s.delay)})
+			s.running = append(s.running, running{result{t: j.t, outcome: s.answers[n]}, s.now.Add(s.delay)})
 		}
 		for _, c := range s.c.takeChanges() {
 			s.told = append(s.told, told{c, s.at()})
@@ -733,7 +733,7 @@ func TestPace(t *testing.T) {
 func TestUrgentProbesFirst(t *testing.T) {
 	s := newStory(t, defaults(), 3000)
 	s.to(20 * time.Second)
-	waiting := number(s.c.routine[len(s.c.routine)-1].addr) // the last in the row
+	waiting := number(s.c.routine[len(s.c.routine)-1].t.addr) // the last in the row
 	s.connects(waiting, 3, false)
 	s.is(waiting, Unreachable)
 	s.pass(100 * ms)

@@ -25,6 +25,14 @@ func (c *core) judgeEjection(now time.Time, t *target, k streaks) finding {
 		c.endEjection(now, t)
 	}
 	f := t.find(now, k)
+	if t.ejected == nil && f.found {
+		if c.suspects(now) { // 2.10
+			t.heldBack = false
+			c.withhold(t)
+			return finding{}
+		}
+		f = t.find(now, streaks(t.state.streaks.Load())) // the end of a suspicion forgets what was found
+	}
 	switch {
 	case t.ejected == nil && f.found:
 		c.tryEject(now, t, f)

@@ -31,7 +31,13 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 	}
 	c.judgeTrial(now, t)
 	k := streaks(t.state.streaks.Load())
+	if k.unreachable() && t.unreachable == nil {
+		c.suspects(now)                     // 2.10
+		k = streaks(t.state.streaks.Load()) // the end of a suspicion forgets them
+	}
 	switch held := k.unreachable(); {
+	case held && t.unreachable == nil && c.suspicion.cut:
+		c.withhold(t)
 	case held && t.unreachable == nil:
 		cause := fmt.Sprintf("%d failed connects in a row", k.connects()+k.probes())
 		t.unreachable = &Part{Kind: Unreachable, Since: now, Cause: cause}
@@ -144,7 +150,7 @@ func (c *core) holdDown(now time.Time, t *target) {
 func (c *core) offerTrial(now time.Time, t *target) {
 	t.holdOver = true
 	if t.probes() {
-		c.enqueue(t)
+		c.enqueue(now, t)
 		return
 	}
 	if t.unreachable == nil && t.ejected.Observed {
@@ -203,6 +209,7 @@ func (c *core) passed(now time.Time, t *target) {
 
 // probePassed is passed for a real probe: it found the way to the backend open, and is the trial once the hold-down is over.
 func (c *core) probePassed(now time.Time, t *target) {
+	t.reached = t.state.at(now)
 	c.passed(now, t)
 	t.state.probeConnected(now)
 	if !t.hold.IsZero() && !now.Before(t.hold) {
@@ -218,11 +225,22 @@ func (c *core) probeFailed(now time.Time, t *target, o outcome) {
 	t.orphan.failed(o)
 	switch o.kind {
 	case probeUnreachable:
+		t.noWatch = 0 // whoever listens there the next time may be another program
+		t.missed = t.state.at(now)
 		t.state.probeUnreachable(now)
 	case probeAnswered:
+		t.reached = t.state.at(now)
 		t.http2.Store(false) // if it speaks something else by now, the next probe asks for no more than a connect
+	default:
+		t.missed = t.state.at(now)
 	}
-	if t.down == nil && t.fails >= t.group.options.Fall {
+	// What a backend says of itself needs no second witness, and no third; nor is it this host's illness.
+	suspect := o.kind != probeAnswered && c.suspects(now)
+	switch enough := o.said || t.fails >= t.group.options.Fall; {
+	case t.down != nil || !enough:
+	case suspect: // 2.10
+		c.withhold(t)
+	default:
 		t.down = &Part{Kind: Down, Since: now}
 		c.planSooner(now, t)
 	}
@@ -230,7 +248,9 @@ func (c *core) probeFailed(now time.Time, t *target, o outcome) {
 		t.down.Soft = o.kind == probeAnswered
 		t.down.Last, t.down.At = o.cause, now
 		t.down.Cause = "probe failed"
-		if t.fails > 1 {
+		if o.said {
+			t.down.Cause = "its health service says so"
+		} else if t.fails > 1 {
 			t.down.Cause = fmt.Sprintf("probe failed %d times", t.fails)
 		}
 	}

@@ -10,25 +10,41 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 )
 
 // wakeGrain is the least time between two wake-ups for timers: what is due meanwhile shares the next one. Higher costs exactness of probes and
 // trials, lower costs processor time on hosts with many backends. Crossings wake at once.
 const wakeGrain = 50 * time.Millisecond
 
+// lateMost is how late a wake-up may be before probes under way get that time on top (2.3).
+const lateMost = 500 * time.Millisecond
+
 // Config wires a Monitor.
 type Config struct {
 	Log hclog.Logger
-	// OnChange is called from the Monitor's goroutine with every verdict that moved, in order. It must not call the Monitor.
+	// OnChange is called from the Monitor's goroutine with every verdict that moved, in order. It may call what only leaves mail (SetGroup, SetActive, Stats), and nothing that waits
+	// for that goroutine, such as Ping.
 	OnChange func(now time.Time, changes []Change)
+	// OnSuspicion is called in the same way when this host begins to suspect itself, and when that is over (2.10). Nil: nobody wants to know.
+	OnSuspicion func(Suspicion)
+}
+
+// Suspicion says that it seems to be this host that is ill, and not its backends: while On, no backend becomes down or ejected for being silent, and no orphan is let go (2.10).
+type Suspicion struct {
+	On    bool
+	Since time.Time // began or ended
+	Words string    // what began it, for a person
 }
 
 // Monitor owns all verdicts: one goroutine, woken by crossings and timers; probes run beside it.
 type Monitor struct {
 	cfg     Config
 	probe   func(ctx context.Context, o Options, addr netip.AddrPort) outcome
-	sweep   *sweep // plain tcp probes; nil: probe runs them too
+	sweep   *sweep   // plain tcp probes; nil: probe runs them too
+	watches *watches // the same for grpc probes of backends that offer Watch
 	swept   []result
+	ill     atomic.Pointer[Suspicion]
 	inbox   *inbox
 	results chan result // as long as probes run at once: none of them waits for the Monitor
 	stats   stats
@@ -58,6 +74,7 @@ func New(cfg Config) (*Monitor, error) {
 		cfg:     cfg,
 		probe:   newProber().probe,
 		sweep:   new(sweep),
+		watches: newWatches(),
 		inbox:   newInbox(),
 		results: make(chan result, probesAtOnce),
 	}, nil
@@ -70,31 +87,31 @@ func (m *Monitor) Run(ctx context.Context) error {
 	var probes sync.WaitGroup
 	defer probes.Wait()
 	defer cancel()
-	if m.sweep != nil {
-		defer m.sweep.close()
-	}
+	defer m.close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	c := newCore(m.inbox, rand.Float64, &m.stats, m.cfg.Log)
+	var due time.Time // when the timer was to go off; zero = nobody waits for it
 	for {
 		now := time.Now()
+		if late := now.Sub(due); !due.IsZero() && late > lateMost {
+			m.excuse(late)
+		}
 		m.open(now, c)
 		for t := range m.inbox.take() {
 			c.judge(now, t)
 		}
-		m.takeResults(now, c)
+		m.takeResults(ctx, now, c, &probes)
 		m.start(ctx, now, c, &probes)
 		if changes := c.takeChanges(); len(changes) > 0 {
 			m.cfg.OnChange(now, changes)
 		}
-		next, ok := c.next(now)
-		if m.sweep != nil && len(m.sweep.flights) > 0 {
-			next, ok = now.Add(wakeGrain), true
-		}
-		if ok {
-			timer.Reset(max(time.Until(next), wakeGrain))
-		} else {
+		m.tellSuspicion(now, c)
+		if due = m.next(now, c); due.IsZero() {
 			timer.Stop() // nothing is pending: no wake-up
+		} else {
+			due = latest(due, now.Add(wakeGrain))
+			timer.Reset(time.Until(due))
 		}
 		select {
 		case <-ctx.Done():
@@ -102,25 +119,78 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-m.inbox.wake:
 		case r := <-m.results:
 			c.probed(time.Now(), r)
+		case events := <-m.watched():
+			m.watches.took(time.Now(), events)
 		case <-timer.C:
 		}
+	}
+}
+
+// next is when something has to be looked at, zero if nothing is pending.
+func (m *Monitor) next(now time.Time, c *core) time.Time {
+	if m.sweep != nil && len(m.sweep.flights) > 0 || m.watches != nil && len(m.watches.pending)+len(m.watches.results)+len(m.watches.unable) > 0 {
+		return now.Add(wakeGrain)
+	}
+	next, _ := c.next(now)
+	return next
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// watched is where the kernel's word of watches comes; nil if there are none.
+func (m *Monitor) watched() chan []unix.EpollEvent {
+	if m.watches == nil {
+		return nil
+	}
+	return m.watches.ready
+}
+
+// excuse gives the probes under way the time that this process was late: it was stopped, or had no processor.
+func (m *Monitor) excuse(late time.Duration) {
+	if m.sweep != nil {
+		m.sweep.excuse(late)
+	}
+	if m.watches != nil {
+		m.watches.excuse(late)
+	}
+}
+
+func (m *Monitor) close() {
+	if m.sweep != nil {
+		m.sweep.close()
+	}
+	if m.watches != nil {
+		m.watches.close()
 	}
 }
 
 // start runs the probes that are due. More may be due once those are over that end at once.
 func (m *Monitor) start(ctx context.Context, now time.Time, c *core, probes *sync.WaitGroup) {
 	for _, p := range c.tick(now) {
-		if m.sweep != nil && m.sweep.takes(&p) {
+		switch {
+		case m.sweep != nil && m.sweep.takes(&p):
 			if r, done := m.sweep.start(now, p); done {
 				c.probed(now, r)
 			}
-			continue
+		case m.watches != nil && m.watches.takes(now, &p):
+			m.watches.start(ctx, probes, now, p)
+		default:
+			m.run(ctx, p, probes)
 		}
-		probes.Go(func() { m.results <- result{p.t, m.probe(ctx, p.options, p.addr)} })
 	}
 }
 
-func (m *Monitor) takeResults(now time.Time, c *core) {
+// run runs a probe in a goroutine of its own.
+func (m *Monitor) run(ctx context.Context, p probeJob, probes *sync.WaitGroup) {
+	probes.Go(func() { m.results <- result{t: p.t, outcome: m.probe(ctx, p.options, p.addr)} })
+}
+
+func (m *Monitor) takeResults(ctx context.Context, now time.Time, c *core, probes *sync.WaitGroup) {
 	if m.sweep != nil {
 		m.swept = m.sweep.collect(now, m.swept[:0])
 		for _, r := range m.swept {
@@ -128,6 +198,7 @@ func (m *Monitor) takeResults(now time.Time, c *core) {
 		}
 		clear(m.swept)
 	}
+	m.takeWatches(ctx, now, c, probes)
 	for {
 		select {
 		case r := <-m.results:
@@ -136,6 +207,54 @@ func (m *Monitor) takeResults(now time.Time, c *core) {
 			return
 		}
 	}
+}
+
+// takeWatches takes what watches found, has a Check do what they can't, and ends those that nobody needs any more.
+func (m *Monitor) takeWatches(ctx context.Context, now time.Time, c *core, probes *sync.WaitGroup) {
+	if m.watches == nil {
+		return
+	}
+	results, unable := m.watches.collect(now)
+	for _, r := range results {
+		c.probed(now, r)
+	}
+	for _, p := range unable {
+		m.run(ctx, p, probes)
+	}
+	for _, t := range c.unwatched {
+		m.watches.drop(t)
+	}
+	clear(c.unwatched)
+	c.unwatched = c.unwatched[:0]
+	m.stats.watches.Store(int64(len(m.watches.all)))
+}
+
+// tellSuspicion tells that a suspicion began or ended.
+func (m *Monitor) tellSuspicion(now time.Time, c *core) {
+	s := &c.suspicion
+	if !s.untold {
+		return
+	}
+	s.untold = false
+	told := Suspicion{On: s.on, Since: now, Words: s.words}
+	m.ill.Store(&told)
+	if s.on {
+		m.stats.suspicions.Add(1)
+		m.cfg.Log.Warn("this host suspects itself: no backend is taken out for being silent", "cause", s.words)
+	} else {
+		m.cfg.Log.Info("this host trusts itself again", "elapsed", now.Sub(s.since))
+	}
+	if m.cfg.OnSuspicion != nil {
+		m.cfg.OnSuspicion(told)
+	}
+}
+
+// Suspicion is whether this host suspects itself now (2.10).
+func (m *Monitor) Suspicion() Suspicion {
+	if s := m.ill.Load(); s != nil {
+		return *s
+	}
+	return Suspicion{}
 }
 
 // open does what the mail asks for.
@@ -197,40 +316,4 @@ func (m *Monitor) post(group string, write func(*letter)) {
 	write(l)
 	m.mu.Unlock()
 	m.inbox.poke()
-}
-
-// Stats are counters for metrics.
-type Stats struct {
-	Probes, ProbeFailures uint64 // that were run, that failed
-	ProbesSpared          uint64 // a good outcome stood for them (2.3)
-	ProbesPutOff          uint64 // this host could not run them: out of descriptors or ports
-	ProbesRunning         int
-	ProbesWaiting         int             // due, but held back by the limit per second (2.3)
-	Ejections             [Reasons]uint64 // by Reason
-	WouldEject            [Reasons]uint64 // that `eject: observe` did not let happen
-	EjectionsHeldBack     uint64          // by max_percent, or the last one usable (2.6)
-	Targets               int
-}
-
-type stats struct {
-	probes, probeFailures, probesSpared, probesPutOff atomic.Uint64
-	ejections, wouldEject                             [Reasons]atomic.Uint64
-	heldBack                                          atomic.Uint64
-	running, waiting, targets                         atomic.Int64
-}
-
-// Stats returns the counters of now.
-func (m *Monitor) Stats() Stats {
-	s := &m.stats
-	c := Stats{
-		Probes: s.probes.Load(), ProbeFailures: s.probeFailures.Load(),
-		ProbesSpared: s.probesSpared.Load(), ProbesPutOff: s.probesPutOff.Load(),
-		ProbesRunning: int(s.running.Load()), ProbesWaiting: int(s.waiting.Load()),
-		EjectionsHeldBack: s.heldBack.Load(),
-		Targets:           int(s.targets.Load()),
-	}
-	for i := range Reasons {
-		c.Ejections[i], c.WouldEject[i] = s.ejections[i].Load(), s.wouldEject[i].Load()
-	}
-	return c
 }

@@ -49,7 +49,7 @@ func inBubble(t *testing.T, f func(b *bubble)) {
 			b.probed[addr]++
 			return b.answers[addr]
 		}
-		m.sweep = nil
+		m.sweep, m.watches = nil, nil
 		b.Monitor = m
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)

@@ -52,9 +52,13 @@ func (o *orphan) gone() bool {
 	return n >= refusedMost
 }
 
-// letGo tells that an orphan is gone, once. Self-suspicion (2.10) belongs here: while it is this host that seems to be ill, no orphan is let go.
+// letGo tells that an orphan is gone, once; not while it is this host that seems to be ill (2.10).
 func (c *core) letGo(t *target) {
 	if !t.orphan.is.Load() || t.orphan.told || t.down == nil && !t.orphan.gone() {
+		return
+	}
+	if c.suspicion.on {
+		c.withhold(t)
 		return
 	}
 	t.orphan.told = true
@@ -78,7 +82,7 @@ func (c *core) planNow(now time.Time, t *target) {
 	switch {
 	case t.probing || !t.probed():
 	case t.waits:
-		c.hurry(t)
+		c.hurry(t, now)
 	default:
 		t.probeAt = now
 		if next := t.orphan.at.Add(orphanGap); next.After(now) {

@@ -27,6 +27,8 @@ type outcome struct {
 	kind    probeKind
 	cause   string
 	refused bool // the connect was: nobody listens there
+	said    bool // by the backend itself, on a stream that was there to say it (2.1): it counts at once
+	kept    bool // found on a connection that was there: says nothing about the way for a new one
 }
 
 // errClosed says that the peer ended the connection, or said GOAWAY, before its answer: that happens to a connection, not to a backend, so
@@ -34,6 +36,9 @@ type outcome struct {
 type errClosed struct{ cause string }
 
 func (e errClosed) Error() string { return e.cause }
+
+// errLate says that this process had no time for the probe.
+var errLate = errors.New("this host was too slow to tell")
 
 // errAnswer is an answer that fails the probe.
 type errAnswer struct{ cause string }
@@ -67,7 +72,17 @@ func (p *prober) probe(ctx context.Context, o Options, addr netip.AddrPort) outc
 	return classify(err, o)
 }
 
+// once is one attempt. If this process was stopped meanwhile, or had no processor, the time that is over says nothing about the backend (2.3).
 func (p *prober) once(ctx context.Context, o Options, addr netip.AddrPort) error {
+	begun := time.Now()
+	err := p.attempt(ctx, o, addr)
+	if isTimeout(err) && time.Since(begun) > o.Timeout+lateMost {
+		return errLate
+	}
+	return err
+}
+
+func (p *prober) attempt(ctx context.Context, o Options, addr netip.AddrPort) error {
 	deadline := time.Now().Add(o.Timeout)
 	dialCtx, cancel := context.WithDeadline(ctx, deadline)
 	conn, err := p.dialer.DialContext(dialCtx, "tcp", addr.String())
@@ -127,6 +142,9 @@ func classify(err error, o Options) outcome {
 
 // isLocal reports errors that say something about this host only.
 func isLocal(err error) bool {
+	if errors.Is(err, errLate) {
+		return true
+	}
 	for _, local := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE} {
 		if errors.Is(err, local) {
 			return true

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 )
@@ -37,6 +38,7 @@ const (
 	flagPriority   = 0x20
 
 	codeRefusedStream = 0x7
+	settingEnablePush = 0x2
 )
 
 var errNotHTTP2 = errAnswer{"not an HTTP/2 answer"}
@@ -72,7 +74,7 @@ func appendFrame(b []byte, kind, flags byte, stream uint32, payload []byte) []by
 
 // hello is the preface and SETTINGS without push.
 func hello() []byte {
-	return appendFrame([]byte(h2Preface), frameSettings, 0, 0, []byte{0, 2, 0, 0, 0, 0})
+	return appendFrame([]byte(h2Preface), frameSettings, 0, 0, []byte{0, settingEnablePush, 0, 0, 0, 0})
 }
 
 // reply acknowledges. If that fails, reading goes on: the answer may lie in front of the end.
@@ -160,7 +162,7 @@ func settingsProbe(conn net.Conn) error {
 
 // grpcProbe asks the health service of gRPC (grpc.health.v1.Health/Check) about o.HealthName.
 func grpcProbe(conn net.Conn, addr netip.AddrPort, o Options) error {
-	request := appendFrame(hello(), frameHeaders, flagEndHeaders, h2Stream, checkHeaders(addr, o))
+	request := appendFrame(hello(), frameHeaders, flagEndHeaders, h2Stream, healthHeaders("Check", addr.String(), o.Timeout))
 	request = appendFrame(request, frameData, flagEndStream, h2Stream, checkMessage(o.HealthName))
 	if _, err := conn.Write(request); err != nil {
 		return ended(err)
@@ -174,15 +176,21 @@ func grpcProbe(conn net.Conn, addr netip.AddrPort, o Options) error {
 	return answer.check()
 }
 
-func checkHeaders(addr netip.AddrPort, o Options) []byte {
+// healthHeaders are the request headers of one method of the health service; timeout 0 = none.
+func healthHeaders(method, authority string, timeout time.Duration) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
+	write := func(name, value string) {
+		_ = e.WriteField(hpack.HeaderField{Name: name, Value: value}) // into memory: it can't fail
+	}
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", "/grpc.health.v1.Health/Check"}, {":authority", addr.String()},
+		{":method", "POST"}, {":scheme", "http"}, {":path", "/grpc.health.v1.Health/" + method}, {":authority", authority},
 		{"content-type", "application/grpc"}, {"te", "trailers"}, {"user-agent", userAgent},
-		{"grpc-timeout", strconv.FormatInt(max(1, o.Timeout.Milliseconds()), 10) + "m"},
 	} {
-		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // into memory: it can't fail
+		write(f[0], f[1])
+	}
+	if timeout > 0 {
+		write("grpc-timeout", strconv.FormatInt(max(1, timeout.Milliseconds()), 10)+"m")
 	}
 	return b.Bytes()
 }
@@ -306,6 +314,11 @@ func (a *h2Answer) check() error {
 	if err != nil {
 		return errAnswer{err.Error()}
 	}
+	return serving(status)
+}
+
+// serving says what a status of the health service means: nil only for SERVING.
+func serving(status uint64) error {
 	switch status {
 	case 1:
 		return nil

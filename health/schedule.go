@@ -26,13 +26,23 @@ type probeJob struct {
 	addr    netip.AddrPort
 }
 
-// result is how a probe of t ended.
+// result is how a probe of t ended; or, unasked, what came from its watch between two probes.
 type result struct {
 	t *target
 	outcome
+
+	unasked bool
+	lost    bool          // the watch ended
+	lived   time.Duration // which it was there before
 }
 
-// tick does what is due and returns the probes to start.
+// waiting is a probe that waits for the pace; one that got into the urgent row later waits in both.
+type waiting struct {
+	t   *target
+	due time.Time
+}
+
+// tick does what is due and returns the probes to start, until the next call.
 func (c *core) tick(now time.Time) []probeJob {
 	c.roll(now)
 	for {
@@ -42,13 +52,16 @@ func (c *core) tick(now time.Time) []probeJob {
 		}
 		c.fire(now, t)
 	}
-	var jobs []probeJob
+	if c.suspicion.on && now.Sub(c.suspicion.looked) >= trustEvery {
+		c.look(now)
+	}
+	jobs := c.jobs[:0]
 	for c.running < probesAtOnce {
 		row := c.row()
 		if row == nil {
 			break
 		}
-		t := (*row)[0]
+		t := (*row)[0].t
 		if t.waits && !t.gone && t.probed() {
 			if !c.pace.take(now) {
 				break
@@ -58,15 +71,17 @@ func (c *core) tick(now time.Time) []probeJob {
 			c.running++
 			c.starts++
 			c.stats.probes.Add(1)
+			c.stats.lateness.add(now.Sub((*row)[0].due))
 			jobs = append(jobs, probeJob{t, t.probeOptions(), t.addr})
 		}
 		t.waits = false
 		if row == &c.urgent {
 			t.hurries = false
 		}
-		(*row)[0] = nil
+		(*row)[0] = waiting{}
 		*row = (*row)[1:]
 	}
+	c.jobs = jobs
 	c.stats.running.Store(int64(c.running))
 	c.stats.waiting.Store(int64(len(c.urgent) + len(c.routine)))
 	return jobs
@@ -82,6 +97,9 @@ func (c *core) next(now time.Time) (time.Time, bool) {
 		at = earlier(at, c.pace.next(now))
 	}
 	at = earlier(at, c.rollAt)
+	if c.suspicion.on {
+		at = earlier(at, c.suspicion.looked.Add(trustEvery))
+	}
 	return at, !at.IsZero()
 }
 
@@ -99,14 +117,14 @@ func (c *core) fire(now time.Time, t *target) {
 			c.passed(now, t)
 			c.judgeAndPlan(now, t, true)
 		} else {
-			c.enqueue(t)
+			c.enqueue(now, t)
 		}
 	}
 	c.due.set(t)
 }
 
 // row is where the next probe to start waits, nil if none does. What is urgent goes first, but can't keep the others waiting for good.
-func (c *core) row() *[]*target {
+func (c *core) row() *[]waiting {
 	const routineTurn = 4
 	if len(c.routine) > 0 && (len(c.urgent) == 0 || c.starts%routineTurn == 0) {
 		return &c.routine
@@ -118,47 +136,83 @@ func (c *core) row() *[]*target {
 }
 
 // enqueue puts t's next probe among those that start as the pace allows.
-func (c *core) enqueue(t *target) {
+func (c *core) enqueue(now time.Time, t *target) {
+	due := t.probeAt
+	if due.IsZero() {
+		due = now // a trial
+	}
 	t.probeAt = time.Time{}
 	switch {
 	case t.waits || t.probing:
 		return
 	case t.down != nil || t.unreachable != nil || t.ejected != nil || t.fails > 0 || t.restarted || t.orphan.is.Load():
-		c.hurry(t)
+		c.hurry(t, due)
 	default:
-		c.routine = append(c.routine, t)
+		c.routine = append(c.routine, waiting{t, due})
 	}
 	t.waits = true
 }
 
 // hurry puts t into the row of the urgent ones, once.
-func (c *core) hurry(t *target) {
+func (c *core) hurry(t *target, due time.Time) {
 	if !t.hurries {
 		t.hurries = true
-		c.urgent = append(c.urgent, t)
+		c.urgent = append(c.urgent, waiting{t, due})
 	}
 }
 
 // probed takes the end of a probe.
 func (c *core) probed(now time.Time, r result) {
 	t := r.t
+	if r.unasked {
+		c.heard(now, r)
+		return
+	}
 	c.running--
 	t.probing = false
+	c.stats.results[r.kind].Add(1)
 	if r.kind != probePassed && r.kind != probeLocal {
 		c.stats.probeFailures.Add(1)
 	}
 	if t.gone || !t.probes() {
 		return
 	}
-	switch r.kind {
-	case probePassed:
+	switch {
+	case r.kind == probePassed && r.kept:
+		t.reached = t.state.at(now)
+		c.passed(now, t)
+	case r.kind == probePassed:
 		c.probePassed(now, t)
-	case probeLocal:
+	case r.kind == probeLocal:
 		c.stats.probesPutOff.Add(1)
 		if c.putOffAt.IsZero() || now.Sub(c.putOffAt) >= putOffQuiet {
 			c.putOffAt = now
 			c.log.Warn("this host can't run probes", "group", t.group.name, "backend", t.addr, "cause", r.cause)
 		}
+	default:
+		c.probeFailed(now, t, r.outcome)
+	}
+	c.judgeAndPlan(now, t, true)
+}
+
+// heard takes what came from a watch between two probes.
+func (c *core) heard(now time.Time, r result) {
+	t := r.t
+	if t.gone || !t.probes() {
+		return
+	}
+	switch {
+	case r.lost:
+		t.state.Goodbye()
+		if delay := t.delay(now); r.lived > 2*delay && !t.probeAt.IsZero() {
+			// Whoever watches that backend has lost it now, too: they don't come back all at once.
+			t.probeAt = earlier(t.probeAt, now.Add(time.Duration(float64(min(soon, delay))*c.random())))
+			c.due.set(t)
+		}
+		return
+	case r.kind == probePassed:
+		t.reached = t.state.at(now)
+		c.passed(now, t)
 	default:
 		c.probeFailed(now, t, r.outcome)
 	}
@@ -205,7 +259,7 @@ func (c *core) planFirst(now time.Time, t *target) {
 // planSooner brings the next probe of a backend that just went out forward: to where plan would put it now, or into the row of the urgent ones.
 func (c *core) planSooner(now time.Time, t *target) {
 	if t.waits {
-		c.hurry(t) // its place among the routine ones is passed over
+		c.hurry(t, now) // its place among the routine ones is passed over
 		return
 	}
 	if t.probeAt.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -48,7 +49,7 @@ func (s *sweep) start(now time.Time, p probeJob) (r result, done bool) {
 func (s *sweep) connect(now time.Time, p probeJob, again bool) (r result, done bool) {
 	f := flight{job: p, again: again, deadline: now.Add(p.options.Timeout)}
 	var err error
-	if f.fd, err = beginConnect(p.addr); err != nil {
+	if f.fd, err = beginConnect(p.addr, !p.options.HTTP2); err != nil {
 		return s.ended(now, &f, err)
 	}
 	s.flights = append(s.flights, f)
@@ -61,7 +62,7 @@ func (s *sweep) ended(now time.Time, f *flight, err error) (r result, done bool)
 	if _, closed := errors.AsType[errClosed](err); closed && !f.again {
 		return s.connect(now, f.job, true)
 	}
-	return result{f.job.t, classify(err, f.job.options)}, true
+	return result{t: f.job.t, outcome: classify(err, f.job.options)}, true
 }
 
 // collect appends the results of probes that have ended, or run out of time.
@@ -80,26 +81,28 @@ func (s *sweep) collect(now time.Time, results []result) []result {
 	if _, err := unix.Poll(s.polled, 0); err != nil {
 		return results // EINTR: the next time
 	}
-	flights := s.flights
-	s.flights = make([]flight, 0, len(flights))
-	for i := range flights {
-		f := &flights[i]
+	// Kept ones move up; a second connection of a probe is appended behind all, and looked at the next time.
+	n, kept := len(s.flights), 0
+	for i := range n {
+		f := s.flights[i] // a copy: appending moves the others
 		var err error
 		over := false
 		if s.polled[i].Revents != 0 {
-			over, err = s.advance(f)
+			over, err = s.advance(&f)
 		} else if !now.Before(f.deadline) {
 			over, err = true, f.timedOut()
 		}
 		if !over {
-			s.flights = append(s.flights, *f)
+			s.flights[kept] = f
+			kept++
 			continue
 		}
 		_ = unix.Close(f.fd)
-		if r, done := s.ended(now, f, err); done {
+		if r, done := s.ended(now, &f, err); done {
 			results = append(results, r)
 		}
 	}
+	s.flights = slices.Delete(s.flights, kept, n)
 	return results
 }
 
@@ -160,6 +163,13 @@ func (s *sweep) readSettings(f *flight) (over bool, err error) {
 	return true, nil
 }
 
+// excuse gives the probes under way more time: this process was late by that much, and backends can't be blamed for it (2.3).
+func (s *sweep) excuse(late time.Duration) {
+	for i := range s.flights {
+		s.flights[i].deadline = s.flights[i].deadline.Add(late)
+	}
+}
+
 // close gives up what is under way.
 func (s *sweep) close() {
 	for _, f := range s.flights {
@@ -168,8 +178,9 @@ func (s *sweep) close() {
 	s.flights = nil
 }
 
-// beginConnect begins a connect that doesn't block.
-func beginConnect(addr netip.AddrPort) (int, error) {
+// beginConnect begins a connect that doesn't block. One that is only a knock ends by a reset, before the handshake is over if this host is quick: the backend's kernel has
+// answered, its program is not woken, and no port is left in TIME_WAIT on either side.
+func beginConnect(addr netip.AddrPort, knock bool) (int, error) {
 	domain, to := unix.AF_INET, unix.Sockaddr(nil)
 	if ip := addr.Addr(); ip.Is4() || ip.Is4In6() {
 		to = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}
@@ -179,6 +190,10 @@ func beginConnect(addr netip.AddrPort) (int, error) {
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return 0, dialError(err)
+	}
+	if knock { // as far as it goes: a connect that ends otherwise is one as well
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 	}
 	for {
 		err = unix.Connect(fd, to)

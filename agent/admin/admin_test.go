@@ -260,6 +260,9 @@ func TestMetrics(t *testing.T) {
 	f.lists.Reads = 4
 	f.found = health.Stats{
 		Probes: 11, ProbeFailures: 12, ProbesSpared: 13, ProbesPutOff: 14, ProbesRunning: 15, ProbesWaiting: 16, Ejections: [health.Reasons]uint64{17, 27, 37}, WouldEject: [health.Reasons]uint64{47, 57, 67}, EjectionsHeldBack: 18,
+		Results:  health.ProbeResults{Passed: 21, Answered: 22, Unreachable: 23, Silent: 24, PutOff: 25},
+		Lateness: health.Lateness{Buckets: [5]uint64{5, 4, 3, 2, 1}, Sum: 90 * time.Second},
+		Watches:  26, Suspicion: health.Suspicion{On: true}, Suspicions: 27, Withheld: 28,
 	}
 	f.proxy = Proxy{
 		LatencyBounds: []time.Duration{time.Millisecond, 2 * time.Millisecond}, Clients: 3, Refused: 9, Buffered: 4096,

@@ -159,6 +159,20 @@ func (c *collector) health(m metrics) {
 	m.counter(d.probeFailures, float64(s.ProbeFailures))
 	m.counter(d.probesSpared, float64(s.ProbesSpared))
 	m.counter(d.probesPutOff, float64(s.ProbesPutOff))
+	for _, r := range []struct {
+		result string
+		n      uint64
+	}{
+		{"passed", s.Results.Passed}, {"answered", s.Results.Answered}, {"unreachable", s.Results.Unreachable}, {"silent", s.Results.Silent},
+		{"put_off", s.Results.PutOff},
+	} {
+		m.counter(d.probeResults, float64(r.n), r.result)
+	}
+	m.histogram(d.probeLateness, health.LatenessBounds(), Latency{Buckets: s.Lateness.Buckets[:], Sum: s.Lateness.Sum})
+	m.gauge(d.watches, float64(s.Watches))
+	m.gauge(d.suspicion, boolean(s.Suspicion.On))
+	m.counter(d.suspicions, float64(s.Suspicions))
+	m.counter(d.withheld, float64(s.Withheld))
 	m.gauge(d.probesRunning, float64(s.ProbesRunning))
 	m.gauge(d.probesWaiting, float64(s.ProbesWaiting))
 	for reason := range health.Reason(health.Reasons) {

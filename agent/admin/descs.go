@@ -12,6 +12,7 @@ type descs struct {
 	mutes, muteFileOK, muteFollowing                                                                                      *prometheus.Desc
 	registrations, announced, leaseLosses, registrarWrites, registrarFailures, registrarFileOK                            *prometheus.Desc
 	orphans, audits, repairs, epochs                                                                                      *prometheus.Desc
+	probeResults, probeLateness, watches, suspicion, suspicions, withheld                                                 *prometheus.Desc
 	verdicts, events                                                                                                      *prometheus.Desc
 	requests, latency, noBackend, retries, denied, bytes, connections, clients, refused, buffered, protections            *prometheus.Desc
 	backendConns, backendOpened, backendClosed, backendFailed                                                             *prometheus.Desc
@@ -66,6 +67,13 @@ func newCollector(cfg Config) *collector {
 		probesPutOff:  d("health_probes_put_off_total", "Probes that this host could not run, for want of descriptors or ports."),
 		probesRunning: d("health_probes_running", "Probes that run now."),
 		probesWaiting: d("health_probes_waiting", "Probes that are due but held back by the limit per second."),
+		probeResults: d("health_probe_results_total", "Probes by how they ended: passed, answered (the backend says that it isn't well), unreachable (no connection), "+
+			"silent (connected, no answer), put_off (this host could not run it).", "result"),
+		probeLateness: d("health_probe_lateness_seconds", "How long probes waited between being due and their start."),
+		watches:       d("health_watches", "Connections on which backends say how they are (Watch of gRPC's health service)."),
+		suspicion:     d("health_self_suspicion", "1 while it seems to be this host that is ill, and not its backends."),
+		suspicions:    d("health_self_suspicions_total", "Times that this host began to suspect itself."),
+		withheld:      d("health_withheld_verdicts_total", "Verdicts that did not fall since this host suspected itself."),
 		ejections:     d("health_ejections_total", "Backends ejected for failures, by what found them: streak, success_rate or few_calls.", "reason"),
 		wouldEject:    d("health_would_eject_total", "Backends that would have been ejected, but for eject: observe.", "reason"),
 		ejectionsHeld: d("health_ejections_held_back_total", "Ejections that did not happen: too many are out, or it was the last one usable."),

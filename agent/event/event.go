@@ -29,6 +29,8 @@ const (
 	Mute Kind = "mute"
 	// Retry: a service's budget for retries is used up; at most one in 10 s.
 	Retry Kind = "retry"
+	// Suspicion: this host suspects itself rather than its backends, or trusts itself again (2.10).
+	Suspicion Kind = "suspicion"
 	// Registration: a service of this host came into etcd, left it, was drained; Detail says why.
 	Registration Kind = "registration"
 )
