@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"time"
@@ -13,11 +14,11 @@ const (
 )
 
 // Backoff gives waits with full jitter: each uniform below a bound that doubles with every failure. The zero value is ready.
-type Backoff struct{ bound time.Duration }
+type Backoff struct{ bound, max time.Duration } // max 0 = MaxBackoff
 
 // Next is the time to wait now.
 func (b *Backoff) Next() time.Duration {
-	b.bound = min(max(2*b.bound, MinBackoff), MaxBackoff)
+	b.bound = min(max(2*b.bound, MinBackoff), cmp.Or(b.max, MaxBackoff))
 	return rand.N(b.bound)
 }
 

@@ -110,13 +110,12 @@ type etcdClient struct {
 	watches *watches
 	all     []string // endpoints
 	where   *where
+	end     context.CancelFunc // of logins under way; nil if there can be none
 }
 
-// Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
-func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
-	at := &where{}
-	own := &etcdClient{all: e.Endpoints, where: at}
-	cfg := clientv3.Config{
+// newConfig is what every client of e has in common.
+func newConfig(ctx context.Context, e Config, at *where, failed func(error)) clientv3.Config {
+	return clientv3.Config{
 		Endpoints:            e.Endpoints,
 		Context:              ctx,
 		DialKeepAliveTime:    KeepaliveTime,
@@ -133,20 +132,33 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 			grpc.WithTransportCredentials(newHandshaker(e, at, failed)),
 		},
 	}
-	who := e.login
+}
+
+// Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
+func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
+	at := &where{}
+	own := &etcdClient{all: e.Endpoints, where: at}
+	ctx, own.end = context.WithCancel(ctx)
+	cfg := newConfig(ctx, e, at, failed)
+	who, door := e.login, door{ctx, func() (*clientv3.Client, error) {
+		patient := newConfig(ctx, e, &where{}, failed)
+		patient.DialKeepAliveTimeout = loginKeepalive
+		return clientv3.New(patient)
+	}}
 	if who == nil {
 		who = e.newLogin()
 	}
 	if who != nil {
-		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.call))
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.caller(door)))
 	}
 	var err error
 	if own.c, err = clientv3.New(cfg); err != nil {
+		own.end()
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
 	own.watches = newWatches(own.c)
 	if who != nil {
-		if err := who.first(ctx, own.c.ActiveConnection()); err != nil {
+		if err := who.first(door); err != nil {
 			own.Close()
 			return nil, err
 		}
@@ -252,6 +264,9 @@ func (e *etcdClient) Everywhere() {
 func (e *etcdClient) Raw() *clientv3.Client { return e.c }
 
 func (e *etcdClient) Close() {
+	if e.end != nil {
+		e.end()
+	}
 	e.c.Close()
 	e.watches.close()
 }

@@ -13,11 +13,17 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
-// loginTimeout bounds a login. etcd computes for 50 ms over each password, so after its restart the last of a thousand hosts waits for most of a minute; whoever gave up
-// before and came again would have etcd compute twice. A member that hangs is found sooner, by the keepalive, and one without a leader says so.
-const loginTimeout = 2 * time.Minute
+// How a login is made. etcd computes for 50 to 100 ms over each password, over all that it was given at once, so after its restart all of a thousand hosts wait for a
+// minute or two, and its answers to keepalives are late by many seconds meanwhile. Whoever gives up and comes again has etcd compute twice, which was found to never end.
+const (
+	loginTimeout   = 10 * time.Minute
+	loginKeepalive = time.Minute     // more than KeepaliveTimeout, which would end each connection in that time; a member that hangs during a login is found by it
+	loginBackoff   = 5 * time.Minute // the longest wait after logins whose connection was lost: fewer at once are what a busy etcd can do
+)
 
 // errLoggingIn says that a call did not come to be made.
 var errLoggingIn = errors.New("no answer yet")
@@ -30,8 +36,10 @@ type login struct {
 	passwordFile string // read at each login (1.4)
 
 	mu      sync.Mutex
-	token   string   // empty before the first login, and if etcd wants none
-	running *attempt // nil if no login is under way
+	token   string    // empty before the first login, and if etcd wants none
+	running *attempt  // nil if no login is under way
+	lost    Backoff   // after logins that lost their connection
+	next    time.Time // no login before
 	looked  time.Time
 }
 
@@ -39,6 +47,12 @@ type login struct {
 type attempt struct {
 	done chan struct{} // closed when it is over
 	err  error
+}
+
+// door opens the connection of one login, apart from that of everything else: see loginKeepalive. Logins end with ctx.
+type door struct {
+	ctx  context.Context
+	open func() (*clientv3.Client, error)
 }
 
 // GetRequestMetadata is what each call carries.
@@ -58,11 +72,14 @@ func (l *login) current() string {
 	return l.token
 }
 
-// call logs in again if a call finds its token expired, and makes it once more.
-func (l *login) call(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if method == pb.Auth_Authenticate_FullMethodName {
-		return invoke(ctx, method, req, reply, cc, opts...)
+// caller returns what logs in again if a call finds its token expired, and makes it once more.
+func (l *login) caller(d door) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return l.call(ctx, d, cc, func(ctx context.Context) error { return invoke(ctx, method, req, reply, cc, opts...) })
 	}
+}
+
+func (l *login) call(ctx context.Context, d door, cc *grpc.ClientConn, invoke func(context.Context) error) error {
 	token := l.current()
 	once, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -71,15 +88,15 @@ func (l *login) call(ctx context.Context, method string, req, reply any, cc *grp
 			cancel(errStale)
 		}
 	})
-	err := invoke(once, method, req, reply, cc, opts...)
+	err := invoke(once)
 	look.Stop()
 	if err == nil || !isExpired(rpctypes.Error(err)) && !errors.Is(context.Cause(once), errStale) {
 		return err
 	}
-	if err := l.renew(ctx, cc, token); err != nil {
+	if err := l.renew(ctx, d, token); err != nil {
 		return err
 	}
-	return invoke(ctx, method, req, reply, cc, opts...)
+	return invoke(ctx)
 }
 
 // isExpired reports whether err says that etcd has forgotten who we are.
@@ -88,11 +105,11 @@ func isExpired(err error) bool {
 }
 
 // first returns when there is a token; a client before this one may have left it.
-func (l *login) first(ctx context.Context, cc *grpc.ClientConn) error {
+func (l *login) first(d door) error {
 	if l.current() != "" {
 		return nil
 	}
-	return l.renew(ctx, cc, "")
+	return l.renew(d.ctx, d, "")
 }
 
 // forget has the next client log in anew; nil is nobody.
@@ -106,7 +123,7 @@ func (l *login) forget() {
 }
 
 // renew returns when there is another token than old. It waits until ctx ends at most; the login goes on, for those who come later.
-func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) error {
+func (l *login) renew(ctx context.Context, d door, old string) error {
 	l.mu.Lock()
 	if l.token != old {
 		l.mu.Unlock()
@@ -116,7 +133,7 @@ func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) erro
 	if a == nil {
 		a = &attempt{done: make(chan struct{})}
 		l.running = a
-		go l.run(a, cc)
+		go l.run(a, d, time.Until(l.next))
 	}
 	l.mu.Unlock()
 	select {
@@ -127,26 +144,43 @@ func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) erro
 	}
 }
 
-func (l *login) run(a *attempt, cc *grpc.ClientConn) {
-	token, err := l.authenticate(cc)
+func (l *login) run(a *attempt, d door, wait time.Duration) {
+	Sleep(d.ctx, wait, nil)
+	token, err := l.authenticate(d)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
 		l.token = token
 	}
+	l.pace(time.Now(), err)
 	a.err, l.running = err, nil
 	close(a.done)
 }
 
-// authenticate asks for a token; none is wanted if authentication is off. It ends with the client that cc is of.
-func (l *login) authenticate(cc *grpc.ClientConn) (string, error) {
+// pace decides when the next login may begin, after one that ended with err.
+func (l *login) pace(now time.Time, err error) {
+	if _, says := errors.AsType[rpctypes.EtcdError](err); says || status.Code(err) != codes.Unavailable {
+		l.lost, l.next = Backoff{}, time.Time{}
+		return
+	}
+	l.lost.max = loginBackoff
+	l.next = now.Add(l.lost.Next())
+}
+
+// authenticate asks for a token; none is wanted if authentication is off.
+func (l *login) authenticate(d door) (string, error) {
 	password, err := os.ReadFile(l.passwordFile)
 	if err != nil {
 		return "", fmt.Errorf("read the password of etcd user %s: %w", l.name, err)
 	}
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(context.Background()), loginTimeout)
+	c, err := d.open()
+	if err != nil {
+		return "", fmt.Errorf("make a client of etcd to log in: %w", err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(d.ctx), loginTimeout)
 	defer cancel()
-	r, err := pb.NewAuthClient(cc).Authenticate(ctx, &pb.AuthenticateRequest{Name: l.name, Password: strings.TrimRight(string(password), "\r\n")}, grpc.WaitForReady(true))
+	r, err := pb.NewAuthClient(c.ActiveConnection()).Authenticate(ctx, &pb.AuthenticateRequest{Name: l.name, Password: strings.TrimRight(string(password), "\r\n")}, grpc.WaitForReady(true))
 	switch err = rpctypes.Error(err); {
 	case errors.Is(err, rpctypes.ErrAuthNotEnabled):
 		return "", nil

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,7 +16,10 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	grpcpeer "google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 )
 
 // guarded is an etcd as far as a login goes: it counts logins, and forgets tokens when it is told to.
@@ -25,6 +29,7 @@ type guarded struct {
 
 	logins atomic.Int64
 	hold   atomic.Pointer[chan struct{}] // logins wait for it, unless nil
+	conns  conns
 
 	mu    sync.Mutex
 	token string
@@ -55,6 +60,8 @@ func (g *guarded) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (
 
 func (g *guarded) Range(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
+	p, _ := grpcpeer.FromContext(ctx)
+	g.conns.from(p.Addr.String())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if got := strings.Join(md.Get(rpctypes.TokenFieldNameGRPC), ","); !g.off && got != g.token {
@@ -70,6 +77,43 @@ func (g *guarded) forget() {
 	g.token = "none"
 }
 
+// conns is the connections that a server has accepted.
+type conns struct {
+	net.Listener
+
+	mu   sync.Mutex
+	all  map[string]net.Conn // by the peer's address
+	read string              // the address that the last read came from
+}
+
+func (c *conns) on(l net.Listener) net.Listener {
+	c.Listener, c.all = l, make(map[string]net.Conn)
+	return c
+}
+
+func (c *conns) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err == nil {
+		c.mu.Lock()
+		c.all[conn.RemoteAddr().String()] = conn
+		c.mu.Unlock()
+	}
+	return conn, err
+}
+
+func (c *conns) from(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read = addr
+}
+
+// cut closes the connection that the last read came on.
+func (c *conns) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all[c.read].Close()
+}
+
 // guardedClient is a client of g, which is as it should be for it.
 func guardedClient(t *testing.T, g *guarded) (*etcdClient, string) {
 	t.Helper()
@@ -80,7 +124,7 @@ func guardedClient(t *testing.T, g *guarded) (*etcdClient, string) {
 	s := grpc.NewServer()
 	pb.RegisterAuthServer(s, g)
 	pb.RegisterKVServer(s, g)
-	go func() { _ = s.Serve(l) }()
+	go func() { _ = s.Serve(g.conns.on(l)) }()
 	t.Cleanup(s.Stop)
 	file := filepath.Join(t.TempDir(), "password")
 	write(t, file, g.pw+"\n")
@@ -182,4 +226,55 @@ func TestLoginRefusedAndOff(t *testing.T) {
 	try(os.ErrNotExist)
 	set(true)
 	try(nil)
+}
+
+// While all hosts log in, etcd's answers to keepalives are late, and connections end by that. A login has one of its own, with more patience; if even that is lost, the
+// next login waits.
+func TestLoginHasOwnConnection(t *testing.T) {
+	g := &guarded{pw: "first"}
+	c, _ := guardedClient(t, g)
+	hold := make(chan struct{})
+	g.hold.Store(&hold)
+	g.forget()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Newest(t.Context(), "services/")
+		done <- err
+	}()
+	eventually(t, 10*time.Second, "the login", func() bool { return g.logins.Load() == 2 })
+	g.conns.cut()
+	if _, err := c.Raw().MemberList(t.Context()); status.Code(err) != codes.Unimplemented { // there is a new connection for the rest
+		t.Errorf("error %v, want that it is unimplemented", err)
+	}
+	g.hold.Store(nil)
+	close(hold)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := g.logins.Load(); n != 2 {
+		t.Errorf("%d logins, want 2: the first of the client, and the one that was under way", n)
+	}
+}
+
+// A login whose connection was lost is one that a busy etcd still computes: the next comes later and later. Those that etcd refused don't count.
+func TestLoginPace(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := &login{}
+	var longest time.Duration
+	for range 200 {
+		l.pace(now, fmt.Errorf("log in to etcd as agent: %w", status.Error(codes.Unavailable, "connection reset")))
+		longest = max(longest, l.next.Sub(now))
+	}
+	if longest < loginBackoff/2 || longest > loginBackoff {
+		t.Errorf("the longest wait is %v, want one of up to %v", longest, loginBackoff)
+	}
+	for _, err := range []error{nil, rpctypes.ErrAuthFailed, rpctypes.ErrNoLeader, os.ErrNotExist, context.Canceled} {
+		l.next = now.Add(time.Hour)
+		if l.pace(now, err); !l.next.IsZero() {
+			t.Errorf("after %v the next login waits", err)
+		}
+		if l.pace(now, status.Error(codes.Unavailable, "connection reset")); l.next.Sub(now) > MinBackoff {
+			t.Errorf("after %v and one lost login, the next waits for %v", err, l.next.Sub(now))
+		}
+	}
 }
