@@ -38,7 +38,7 @@ type login struct {
 	mu      sync.Mutex
 	token   string    // empty before the first login, and if etcd wants none
 	running *attempt  // nil if no login is under way
-	lost    Backoff   // after logins that lost their connection
+	lost    Backoff   // after logins that etcd was too busy for
 	next    time.Time // no login before
 	looked  time.Time
 }
@@ -57,7 +57,8 @@ type door struct {
 
 // GetRequestMetadata is what each call carries.
 func (l *login) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
-	if token := l.current(); token != "" && ctx.Value(nobody{}) == nil {
+	nobody, _ := ctx.Value(looking{}).(bool)
+	if token := l.current(); token != "" && !nobody {
 		return map[string]string{rpctypes.TokenFieldNameGRPC: token}, nil
 	}
 	return nil, nil
@@ -75,6 +76,9 @@ func (l *login) current() string {
 // caller returns what logs in again if a call finds its token expired, and makes it once more.
 func (l *login) caller(d door) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if ctx.Value(looking{}) != nil {
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}
 		return l.call(ctx, d, cc, func(ctx context.Context) error { return invoke(ctx, method, req, reply, cc, opts...) })
 	}
 }
@@ -157,9 +161,10 @@ func (l *login) run(a *attempt, d door, wait time.Duration) {
 	close(a.done)
 }
 
-// pace decides when the next login may begin, after one that ended with err.
+// pace decides when the next login may begin, after one that ended with err. One that etcd said nothing of, or took too long for, was too much.
 func (l *login) pace(now time.Time, err error) {
-	if _, says := errors.AsType[rpctypes.EtcdError](err); says || status.Code(err) != codes.Unavailable {
+	_, says := errors.AsType[rpctypes.EtcdError](err)
+	if busy := errors.Is(err, rpctypes.ErrTimeout) || status.Code(err) == codes.Unavailable && !says; !busy {
 		l.lost, l.next = Backoff{}, time.Time{}
 		return
 	}

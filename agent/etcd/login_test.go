@@ -29,6 +29,8 @@ type guarded struct {
 
 	logins atomic.Int64
 	hold   atomic.Pointer[chan struct{}] // logins wait for it, unless nil
+	slow   atomic.Pointer[chan struct{}] // so do reads with a token
+	reads  atomic.Int64                  // with a token
 	conns  conns
 
 	mu    sync.Mutex
@@ -62,9 +64,20 @@ func (g *guarded) Range(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeRespo
 	md, _ := metadata.FromIncomingContext(ctx)
 	p, _ := grpcpeer.FromContext(ctx)
 	g.conns.from(p.Addr.String())
+	got := strings.Join(md.Get(rpctypes.TokenFieldNameGRPC), ",")
+	if got != "" {
+		g.reads.Add(1)
+		if slow := g.slow.Load(); slow != nil {
+			<-*slow
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if got := strings.Join(md.Get(rpctypes.TokenFieldNameGRPC), ","); !g.off && got != g.token {
+	switch {
+	case g.off:
+	case got == "":
+		return nil, rpctypes.ErrGRPCUserEmpty
+	case got != g.token:
 		return nil, rpctypes.ErrGRPCInvalidAuthToken
 	}
 	return &pb.RangeResponse{Header: &pb.ResponseHeader{}}, nil
@@ -261,8 +274,12 @@ func TestLoginPace(t *testing.T) {
 	now := time.Unix(1000, 0)
 	l := &login{}
 	var longest time.Duration
-	for range 200 {
-		l.pace(now, fmt.Errorf("log in to etcd as agent: %w", status.Error(codes.Unavailable, "connection reset")))
+	for i := range 400 {
+		err := fmt.Errorf("log in to etcd as agent: %w", status.Error(codes.Unavailable, "connection reset"))
+		if i%2 == 0 {
+			err = fmt.Errorf("log in to etcd as agent: %w", rpctypes.ErrTimeout)
+		}
+		l.pace(now, err)
 		longest = max(longest, l.next.Sub(now))
 	}
 	if longest < loginBackoff/2 || longest > loginBackoff {
@@ -276,5 +293,27 @@ func TestLoginPace(t *testing.T) {
 		if l.pace(now, status.Error(codes.Unavailable, "connection reset")); l.next.Sub(now) > MinBackoff {
 			t.Errorf("after %v and one lost login, the next waits for %v", err, l.next.Sub(now))
 		}
+	}
+}
+
+// A call that takes long has somebody look whether it's the token; that costs no login.
+func TestLookCostsNoLogin(t *testing.T) {
+	g := &guarded{pw: "first"}
+	c, _ := guardedClient(t, g)
+	slow := make(chan struct{})
+	g.slow.Store(&slow)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Newest(t.Context(), "services/")
+		done <- err
+	}()
+	eventually(t, 20*time.Second, "the look with the token, after the one without", func() bool { return g.reads.Load() == 2 })
+	g.slow.Store(nil)
+	close(slow)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := g.logins.Load(); n != 1 {
+		t.Errorf("%d logins, want that of the beginning", n)
 	}
 }

@@ -18,8 +18,8 @@ const (
 
 var errStale = errors.New("the token is of a former life of etcd")
 
-// nobody is the key of a context whose calls carry no token.
-type nobody struct{}
+// looking is the key of a context whose calls only look: true if they carry no token. Their errors have nobody log in.
+type looking struct{}
 
 // isStale reports whether token is what makes calls wait: etcd answers who says nothing (that it won't), and doesn't answer who says it.
 func (l *login) isStale(ctx context.Context, cc *grpc.ClientConn, token string) bool {
@@ -35,12 +35,12 @@ func (l *login) isStale(ctx context.Context, cc *grpc.ClientConn, token string) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
-	if !answers(context.WithValue(ctx, nobody{}, true), cc) {
-		return false // it answers nobody
+	if !answers(context.WithValue(ctx, looking{}, true), cc) || time.Since(now) > staleAfter {
+		return false // it answers nobody, or is busy: a login would make it busier
 	}
 	ctx, cancel = context.WithTimeout(ctx, staleAfter+4*time.Since(now))
 	defer cancel()
-	return !answers(ctx, cc)
+	return !answers(context.WithValue(ctx, looking{}, false), cc)
 }
 
 // answers reports whether etcd says anything to a read that costs it next to nothing; a refusal is an answer.
