@@ -37,7 +37,7 @@ func (e *Config) newLogin() *login {
 	if e.Username == "" || e.PasswordFile == "" {
 		return nil
 	}
-	return &login{name: e.Username, passwordFile: e.PasswordFile}
+	return newLogin(e.Username, e.PasswordFile)
 }
 
 // equal reports whether o says the same.
@@ -49,7 +49,7 @@ func (e *Config) equal(o *Config) bool {
 		e.CAFile == o.CAFile && e.CertFile == o.CertFile && e.KeyFile == o.KeyFile && e.ServerName == o.ServerName
 }
 
-// clone is a copy with a login of its own.
+// clone is a copy with a login of its c.
 func (e *Config) clone() *Config {
 	if e == nil {
 		return nil
@@ -110,7 +110,7 @@ type etcdClient struct {
 	watches *watches
 	all     []string // endpoints
 	where   *where
-	end     context.CancelFunc // of logins under way; nil if there can be none
+	own     *login // nil if it shares one, or there is no user
 }
 
 // newConfig is what every client of e has in common.
@@ -137,33 +137,34 @@ func newConfig(ctx context.Context, e Config, at *where, failed func(error)) cli
 // Dial returns a client of e. With a user it logs in, which needs a connection. failed is told why an endpoint could not be reached, for a person to read.
 func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 	at := &where{}
-	own := &etcdClient{all: e.Endpoints, where: at}
-	ctx, own.end = context.WithCancel(ctx)
+	c := &etcdClient{all: e.Endpoints, where: at}
 	cfg := newConfig(ctx, e, at, failed)
-	who, door := e.login, door{ctx, func() (*clientv3.Client, error) {
+	who := e.login
+	if who == nil {
+		who = e.newLogin()
+		c.own = who
+	}
+	door := func(ctx context.Context) (*clientv3.Client, error) {
 		patient := newConfig(ctx, e, &where{}, failed)
 		patient.DialKeepAliveTimeout = loginKeepalive
 		return clientv3.New(patient)
-	}}
-	if who == nil {
-		who = e.newLogin()
 	}
 	if who != nil {
 		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.caller(door)))
 	}
 	var err error
-	if own.c, err = clientv3.New(cfg); err != nil {
-		own.end()
+	if c.c, err = clientv3.New(cfg); err != nil {
+		c.own.close()
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
-	own.watches = newWatches(own.c)
+	c.watches = newWatches(c.c)
 	if who != nil {
-		if err := who.first(door); err != nil {
-			own.Close()
+		if err := who.first(ctx, door); err != nil {
+			c.Close()
 			return nil, err
 		}
 	}
-	return own, nil
+	return c, nil
 }
 
 // Wrap is c as a Client, which stays with the endpoints of c.
@@ -264,9 +265,7 @@ func (e *etcdClient) Everywhere() {
 func (e *etcdClient) Raw() *clientv3.Client { return e.c }
 
 func (e *etcdClient) Close() {
-	if e.end != nil {
-		e.end()
-	}
+	e.own.close()
 	e.c.Close()
 	e.watches.close()
 }

@@ -281,8 +281,14 @@ func (k *Links) drop(l *Link) {
 // Run makes links until ctx ends, one at a time.
 func (k *Links) Run(ctx context.Context) error {
 	var back Backoff
+	var who *login
+	defer func() { who.close() }()
 	for ctx.Err() == nil {
 		e, changed := k.configured()
+		if e == nil || e.login != who {
+			who.close()
+			who = nil
+		}
 		if e == nil {
 			select {
 			case <-changed:
@@ -291,6 +297,7 @@ func (k *Links) Run(ctx context.Context) error {
 			}
 			continue
 		}
+		who = e.login
 		began := time.Now()
 		served, err := k.serve(ctx, *e, changed)
 		switch {

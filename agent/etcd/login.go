@@ -35,6 +35,10 @@ type login struct {
 	name         string
 	passwordFile string // read at each login (1.4)
 
+	// Logins outlive the client that they were begun for: it may be given up while etcd is busy with them.
+	ctx context.Context
+	end context.CancelFunc
+
 	mu      sync.Mutex
 	token   string    // empty before the first login, and if etcd wants none
 	running *attempt  // nil if no login is under way
@@ -49,10 +53,21 @@ type attempt struct {
 	err  error
 }
 
-// door opens the connection of one login, apart from that of everything else: see loginKeepalive. Logins end with ctx.
-type door struct {
-	ctx  context.Context
-	open func() (*clientv3.Client, error)
+// door opens the connection of one login, apart from that of everything else: see loginKeepalive. It lives as long as ctx.
+type door func(ctx context.Context) (*clientv3.Client, error)
+
+// newLogin is the login of a user, until close.
+func newLogin(name, passwordFile string) *login {
+	l := &login{name: name, passwordFile: passwordFile}
+	l.ctx, l.end = context.WithCancel(context.Background())
+	return l
+}
+
+// close ends a login under way; nil is nobody.
+func (l *login) close() {
+	if l != nil {
+		l.end()
+	}
 }
 
 // GetRequestMetadata is what each call carries.
@@ -109,11 +124,11 @@ func isExpired(err error) bool {
 }
 
 // first returns when there is a token; a client before this one may have left it.
-func (l *login) first(d door) error {
+func (l *login) first(ctx context.Context, d door) error {
 	if l.current() != "" {
 		return nil
 	}
-	return l.renew(d.ctx, d, "")
+	return l.renew(ctx, d, "")
 }
 
 // forget has the next client log in anew; nil is nobody.
@@ -149,7 +164,7 @@ func (l *login) renew(ctx context.Context, d door, old string) error {
 }
 
 func (l *login) run(a *attempt, d door, wait time.Duration) {
-	Sleep(d.ctx, wait, nil)
+	Sleep(l.ctx, wait, nil)
 	token, err := l.authenticate(d)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -178,13 +193,13 @@ func (l *login) authenticate(d door) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the password of etcd user %s: %w", l.name, err)
 	}
-	c, err := d.open()
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(l.ctx), loginTimeout)
+	defer cancel()
+	c, err := d(ctx)
 	if err != nil {
 		return "", fmt.Errorf("make a client of etcd to log in: %w", err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(d.ctx), loginTimeout)
-	defer cancel()
 	r, err := pb.NewAuthClient(c.ActiveConnection()).Authenticate(ctx, &pb.AuthenticateRequest{Name: l.name, Password: strings.TrimRight(string(password), "\r\n")}, grpc.WaitForReady(true))
 	switch err = rpctypes.Error(err); {
 	case errors.Is(err, rpctypes.ErrAuthNotEnabled):

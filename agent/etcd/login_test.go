@@ -130,6 +130,18 @@ func (c *conns) cut() {
 // guardedClient is a client of g, which is as it should be for it.
 func guardedClient(t *testing.T, g *guarded) (*etcdClient, string) {
 	t.Helper()
+	e := guardedEtcd(t, g)
+	c, err := Dial(t.Context(), e, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c.(*etcdClient), e.PasswordFile
+}
+
+// guardedEtcd is how to reach g, which is as it should be.
+func guardedEtcd(t *testing.T, g *guarded) Config {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -141,12 +153,7 @@ func guardedClient(t *testing.T, g *guarded) (*etcdClient, string) {
 	t.Cleanup(s.Stop)
 	file := filepath.Join(t.TempDir(), "password")
 	write(t, file, g.pw+"\n")
-	c, err := Dial(t.Context(), Config{Endpoints: []string{l.Addr().String()}, Username: "agent", PasswordFile: file}, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c.(*etcdClient), file
+	return Config{Endpoints: []string{l.Addr().String()}, Username: "agent", PasswordFile: file}
 }
 
 func write(t *testing.T, path, text string) {
@@ -315,5 +322,39 @@ func TestLookCostsNoLogin(t *testing.T) {
 	}
 	if n := g.logins.Load(); n != 1 {
 		t.Errorf("%d logins, want that of the beginning", n)
+	}
+}
+
+// A login goes on, for the next client, when the one that it was begun for is given up.
+func TestLoginOutlivesClient(t *testing.T) {
+	g := &guarded{pw: "first"}
+	hold := make(chan struct{})
+	g.hold.Store(&hold)
+	e := guardedEtcd(t, g)
+	e.login = e.newLogin()
+	defer e.login.close()
+	first, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	given := make(chan error, 1)
+	go func() {
+		_, err := Dial(first, e, func(error) {})
+		given <- err
+	}()
+	eventually(t, 10*time.Second, "the login", func() bool { return g.logins.Load() == 1 })
+	cancel()
+	if err := <-given; !errors.Is(err, errLoggingIn) {
+		t.Fatalf("error %v, want that the login has no answer yet", err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { close(hold) })
+	c, err := Dial(t.Context(), e, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Newest(t.Context(), "services/"); err != nil {
+		t.Error(err)
+	}
+	if n := g.logins.Load(); n != 1 {
+		t.Errorf("%d logins, want one", n)
 	}
 }
