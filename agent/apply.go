@@ -53,6 +53,8 @@ func spec(s config.Service) table.Spec {
 		Listeners:    listeners,
 		Protocol:     s.Protocol,
 		InUse:        len(s.Listen) > 0,
+
+		DynamicWeight: s.DynamicWeight, Load: s.Load, SlowStart: s.SlowStart, Zone: s.Zone, Subset: s.Subset,
 		Health: health.Options{
 			Probe: health.ProbeType(s.Probe.Type), HTTP2: s.Protocol == "h2",
 			Interval: s.Probe.Interval, Timeout: s.Probe.Timeout, Rise: s.Probe.Rise, Fall: s.Probe.Fall,
@@ -68,7 +70,7 @@ func served(c *config.Config) []proxy.Service {
 	var out []proxy.Service
 	for _, s := range c.Services {
 		p := proxy.Service{
-			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority,
+			Name: s.Name, Protocol: s.Protocol, Authority: s.Authority, HashHeader: s.HashHeader,
 			Connect: s.Timeout.Connect, Request: s.Timeout.Request, Idle: s.Timeout.Idle, Drain: s.Drain,
 			Retry:         proxy.Retry{On: s.Retry.On, Max: s.Retry.Max, BudgetPercent: s.Retry.BudgetPercent},
 			ReconnectBase: s.Reconnect.Base, ReconnectMax: s.Reconnect.Max,

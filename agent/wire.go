@@ -43,6 +43,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		OnActive:  a.monitor.SetActive,
 		OnGone:    func(service string, addr netip.AddrPort, cause string) { a.discovery.Gone(service, addr, cause) },
 		NewState:  a.newState,
+		Seed:      hostSeed(c.Node.Name),
 		OnPublish: func(s *table.Service) { a.proxy.Publish(s); a.lists.Published(s) },
 	}); err != nil {
 		return err

@@ -18,7 +18,7 @@ func usable(v *table.View) []bool {
 	left := 0
 	for i := range v.Backends {
 		b := v.Backends[i].Verdict
-		out[i] = !v.Backends[i].Standby && (b.Usable() || v.Panic && mayBeTried(b) && b.Soft)
+		out[i] = !v.Backends[i].Standby && !v.Backends[i].Outside && (b.Usable() || v.Panic && mayBeTried(b) && b.Soft)
 		if out[i] {
 			left++
 		}

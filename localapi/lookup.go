@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -129,16 +130,24 @@ func (l lookupService) Pick(ctx context.Context, r *lbagentv1.PickRequest) (*lba
 	if v.Panic {
 		resp.ValidFor = durationpb.New(validForInPanic)
 	}
-	if r.Count > 1 {
+	key := uint64(0)
+	if v.Service.Spec().Policy == picker.Hash {
+		key = picker.KeyOf(r.HashKey)
+	}
+	if r.Count > 1 && key == 0 {
 		resp.Picks = s.batch(v, now, int(r.Count), tried)
 	}
 	if resp.Picks == nil {
-		b := v.Advise(now, tried)
+		count := uint32(1)
+		if key != 0 { // all of them belong there
+			count = max(1, r.Count)
+		}
+		b := v.Advise(now, key, tried)
 		if b == nil {
 			return nil, failure(codes.Unavailable, reasonNoBackend, r.Service, "%s", v.Unusable(now))
 		}
-		resp.Picks = []*lbagentv1.Picked{{Address: b.Addr.String(), Host: b.Host, Count: 1, Metadata: b.Metadata}}
-		s.picks.Add(1)
+		resp.Picks = []*lbagentv1.Picked{{Address: b.Addr.String(), Host: b.Host, Count: count, Metadata: b.Metadata}}
+		s.picks.Add(uint64(count))
 	}
 	return resp, nil
 }

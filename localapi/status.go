@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -63,6 +64,9 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 		resp.BadRecords = append(resp.BadRecords, &lbagentv1.BadRecord{Key: bad.Key, Reason: bad.Reason})
 	}
 	resp.Hints = append(tierHints(v), listHints(v.List, now)...)
+	if n := v.Subset(); n > 0 {
+		resp.Hints = append(resp.Hints, fmt.Sprintf("this host calls a subset of %d of the %d backends", n, v.Total))
+	}
 	if s.cfg.Hints != nil {
 		resp.Hints = append(resp.Hints, s.cfg.Hints(r.Service)...)
 	}
@@ -173,6 +177,14 @@ func explain(v *table.View, b *table.Backend, usable bool, now time.Time) *lbage
 		LastFailure:   snap.LastFailure,
 		LastFailureAt: stamp(snap.LastFailureAt),
 	}
+	f := b.Factors
+	e.WeightFactors = &lbagentv1.WeightFactors{Dynamic: float64(f.Dynamic), SlowStart: float64(f.SlowStart), Zone: float64(f.Zone), Load: float64(f.Load)}
+	if v.Subset() > 0 {
+		e.Subset = lbagentv1.Subset_SUBSET_INSIDE
+		if b.Outside {
+			e.Subset = lbagentv1.Subset_SUBSET_OUTSIDE
+		}
+	}
 	if snap.LatencyFresh {
 		e.Latency = durationpb.New(snap.Latency)
 	}
@@ -193,13 +205,33 @@ func standbyFor(v *table.View, b *table.Backend) string {
 	return fmt.Sprintf("as tier %d", b.Priority)
 }
 
+// weightWords is the effective weight, and what it is made of: `12.5 (100 x dynamic 0.25 x slow start 0.5)`.
+func weightWords(b *table.Backend) string {
+	text := strconv.FormatFloat(b.Weight, 'g', 4, 64)
+	parts := ""
+	for _, f := range []struct {
+		of   float32
+		name string
+	}{{b.Factors.Dynamic, "dynamic"}, {b.Factors.SlowStart, "slow start"}, {b.Factors.Zone, "zone"}, {b.Factors.Load, "load"}} {
+		if f.of != 1 {
+			parts += fmt.Sprintf(" x %s %.3g", f.name, f.of)
+		}
+	}
+	if parts == "" {
+		return text
+	}
+	return fmt.Sprintf("%s (%d%s)", text, b.Backend.Weight, parts)
+}
+
 func sentence(v *table.View, b *table.Backend, usable bool, now time.Time) string {
 	words := b.Evidence().Words(now)
 	switch {
+	case b.Outside && b.Verdict.Usable():
+		return fmt.Sprintf("gets no calls from this host, whose subset is %d others; %s", v.Subset(), words)
 	case b.Standby && b.Verdict.Usable():
 		return "stands by, " + standbyFor(v, b) + "; " + words
 	case usable && b.Verdict.Usable():
-		return fmt.Sprintf("gets calls, weight %g; %s", b.Weight, words)
+		return fmt.Sprintf("gets calls, weight %s; %s", weightWords(b), words)
 	case usable:
 		return "gets calls although it isn't well, because too few are (panic); " + words
 	case v.Panic && mayBeTried(b.Verdict):

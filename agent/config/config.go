@@ -98,17 +98,26 @@ type Service struct {
 	Listen       []Listen
 	Protocol     string // auto, h2, http1, tcp
 	Authority    string // keep, host, or a literal
-	Policy       string // p2c, round_robin
+	Policy       string // p2c, round_robin, least_request, random, hash
+	HashHeader   string // in lower case; "" = keys come by the API alone (3.10)
 	Probe        Probe
 	Eject        Eject
 	PanicPercent int // 0 = off
-	Retry        Retry
-	Reconnect    Reconnect
-	Timeout      Timeout
-	GuardHold    time.Duration // how long backends whose keys seem to have expired en masse are kept at least (SEMANTICS 1.9, 1.10); 0 = not at all
-	Drain        time.Duration // 0 = running calls end at once
-	OnDemand     bool          // not configured: followed because it was asked for
-	Item         string        // of the fleet's configuration: its key below fleet.prefix; "" = of the files
+
+	DynamicWeight bool          // 3.3
+	PreferZone    bool          // 3.8
+	Zone          string        // of this host, if it is preferred; "" = none is
+	SlowStart     time.Duration // 3.7; 0 = off
+	Subset        int           // 3.9; 0 = off
+	Load          bool          // 3.12
+
+	Retry     Retry
+	Reconnect Reconnect
+	Timeout   Timeout
+	GuardHold time.Duration // how long backends whose keys seem to have expired en masse are kept at least (SEMANTICS 1.9, 1.10); 0 = not at all
+	Drain     time.Duration // 0 = running calls end at once
+	OnDemand  bool          // not configured: followed because it was asked for
+	Item      string        // of the fleet's configuration: its key below fleet.prefix; "" = of the files
 }
 
 // Fallback is services[].fallback: one of Prefix and Backends.

@@ -69,11 +69,17 @@ func TestDefaults(t *testing.T) {
 			StatusMax: 399},
 		Eject:        Eject{On: true, Consecutive: 5, SuccessRate: 50, Base: time.Second, Max: time.Minute, MaxPercent: 50},
 		PanicPercent: 50,
-		Retry:        Retry{Max: 2, BudgetPercent: 20},
-		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
-		Timeout:      Timeout{Connect: time.Second, Request: 0, Idle: 5 * time.Minute},
-		GuardHold:    10 * time.Minute,
-		Drain:        30 * time.Second,
+
+		DynamicWeight: true,
+		PreferZone:    true,
+		SlowStart:     15 * time.Second,
+		Subset:        32,
+
+		Retry:     Retry{Max: 2, BudgetPercent: 20},
+		Reconnect: Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
+		Timeout:   Timeout{Connect: time.Second, Request: 0, Idle: 5 * time.Minute},
+		GuardHold: 10 * time.Minute,
+		Drain:     30 * time.Second,
 	}
 	want := &Config{
 		Files:       []string{"lbagent.yaml"},
@@ -153,7 +159,13 @@ services:
     listen: [7001, 127.0.0.2:7002, "[::1]:7003", "unix:/run/user.sock"]
     protocol: h2
     authority: user.local:80
-    policy: round_robin
+    policy: hash
+    hash: {header: X-User-ID}
+    dynamic_weight: off
+    zone: ignore
+    slow_start: 1m
+    subset: 50
+    load: on
     probe: {type: grpc, interval: 2s, timeout: 500ms, rise: 1, fall: 4, port: 81, service: health}
     eject: {mode: observe, consecutive: 3, success_rate: 40, base: 2s, max: 30s, max_percent: 20}
     panic_percent: 30
@@ -173,19 +185,21 @@ services:
 		Name: "user", At: "lbagent.yaml:21", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
 		Listen: []Listen{{TCP: v4}, {TCP: v6}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
 			{TCP: netip.MustParseAddrPort("[::1]:7003")}, {Unix: "/run/user.sock"}},
-		Protocol: "h2", Authority: "user.local:80", Policy: "round_robin",
+		Protocol: "h2", Authority: "user.local:80", Policy: "hash", HashHeader: "x-user-id",
 		Probe: Probe{Type: "grpc", Interval: 2 * time.Second, Timeout: 500 * time.Millisecond, Rise: 1, Fall: 4, Port: 81, Path: "/", StatusMin: 200,
 			StatusMax: 399, Service: "health"},
 		Eject:        Eject{On: true, Observe: true, Consecutive: 3, SuccessRate: 40, Base: 2 * time.Second, Max: 30 * time.Second, MaxPercent: 20},
 		PanicPercent: 30,
-		Retry:        Retry{On: []string{"503", "reset", "unavailable"}, Max: 1, BudgetPercent: 10},
-		Reconnect:    Reconnect{Base: 50 * time.Millisecond, Max: 5 * time.Second},
-		Timeout:      Timeout{Connect: 2 * time.Second, Request: 90 * time.Second, Idle: time.Minute},
-		Drain:        time.Minute,
-		GuardHold:    5 * time.Minute,
+		SlowStart:    time.Minute, Subset: 50, Load: true,
+		Retry:     Retry{On: []string{"503", "reset", "unavailable"}, Max: 1, BudgetPercent: 10},
+		Reconnect: Reconnect{Base: 50 * time.Millisecond, Max: 5 * time.Second},
+		Timeout:   Timeout{Connect: 2 * time.Second, Request: 90 * time.Second, Idle: time.Minute},
+		Drain:     time.Minute,
+		GuardHold: 5 * time.Minute,
 	}
 	http := defaultService()
-	http.Name, http.At = "http", "lbagent.yaml:37"
+	http.Name, http.At = "http", "lbagent.yaml:43"
+	http.Zone = "eu-1a"
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
@@ -195,7 +209,7 @@ services:
 	http.Deny = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")}
 	http.Probe.Type, http.Probe.Path, http.Probe.StatusMin, http.Probe.StatusMax = "http", "/healthz?x=1", 204, 204
 	defaults := defaultService()
-	defaults.Namespace = "/prod/"
+	defaults.Namespace, defaults.Zone = "/prod/", "eu-1a"
 	want := &Config{
 		Files: []string{"lbagent.yaml"},
 		Node:  Node{Name: "web-17", Zone: "eu-1a", Region: "eu-1"},

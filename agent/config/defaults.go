@@ -61,10 +61,16 @@ func defaultService() Service {
 		},
 		Eject:        Eject{On: true, Consecutive: 5, SuccessRate: 50, Base: time.Second, Max: time.Minute, MaxPercent: 50},
 		PanicPercent: 50,
-		Retry:        Retry{Max: 2, BudgetPercent: 20},
-		Reconnect:    Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
-		Timeout:      Timeout{Connect: time.Second, Idle: 5 * time.Minute},
-		GuardHold:    10 * time.Minute,
-		Drain:        30 * time.Second,
+
+		DynamicWeight: true,
+		PreferZone:    true,
+		SlowStart:     15 * time.Second,
+		Subset:        32,
+
+		Retry:     Retry{Max: 2, BudgetPercent: 20},
+		Reconnect: Reconnect{Base: 100 * time.Millisecond, Max: 10 * time.Second},
+		Timeout:   Timeout{Connect: time.Second, Idle: 5 * time.Minute},
+		GuardHold: 10 * time.Minute,
+		Drain:     30 * time.Second,
 	}
 }

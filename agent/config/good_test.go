@@ -172,7 +172,7 @@ services:
 		{"namespace", strings.Replace(base, "endpoints", "namespace: p/, endpoints", 1), "etcd, mute, defaults; services: 2 changed (a, b)"},
 		{"defaults", base + "defaults: {policy: round_robin}\n", "defaults; services: 2 changed (a, b)"},
 		{"sections", base + "node: {zone: a}\nlog: {level: warn}\nadmin: {listen: off}\nmetrics: {listen: \":1\"}\nstate_dir: /a\nproxy: {loops: 9}\n" +
-			"on_demand: off\napi: {socket: /a}\n", "node, api, admin, metrics, state_dir, proxy, on_demand, log"},
+			"on_demand: off\napi: {socket: /a}\n", "node, api, admin, metrics, state_dir, proxy, on_demand, log, defaults; services: 2 changed (a, b)"},
 		{"no etcd", "", "etcd, on_demand, mute; services: 2 removed (a, b)"},
 	} {
 		got := Compare(mustParse(t, base), mustParse(t, c.text))

@@ -22,6 +22,7 @@ type draft struct {
 	namespace *string // nil = etcd's
 	eject     bool    // the mode isn't off
 	guard     guard
+	node      Node
 
 	rank int  // 0 = of the files; an item of the fleet has its place among them: of two that clash, the one with the higher rank gives way
 	only only // of an item of the fleet: on which hosts it applies
@@ -30,10 +31,6 @@ type draft struct {
 // ownKeys say which service it is; they have no place in defaults:.
 func ownKeys() []string { return []string{"name", "prefix", "key", "backends", "listen"} }
 
-func laterKeys() others {
-	return notYet("hash", "dynamic_weight", "zone", "slow_start", "subset", "load")
-}
-
 // onlyFleet are keys of the fleet's items: a file is of one host.
 func onlyFleet() others {
 	return others{[]string{"only"}, "belongs to the items that fleet: keeps in etcd", "leave it out"}
@@ -41,13 +38,13 @@ func onlyFleet() others {
 
 // services reads defaults: and every entry of services:.
 func (d *decoder) services(s *sections) []*draft {
-	base := draft{Service: s.cfg.Defaults, eject: s.cfg.Defaults.Eject.On, guard: guard{hold: s.cfg.Defaults.GuardHold}}
+	base := draft{Service: s.cfg.Defaults, eject: s.cfg.Defaults.Eject.On, guard: guard{hold: s.cfg.Defaults.GuardHold}, node: s.cfg.Node}
 	if v, ok := s.written["defaults"]; ok {
 		known := base.keys()
 		for _, k := range ownKeys() {
 			delete(known, k)
 		}
-		v.object(known, others{ownKeys(), "has no place in defaults:, it is a service's own", "write it in each service"}, laterKeys(), onlyFleet())
+		v.object(known, others{ownKeys(), "has no place in defaults:, it is a service's own", "write it in each service"}, onlyFleet())
 	}
 	base.finish(s.cfg.Etcd)
 	s.base = base
@@ -81,7 +78,7 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 	if dr.rank > 0 {
 		known["only"] = func(v value) { dr.only = v.only() }
 	}
-	dr.own = v.object(known, laterKeys(), onlyFleet())
+	dr.own = v.object(known, onlyFleet())
 	dr.checkProbe()
 	if at, ok := dr.own["retry"]; ok && dr.Protocol == "tcp" && len(dr.Retry.On) > 0 {
 		at.fail("leave it out; a failed connect goes on to the next backend in any case", "belongs to HTTP, the service is of protocol tcp")
@@ -89,6 +86,7 @@ func (dr *draft) decode(v value, etcd *Etcd) {
 	if _, ok := dr.own["name"]; !ok && v.isMap() {
 		v.fail("write name: and either prefix: or backends:", "the service has no name")
 	}
+	dr.checkHash()
 	dr.checkSource(v, etcd)
 	dr.finish(etcd)
 	if dr.etcdKeys() == "" {
@@ -137,6 +135,9 @@ func (dr *draft) source() value {
 // finish works out what several keys say together.
 func (dr *draft) finish(etcd *Etcd) {
 	dr.GuardHold = dr.guard.kept()
+	if dr.Zone = ""; dr.PreferZone {
+		dr.Zone = dr.node.Zone
+	}
 	dr.Eject.On = dr.eject && dr.Eject.Consecutive+dr.Eject.SuccessRate > 0 && dr.Eject.MaxPercent > 0
 	if etcd != nil {
 		dr.Namespace = etcd.Namespace
@@ -179,7 +180,19 @@ func (dr *draft) keys() keys {
 		"authority": func(v value) {
 			v.str(&s.Authority, "keep, host, or a name such as user.local or user.local:80 is allowed", false, validLiteral)
 		},
-		"policy":        func(v value) { v.oneOf(&s.Policy, []string{"p2c", "round_robin"}, "least_request", "random", "hash") },
+		"policy":         func(v value) { v.oneOf(&s.Policy, []string{"p2c", "round_robin", "least_request", "random", "hash"}) },
+		"hash":           dr.decodeHash,
+		"dynamic_weight": func(v value) { v.boolean(&s.DynamicWeight) },
+		"zone": func(v value) {
+			var word string
+			v.oneOf(&word, []string{"prefer", "ignore"})
+			if word != "" {
+				s.PreferZone = word == "prefer"
+			}
+		},
+		"slow_start":    func(v value) { v.duration(&s.SlowStart, true, time.Second, time.Hour) },
+		"subset":        func(v value) { v.integer(&s.Subset, 0, 10_000) },
+		"load":          func(v value) { v.boolean(&s.Load) },
 		"probe":         func(v value) { dr.ownProbe = s.Probe.decode(v) },
 		"eject":         dr.decodeEject,
 		"guard":         dr.guard.decode,

@@ -14,6 +14,7 @@ const (
 	Verdict  Kind = "verdict"  // a backend's verdict changed; Detail says from what to what and why
 	List     Kind = "list"     // a service's list changed
 	Orphan   Kind = "orphan"   // backends lost their keys in a way that looks like an accident and are kept, or such ones left (1.9, 1.10)
+	Weight   Kind = "weight"   // a backend's dynamic weight fell below a half, or is whole again (3.3)
 	Panic    Kind = "panic"    // a service entered or left panic
 	Fallback Kind = "fallback" // a service's fallback is used, or left (1.16)
 	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool

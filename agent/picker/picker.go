@@ -22,18 +22,32 @@ type Policy string
 
 // Every policy that is built.
 const (
-	P2C        Policy = "p2c"
-	RoundRobin Policy = "round_robin"
+	P2C          Policy = "p2c"
+	RoundRobin   Policy = "round_robin"
+	LeastRequest Policy = "least_request"
+	Weighted     Policy = "random"
+	Hash         Policy = "hash" // by key; made by NewHash, and what has no key goes as with P2C
 )
+
+// Known reports whether p is one of them.
+func (p Policy) Known() bool {
+	switch p {
+	case P2C, RoundRobin, LeastRequest, Weighted, Hash:
+		return true
+	}
+	return false
+}
 
 // Picker picks among the candidates that it was made for. Safe for concurrent use.
 type Picker interface {
-	// Pick returns an index into the candidates, never one whose State is in not; -1 if none is left.
-	Pick(now time.Time, not []*health.State) int
+	// Pick returns an index into the candidates, never one whose State is in not; -1 if none is left. key says where a call belongs under Hash (KeyOf), 0 = nowhere.
+	Pick(now time.Time, key uint64, not []*health.State) int
 }
 
 // Median is a service's median latency, written once a second by the table and read by p2c (3.4); shared by all pickers of the service.
 type Median struct {
+	Random Random // what those pickers draw from; not to be set once there is one
+
 	bits atomic.Uint64 // float64, nanoseconds
 }
 
@@ -55,12 +69,16 @@ func New(policy Policy, candidates []Candidate, median *Median) (Picker, error) 
 		return nil, fmt.Errorf("candidate weights from %v to %v: want positive numbers", w.low, w.top)
 	}
 	switch policy {
-	case P2C:
+	case P2C, Hash:
 		return newP2C(candidates, w, median), nil
 	case RoundRobin:
-		return newRoundRobin(candidates, w), nil
+		return newRoundRobin(candidates, w, median.Random), nil
+	case LeastRequest:
+		return &leastRequest{newWeighted(candidates, w, median.Random), w.mean(len(candidates))}, nil
+	case Weighted:
+		return new(newWeighted(candidates, w, median.Random)), nil
 	}
-	return nil, fmt.Errorf("policy %q: want %s or %s", policy, P2C, RoundRobin)
+	return nil, fmt.Errorf("policy %q is unknown", policy)
 }
 
 // weights is what the candidates' weights come to.
@@ -70,6 +88,8 @@ type weights struct {
 
 // equal reports whether they are all the same.
 func (w *weights) equal() bool { return w.low == w.top }
+
+func (w *weights) mean(n int) float64 { return w.sum / float64(max(1, n)) }
 
 func sumUp(candidates []Candidate) weights {
 	if len(candidates) == 0 {

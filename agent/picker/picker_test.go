@@ -46,7 +46,7 @@ func mustNew(t testing.TB, policy Policy, cs []Candidate, m *Median) Picker {
 func shares(p Picker, now time.Time, candidates, n int) []float64 {
 	counts := make([]float64, candidates)
 	for range n {
-		counts[p.Pick(now, nil)]++
+		counts[p.Pick(now, 0, nil)]++
 	}
 	for i := range counts {
 		counts[i] *= float64(candidates) / float64(n)
@@ -66,7 +66,7 @@ func within(t *testing.T, what string, got, want []float64, tolerance float64) {
 // With equal scores the shares are exactly the weights (3.1).
 func TestSharesAreTheWeights(t *testing.T) {
 	now := time.Now()
-	for _, policy := range []Policy{P2C, RoundRobin} {
+	for _, policy := range []Policy{P2C, RoundRobin, LeastRequest, Weighted} {
 		for _, weights := range [][]float64{{100, 100}, {100, 100, 100, 100, 100}, {2, 1}, {1, 2, 3, 4}, {1000, 1, 1, 1, 1, 1, 1, 1, 1}, {0.5, 0.25, 0.25}} {
 			t.Run(fmt.Sprint(policy, weights), func(t *testing.T) {
 				sum := 0.0
@@ -91,23 +91,23 @@ func TestSharesAreTheWeights(t *testing.T) {
 
 func TestNotIsHonoured(t *testing.T) {
 	now := time.Now()
-	for _, policy := range []Policy{P2C, RoundRobin} {
+	for _, policy := range []Policy{P2C, RoundRobin, LeastRequest, Weighted} {
 		for _, cs := range [][]Candidate{equal(now, 5), candidates(now, 1000, 1, 1, 1, 1), equal(now, 1), nil} {
 			p := mustNew(t, policy, cs, nil)
 			var not []*health.State
 			for range cs {
-				i := p.Pick(now, not)
+				i := p.Pick(now, 0, not)
 				if i < 0 || slices.Contains(not, cs[i].State) {
 					t.Fatalf("%s: pick %d with %d of %d excluded", policy, i, len(not), len(cs))
 				}
 				for range 1000 {
-					if j := p.Pick(now, not); slices.Contains(not, cs[j].State) {
+					if j := p.Pick(now, 0, not); slices.Contains(not, cs[j].State) {
 						t.Fatalf("%s: picked excluded candidate %d", policy, j)
 					}
 				}
 				not = append(not, cs[i].State)
 			}
-			if i := p.Pick(now, not); i != -1 {
+			if i := p.Pick(now, 0, not); i != -1 {
 				t.Fatalf("%s: pick %d of %d with all excluded, want -1", policy, i, len(cs))
 			}
 		}
@@ -121,7 +121,7 @@ func TestSharesWithout(t *testing.T) {
 	p := mustNew(t, P2C, cs, nil)
 	counts := make([]float64, 4)
 	for range 30_000 {
-		counts[p.Pick(now, []*health.State{cs[0].State, cs[1].State})]++
+		counts[p.Pick(now, 0, []*health.State{cs[0].State, cs[1].State})]++
 	}
 	within(t, "without the heavy ones", []float64{counts[2], counts[3]}, []float64{10_000, 20_000}, 0.06)
 }
@@ -178,7 +178,7 @@ func TestOutstandingIsWeighted(t *testing.T) {
 	p := mustNew(t, P2C, cs, nil)
 	// Calls that never end: p2c keeps outstanding / w level.
 	for range 30_000 {
-		cs[p.Pick(now, nil)].State.Begin()
+		cs[p.Pick(now, 0, nil)].State.Begin()
 	}
 	ratio := float64(cs[0].State.Outstanding()) / float64(cs[1].State.Outstanding())
 	if math.Abs(ratio-2) > 0.01 {
@@ -204,7 +204,7 @@ func TestRoundRobinIsSmooth(t *testing.T) {
 	now := time.Now()
 	for _, weights := range [][]float64{{1, 1, 1}, {100, 100, 100, 100}, {5, 1, 1}, {2, 1}, {3, 2, 1}, {7, 5, 3, 1}, {1e6, 3e6}, {0.1, 0.3}} {
 		cs := candidates(now, weights...)
-		p := newRoundRobin(cs, sumUp(cs))
+		p := newRoundRobin(cs, sumUp(cs), Random{})
 		counts := make([]uint64, len(weights))
 		last := make([]int, len(weights)) // turn of the last pick
 		sum := 0.0
@@ -213,7 +213,7 @@ func TestRoundRobinIsSmooth(t *testing.T) {
 		}
 		cycle := int(p.sum)
 		for turn := 1; turn <= 3*cycle; turn++ {
-			i := p.Pick(now, nil)
+			i := p.Pick(now, 0, nil)
 			counts[i]++
 			// Three distances: a gap is at most about the sum of the two smaller ones; three times the mean is a loose bound that bursts break.
 			if gap, mean := turn-last[i], sum/weights[i]; turn > cycle && float64(gap) > 3*mean+1 {
@@ -236,14 +236,14 @@ func TestRoundRobinStartsAnywhere(t *testing.T) {
 	counts := make([]float64, 4)
 	cs := equal(now, 4)
 	for range 40_000 {
-		counts[newRoundRobin(cs, sumUp(cs)).Pick(now, nil)]++
+		counts[newRoundRobin(cs, sumUp(cs), Random{}).Pick(now, 0, nil)]++
 	}
 	within(t, "first picks", counts, []float64{10_000, 10_000, 10_000, 10_000}, 0.06)
 }
 
 func TestNewRefuses(t *testing.T) {
 	now := time.Now()
-	if _, err := New("hash", nil, nil); err == nil {
+	if _, err := New("maglev", nil, nil); err == nil {
 		t.Error("unknown policy was taken")
 	}
 	for _, w := range []float64{0, -1, math.NaN(), math.Inf(1)} {
@@ -255,11 +255,11 @@ func TestNewRefuses(t *testing.T) {
 
 func TestPickAllocatesNothing(t *testing.T) {
 	now := time.Now()
-	for _, policy := range []Policy{P2C, RoundRobin} {
+	for _, policy := range []Policy{P2C, RoundRobin, LeastRequest, Weighted} {
 		for name, cs := range map[string][]Candidate{"equal": equal(now, 1000), "skewed": skewed(now, 1000)} {
 			p := mustNew(t, policy, cs, nil)
 			not := []*health.State{cs[3].State}
-			if n := testing.AllocsPerRun(1000, func() { p.Pick(now, nil); p.Pick(now, not) }); n != 0 {
+			if n := testing.AllocsPerRun(1000, func() { p.Pick(now, 0, nil); p.Pick(now, 0, not) }); n != 0 {
 				t.Errorf("%s, %s: %v allocations per pick", policy, name, n)
 			}
 		}
@@ -268,7 +268,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 
 func BenchmarkPick(b *testing.B) {
 	now := time.Now()
-	for _, policy := range []Policy{P2C, RoundRobin} {
+	for _, policy := range []Policy{P2C, RoundRobin, LeastRequest, Weighted} {
 		for _, n := range []int{1, 10, 100, 1000, 10_000} {
 			for _, kind := range []string{"equal", "skewed"} {
 				b.Run(fmt.Sprintf("%s/%s/%d", policy, kind, n), func(b *testing.B) {
@@ -286,7 +286,7 @@ func BenchmarkPick(b *testing.B) {
 					p := mustNew(b, policy, cs, m)
 					b.ReportAllocs()
 					for b.Loop() {
-						p.Pick(now, nil)
+						p.Pick(now, 0, nil)
 					}
 				})
 			}

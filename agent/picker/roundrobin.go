@@ -3,7 +3,6 @@ package picker
 import (
 	"math"
 	"math/bits"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +26,7 @@ type roundRobin struct {
 // resolution bounds the integer weights: uneven ones are scaled so that the largest is this.
 const resolution = 1 << 16
 
-func newRoundRobin(candidates []Candidate, w weights) *roundRobin {
+func newRoundRobin(candidates []Candidate, w weights, random Random) *roundRobin {
 	r := &roundRobin{candidates: candidates, sum: uint64(len(candidates)), step: 1}
 	if len(candidates) == 0 {
 		return r
@@ -41,11 +40,11 @@ func newRoundRobin(candidates []Candidate, w weights) *roundRobin {
 		}
 		r.step = goldenStep(r.sum)
 	}
-	r.start = rand.Uint64N(r.sum)
+	r.start = random.Uint64() % r.sum
 	return r
 }
 
-func (r *roundRobin) Pick(_ time.Time, not []*health.State) int {
+func (r *roundRobin) Pick(_ time.Time, _ uint64, not []*health.State) int {
 	if len(r.candidates) == 0 {
 		return -1
 	}

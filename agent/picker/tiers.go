@@ -1,7 +1,6 @@
 package picker
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"github.com/lbagent/lbagent/health"
@@ -39,7 +38,10 @@ type Tier struct {
 }
 
 // tiered draws a tier by its load, then one of its candidates as if there were no others.
-type tiered struct{ tiers []tier }
+type tiered struct {
+	tiers  []tier
+	random Random
+}
 
 type tier struct {
 	Picker
@@ -49,7 +51,10 @@ type tier struct {
 
 // NewTiered returns a picker over the candidates of all tiers, numbered through. When a tier has none left, the others are asked in their order.
 func NewTiered(policy Policy, tiers []Tier, median *Median) (Picker, error) {
-	t := &tiered{tiers: make([]tier, len(tiers))}
+	if median == nil {
+		median = new(Median)
+	}
+	t := &tiered{tiers: make([]tier, len(tiers)), random: median.Random}
 	from, sum := 0, 0.0
 	for i, one := range tiers {
 		p, err := New(policy, one.Candidates, median)
@@ -63,27 +68,27 @@ func NewTiered(policy Policy, tiers []Tier, median *Median) (Picker, error) {
 	return t, nil
 }
 
-func (t *tiered) Pick(now time.Time, not []*health.State) int {
+func (t *tiered) Pick(now time.Time, key uint64, not []*health.State) int {
 	drawn := 0
-	for x := rand.Float64(); drawn < len(t.tiers)-1 && x >= t.tiers[drawn].upTo; {
+	for x := t.random.Float64(); drawn < len(t.tiers)-1 && x >= t.tiers[drawn].upTo; {
 		drawn++
 	}
-	if i := t.tiers[drawn].pick(now, not); i >= 0 {
+	if i := t.tiers[drawn].pick(now, key, not); i >= 0 {
 		return i
 	}
 	for k := range t.tiers {
 		if k == drawn {
 			continue
 		}
-		if i := t.tiers[k].pick(now, not); i >= 0 {
+		if i := t.tiers[k].pick(now, key, not); i >= 0 {
 			return i
 		}
 	}
 	return -1
 }
 
-func (t *tier) pick(now time.Time, not []*health.State) int {
-	if i := t.Pick(now, not); i >= 0 {
+func (t *tier) pick(now time.Time, key uint64, not []*health.State) int {
+	if i := t.Pick(now, key, not); i >= 0 {
 		return t.from + i
 	}
 	return -1

@@ -75,7 +75,7 @@ func TestSpillHolds(t *testing.T) {
 
 // A tier gets its load to some calls in a thousand, its own candidates their shares of that, and one without candidates left the others', in order.
 func TestTieredShares(t *testing.T) {
-	for _, policy := range []Policy{P2C, RoundRobin} {
+	for _, policy := range []Policy{P2C, RoundRobin, LeastRequest, Weighted} {
 		all := candidates(time.Now(), 1, 3, 2, 2, 5)
 		p, err := NewTiered(policy, []Tier{{all[:2], 0.7}, {all[2:4], 0.3}, {all[4:], 0}}, nil)
 		if err != nil {
@@ -85,7 +85,7 @@ func TestTieredShares(t *testing.T) {
 		got := make([]float64, len(all))
 		now := time.Now()
 		for range n {
-			got[p.Pick(now, nil)]++
+			got[p.Pick(now, 0, nil)]++
 		}
 		for i, want := range []float64{0.175, 0.525, 0.15, 0.15, 0} {
 			if share := got[i] / n; math.Abs(share-want) > 0.01 || want == 0 && share > 0 {
@@ -94,19 +94,19 @@ func TestTieredShares(t *testing.T) {
 		}
 		var not []*health.State
 		for _, most := range []int{5, 5, 5, 5, 5} {
-			i := p.Pick(now, not)
+			i := p.Pick(now, 0, not)
 			if i < 0 || i >= most {
 				t.Fatalf("%s: %d", policy, i)
 			}
 			not = append(not, all[i].State)
 		}
-		if i := p.Pick(now, not); i != -1 {
+		if i := p.Pick(now, 0, not); i != -1 {
 			t.Errorf("%s: %d although all are excluded", policy, i)
 		}
-		if i := p.Pick(now, []*health.State{all[0].State, all[1].State, all[2].State, all[3].State}); i != 4 {
+		if i := p.Pick(now, 0, []*health.State{all[0].State, all[1].State, all[2].State, all[3].State}); i != 4 {
 			t.Errorf("%s: %d, want the one that stands by", policy, i)
 		}
-		if allocs := testing.AllocsPerRun(100, func() { p.Pick(now, not[:2]) }); allocs != 0 {
+		if allocs := testing.AllocsPerRun(100, func() { p.Pick(now, 0, not[:2]) }); allocs != 0 {
 			t.Errorf("%s: %v allocations", policy, allocs)
 		}
 	}
@@ -126,7 +126,7 @@ func BenchmarkTiered(b *testing.B) {
 			now := time.Now()
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Pick(now, nil)
+				p.Pick(now, 0, nil)
 			}
 		})
 	}

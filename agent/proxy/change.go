@@ -16,11 +16,13 @@ type Service struct {
 	Name      string
 	Protocol  string // auto, h2, http1, tcp (4.9)
 	Authority string // keep, host, or a literal (4.6)
-	Listen    []Addr
-	Connect   time.Duration // of one attempt (4.1); > 0
-	Request   time.Duration // 0 = none
-	Idle      time.Duration // of HTTP connections (4.8); 0 = none
-	Drain     time.Duration // 4.7
+	// HashHeader is the request header whose value is a call's key, in lower case; "" = calls have none (3.10).
+	HashHeader string
+	Listen     []Addr
+	Connect    time.Duration // of one attempt (4.1); > 0
+	Request    time.Duration // 0 = none
+	Idle       time.Duration // of HTTP connections (4.8); 0 = none
+	Drain      time.Duration // 4.7
 
 	Retry Retry // 4.2
 

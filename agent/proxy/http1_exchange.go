@@ -47,6 +47,7 @@ type exchange struct {
 	head       []byte // as backends get it, but for Host; then the body, if it came with the head
 	hostAt     int
 	authority  string // as it came
+	key        uint64 // 3.10
 	isHead     bool   // its method
 	idempotent bool   // so is that
 	minor      int
@@ -91,6 +92,7 @@ func (x *exchange) read(end int) {
 	if x.authority == "" && req.Minor == 0 {
 		x.authority = noAuthority
 	}
+	x.key = h1Key(x.opts.hash, req.Fields)
 	x.isHead = string(req.Method) == "HEAD"
 	x.idempotent = idempotent(string(req.Method))
 	x.minor = req.Minor
@@ -130,7 +132,7 @@ func (x *exchange) run() bool {
 		v := x.s.rt.svc.View()
 		b := next
 		if b == nil {
-			b = v.Pick(now, x.tried)
+			b = v.PickFor(now, x.key, x.tried)
 		}
 		if b == nil {
 			x.s.h.count(x.s.rt, func(st *serviceStats) { st.noBackend++ })
@@ -184,7 +186,7 @@ func (x *exchange) another(a *attempt, err error) (b *table.Backend, whyNot stri
 		return nil, ""
 	}
 	now := time.Now()
-	b, whyNot = x.s.rt.another(p, now, x.tried, x.retries, x.replayable())
+	b, whyNot = x.s.rt.another(p, now, x.key, x.tried, x.retries, x.replayable())
 	switch {
 	case b != nil:
 		x.retries++

@@ -30,6 +30,7 @@ type call struct {
 	before  string // how the backend before answered, if the policy did not take that for the answer (4.2)
 
 	opts      *options
+	key       uint64     // 3.10
 	fields    []h2.Field // the request's header list, kept for retries until a response begins
 	held      int        // bytes of it, in relay.parked
 	req, resp pipe
@@ -73,6 +74,7 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	c.fields = append(c.fields[:0], fields...)
 	c.held = head.Size
 	r.park(c.held)
+	c.key = h2Key(c.opts.hash, c.fields)
 	c.grpc = strings.HasPrefix(head.ContentType, "application/grpc")
 	c.grpcStatus = -1
 	c.head = head.Method == "HEAD"
@@ -114,12 +116,12 @@ func (c *call) dispatchTo(b *table.Backend) {
 	v := c.client.rt.svc.View()
 	for ; !v.Gone && len(c.tried) < maxTries; b = nil {
 		if b == nil {
-			b = v.Pick(now, c.tried)
+			b = v.PickFor(now, c.key, c.tried)
 		}
 		if b == nil && c.spare != nil {
 			c.tried = slices.DeleteFunc(c.tried, func(s *health.State) bool { return s == c.spare })
 			c.spare, c.again = nil, true
-			b = v.Pick(now, c.tried)
+			b = v.PickFor(now, c.key, c.tried)
 		}
 		if b == nil {
 			break

@@ -40,7 +40,7 @@ func (c *call) another(wanted bool) (b *table.Backend, whyNot string) {
 	if !wanted || !c.grpc && !c.idempotent || c.late(now) || len(c.tried) >= maxTries {
 		return nil, ""
 	}
-	b, whyNot = c.client.rt.another(c.opts.retry, now, c.tried, c.retries, c.req.keep && c.req.base == 0)
+	b, whyNot = c.client.rt.another(c.opts.retry, now, c.key, c.tried, c.retries, c.req.keep && c.req.base == 0)
 	switch {
 	case b != nil:
 		c.retries++

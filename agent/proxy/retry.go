@@ -142,14 +142,14 @@ const (
 
 // another is the backend for one more attempt of a call that policy p wants to retry, out of the budget; else it says why there is none, for the end of a sentence.
 // An answer at hand is better than a try at a backend that is out.
-func (rt *route) another(p *retryPolicy, now time.Time, tried []*health.State, retries int, kept bool) (b *table.Backend, whyNot string) {
+func (rt *route) another(p *retryPolicy, now time.Time, key uint64, tried []*health.State, retries int, kept bool) (b *table.Backend, whyNot string) {
 	switch {
 	case retries >= p.max:
 		return nil, fmt.Sprintf("; it was the last of %d retries", retries)
 	case !kept:
 		return nil, notKept
 	}
-	b = rt.svc.View().Pick(now, tried)
+	b = rt.svc.View().PickFor(now, key, tried)
 	switch {
 	case b == nil || !b.Verdict.Usable():
 		return nil, "; no other backend is usable"

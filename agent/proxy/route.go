@@ -41,6 +41,7 @@ type options struct {
 	request   time.Duration // 0 = none
 	idle      time.Duration // 0 = none; HTTP only (4.8)
 	drain     time.Duration
+	hash      string // the header that is a call's key; "" = none
 
 	reconnectBase, reconnectMax time.Duration // 4.10
 
@@ -52,7 +53,7 @@ func (rt *route) options() *options { return rt.opts.Load() }
 
 func optionsOf(s *Service) *options {
 	o := &options{
-		authority: s.Authority, connect: s.Connect, request: s.Request, idle: s.Idle, drain: s.Drain,
+		authority: s.Authority, hash: s.HashHeader, connect: s.Connect, request: s.Request, idle: s.Idle, drain: s.Drain,
 		reconnectBase: s.ReconnectBase, reconnectMax: s.ReconnectMax,
 	}
 	o.retry, _ = retryPolicyOf(s.Retry) // checked by Prepare

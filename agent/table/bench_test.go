@@ -46,12 +46,27 @@ func threadTime(b *testing.B) (stop func()) {
 	}
 }
 
+// whole is a service with everything of section 3 on, whose backends are in three zones.
+func whole(b *testing.B, n int) (*rig, *Service, *service.List) {
+	r := newRig(b)
+	sp := spec("user")
+	sp.DynamicWeight, sp.SlowStart, sp.Subset, sp.Zone = true, 15*time.Second, 32, "z0"
+	r.SetSpec(r.now, sp)
+	l := list("user", ids(n)...)
+	for i := range l.Backends {
+		l.Backends[i].Zone = fmt.Sprint("z", i%3)
+	}
+	r.Apply(r.now, l)
+	r.Second(r.now)
+	return r, r.Lookup("user"), l
+}
+
 // A change in a list of 10,000 takes at most 200 µs (3.11).
 func BenchmarkListChange(b *testing.B) {
 	for _, n := range []int{10, 100, 1000, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			r, _ := user(b, n)
-			lists := []*service.List{list("user", ids(n)...)}
+			r, _, l := whole(b, n)
+			lists := []*service.List{l}
 			lists = append(lists, with(lists[0], n))
 			b.ReportAllocs()
 			ballast(b)
@@ -84,14 +99,37 @@ func BenchmarkVerdictChange(b *testing.B) {
 	}
 }
 
+// A second in which weights move costs as much as any other change (3.11), and one in which none does next to nothing.
+func BenchmarkSecond(b *testing.B) {
+	for _, n := range []int{10, 1000, 10_000} {
+		for _, moves := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%d/moves=%v", n, moves), func(b *testing.B) {
+				r, s, _ := whole(b, n)
+				r.Second(r.now.Add(time.Second))
+				b.ReportAllocs()
+				ballast(b)
+				defer threadTime(b)()
+				i := 0
+				for b.Loop() {
+					i++
+					if moves {
+						s.View().Backends[i%n].State.End(r.now, health.Failure, 0, true, "HTTP 503")
+					}
+					r.Second(r.now.Add(time.Duration(i) * sampleTime))
+				}
+			})
+		}
+	}
+}
+
 // A pick takes at most 200 ns and allocates nothing, whatever the size of the list (3.11).
 func BenchmarkViewPick(b *testing.B) {
-	for _, policy := range []picker.Policy{picker.P2C, picker.RoundRobin} {
+	for _, policy := range []picker.Policy{picker.P2C, picker.RoundRobin, picker.LeastRequest, picker.Weighted, picker.Hash} {
 		for _, n := range []int{1, 10, 100, 1000, 10_000} {
 			b.Run(fmt.Sprintf("%s/%d", policy, n), func(b *testing.B) {
-				r, s := user(b, n)
-				sp := spec("user")
-				sp.Policy = policy
+				r, s, _ := whole(b, n)
+				sp := *s.Spec()
+				sp.Policy, sp.Subset = policy, 0
 				r.SetSpec(r.now, sp)
 				for _, be := range s.View().Backends {
 					be.State.Begin()

@@ -13,6 +13,7 @@ type diff struct {
 	backends                           []Backend
 	added, removed, restarted, changed tally
 	orphaned, relisted                 tally // by having their keys no more, or again
+	first                              bool  // there was no list before
 	targets                            bool  // what health judges is another set
 	tiered, fallback                   bool  // there are several priorities; there are backends of a fallback
 }
@@ -37,10 +38,10 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 	d := diff{backends: make([]Backend, len(l.Backends))}
 	old := v.Backends
 	sameEpoch := v.List.Epoch == l.Epoch // CreateRevisions compare only within one (1.5)
+	d.first = !v.Ready
 	i := 0
 	for j := range l.Backends {
 		b, to := &l.Backends[j], &d.backends[j]
-		to.Backend, to.Weight = b, weight(b)
 		d.tiered, d.fallback = d.tiered || b.Priority != l.Backends[0].Priority, d.fallback || b.Fallback
 		if i == len(old) || old[i].Addr != b.Addr {
 			for i < len(old) && old[i].Addr.Compare(b.Addr) < 0 {
@@ -48,7 +49,7 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 				i++
 			}
 			if i == len(old) || old[i].Addr != b.Addr {
-				s.join(now, l, to, &d)
+				s.join(now, l, b, to, &d)
 				continue
 			}
 		}
@@ -56,12 +57,13 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 		i++
 		switch was := from.Backend; {
 		case sameEpoch && was.Created < b.Created && was.Orphaned.IsZero(): // a process that only wrote its key again was there all along; a lower one is an older key of the same life: the newer was deleted
-			s.restart(now, from, to, &d)
+			s.restart(now, from, b, to, &d)
 		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight || was.Priority != b.Priority || was.Fallback != b.Fallback ||
 			!was.Orphaned.Equal(b.Orphaned):
-			s.change(now, from, to, &d)
+			s.change(now, from, b, to, &d)
 		default:
-			to.State, to.Verdict = from.State, from.Verdict
+			*to = *from
+			to.Backend = b
 		}
 	}
 	for ; i < len(old); i++ {
@@ -71,10 +73,13 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 }
 
 // change keeps what is known of a backend whose record says something else now.
-func (s *Service) change(now time.Time, from, to *Backend, d *diff) {
-	to.State, to.Verdict = from.State, from.Verdict
+func (s *Service) change(now time.Time, from *Backend, b *service.Backend, to *Backend, d *diff) {
+	*to = *from
+	to.Backend, to.zone = b, s.zoneOf(b.Zone)
+	s.refresh(now, to)
 	if from.Draining != to.Draining || !from.Orphaned.Equal(to.Orphaned) {
 		to.Verdict = s.listVerdict(now, to)
+		s.moved(now, to, from.Verdict)
 		d.targets = true
 	}
 	switch {
@@ -88,8 +93,14 @@ func (s *Service) change(now time.Time, from, to *Backend, d *diff) {
 }
 
 // restart begins another life of an address (1.1). One that was down stays so until its first probe, which is at once (2.2); health does the same.
-func (s *Service) restart(now time.Time, from, to *Backend, d *diff) {
+func (s *Service) restart(now time.Time, from *Backend, b *service.Backend, to *Backend, d *diff) {
+	s.place(to, b)
 	to.State = s.newState(now)
+	if to.State != nil {
+		to.life = newLife()
+		s.refresh(now, to)
+		s.slowly(now, to)
+	}
 	to.Verdict = s.listVerdict(now, to)
 	if to.Verdict.Kind > health.Muted && from.Verdict.Kind == health.Down {
 		to.Verdict = from.Verdict
@@ -120,21 +131,32 @@ func (s *Service) begin(now time.Time, backends []Backend) {
 	s.used.Store(true)
 	for i := range backends {
 		if b := &backends[i]; b.State == nil {
-			b.State = health.NewState(now)
+			b.State, b.life = health.NewState(now), newLife()
+			s.refresh(now, b)
 		}
 	}
 }
 
 // join takes a backend in: with its old state if it is the same life of it.
-func (s *Service) join(now time.Time, l *service.List, to *Backend, d *diff) {
+func (s *Service) join(now time.Time, l *service.List, b *service.Backend, to *Backend, d *diff) {
+	s.place(to, b)
 	if was, ok := s.left[to.Addr]; ok {
 		delete(s.left, to.Addr)
 		if was.created == to.Created && was.epoch == l.Epoch && now.Before(was.until) {
-			to.State = was.state
+			to.State, to.life = was.state, was.life
 		}
 	}
 	if to.State == nil {
 		to.State = s.joined(now, l, to)
+	}
+	if to.State != nil {
+		if to.life == nil {
+			to.life = newLife()
+		}
+		s.refresh(now, to)
+		if !d.first {
+			s.slowly(now, to)
+		}
 	}
 	to.Verdict = s.listVerdict(now, to)
 	d.targets = true
@@ -151,7 +173,7 @@ func (s *Service) leave(now time.Time, l *service.List, b *Backend, d *diff) {
 		if s.left == nil {
 			s.left = make(map[netip.AddrPort]leftBackend)
 		}
-		s.left[b.Addr] = leftBackend{state: b.State, epoch: l.Epoch, created: b.Created, until: now.Add(drain)}
+		s.left[b.Addr] = leftBackend{state: b.State, life: b.life, epoch: l.Epoch, created: b.Created, until: now.Add(drain)}
 		s.poke()
 	}
 	d.targets = true

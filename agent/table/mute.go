@@ -66,9 +66,10 @@ func (t *Table) remute(now time.Time, s *Service) {
 			if b.Draining {
 				continue // weighs more, and has a since of its own
 			}
-			from := b.Verdict.Kind
+			was := b.Verdict
 			b.Verdict = s.listVerdict(now, b)
-			if b.Verdict.Kind != from {
+			s.moved(now, b, was)
+			if b.Verdict.Kind != was.Kind {
 				s.entered[b.Verdict.Kind].Add(1)
 			}
 		}

@@ -230,7 +230,7 @@ func TestTrials(t *testing.T) {
 		advance(1500 * time.Millisecond) // the longest first hold-down
 		now := time.Now()
 		for range 1000 {
-			if b := s.View().Advise(now, nil); number(b) == 0 {
+			if b := s.View().Advise(now, 0, nil); number(b) == 0 {
 				t.Fatal("an API pick got the trial")
 			}
 		}
@@ -278,7 +278,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 	}
 	v := s.View()
 	tried := []*health.State{v.Backends[80].State}
-	if n := testing.AllocsPerRun(1000, func() { v.Pick(r.now, nil); v.Pick(r.now, tried); v.Advise(r.now, nil) }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { v.Pick(r.now, nil); v.Pick(r.now, tried); v.Advise(r.now, 0, nil) }); n != 0 {
 		t.Errorf("%v allocations per pick", n)
 	}
 }

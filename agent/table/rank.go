@@ -3,6 +3,7 @@ package table
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/picker"
 )
@@ -13,19 +14,6 @@ type Tier struct {
 	Backends int // that nobody takes out
 	Usable   int
 	Load     float64 // share of the calls, 0 to 1; 0 = it stands by
-}
-
-// prepare makes backends the view's own, for what only a list with tiers or a fallback needs: weights as the records say, and who stands by.
-func (v *View) prepare(backends []Backend) {
-	v.Backends = slices.Clone(backends)
-	v.Total = 0
-	for i := range v.Backends {
-		b := &v.Backends[i]
-		b.Weight, b.Standby = weight(b.Backend), !v.inUse(b)
-		if !b.Standby {
-			v.Total++
-		}
-	}
 }
 
 // inUse reports whether the backend is one of those that the view uses: the service's own, or those of its fallback (1.16).
@@ -44,23 +32,12 @@ func (v *View) rank() (enough bool) {
 	for i := range loads {
 		v.Tiers[i].Load = loads[i]
 	}
-	v.weigh()
 	return enough
 }
 
 // order sorts the candidates by priority.
 func (v *View) order() {
-	if v.at == nil {
-		v.at = make([]int32, len(v.candidates))
-		for i := range v.at {
-			v.at[i] = int32(i)
-		}
-	}
 	slices.SortStableFunc(v.at, func(a, b int32) int { return cmp.Compare(v.Backends[a].Priority, v.Backends[b].Priority) })
-	for i, k := range v.at {
-		b := &v.Backends[k]
-		v.candidates[i] = picker.Candidate{Weight: weight(b.Backend), State: b.State}
-	}
 }
 
 // tiers counts the backends of each, the preferred one first.
@@ -83,38 +60,96 @@ func (v *View) tiers() (all []Tier) {
 	return all
 }
 
-// weigh gives each candidate the weight that makes its share of all weights its share of the calls; in the first tier with load it stays what the record says.
+// arrange decides how calls are shared: which of the candidates are in this host's subset of that many (3.9; 0 = all of them are), what stays in its zone (3.8), and what each
+// tier gets.
+func (v *View) arrange(subset int) {
+	if v.Tiers == nil {
+		v.at = v.arrangeTier(v.at, 0, subset)
+	} else {
+		at, from := v.at[:0], 0
+		v.spans = make([]int, len(v.Tiers))
+		for i, t := range v.Tiers {
+			of := v.arrangeTier(v.at[from:from+t.Usable], t.Priority, subset)
+			v.spans[i] = len(of)
+			at = append(at, of...) // never past from
+			from += t.Usable
+		}
+		v.at = at
+	}
+	v.candidates = make([]picker.Candidate, len(v.at))
+	for i, k := range v.at {
+		b := &v.Backends[k]
+		v.candidates[i] = picker.Candidate{Weight: b.Weight, State: b.State}
+	}
+	v.weigh()
+	if len(v.at) == len(v.Backends) && v.Tiers == nil {
+		v.at = nil
+	}
+}
+
+// arrangeTier is arrange for the candidates at of one tier; it returns those that stay.
+func (v *View) arrangeTier(at []int32, priority uint16, subset int) []int32 {
+	spec := v.Service.Spec()
+	zones := spec.Zone != "" && spec.Policy != picker.Hash
+	narrow := subset > 0 && len(at) > subset
+	if !zones && !narrow {
+		return at
+	}
+	var all, usable zoneCounts
+	for i := range v.Backends {
+		if b := &v.Backends[i]; b.tryable() && v.inUse(b) && (v.Tiers == nil || b.Priority == priority) {
+			all[b.zone]++
+		}
+	}
+	for _, k := range at {
+		usable[v.Backends[k].zone]++
+	}
+	if narrow {
+		at = v.narrow(at, quotas(subset, &all, &usable))
+	}
+	if zones {
+		v.preferZone(at, &all, &usable)
+	}
+	return at
+}
+
+// weigh gives each candidate the weight that makes its share of all weights its share of the calls; in the first tier with load it stays what it is.
 func (v *View) weigh() {
 	scale, from := 0.0, 0
-	for _, t := range v.Tiers {
+	for n, t := range v.Tiers {
 		sum := 0.0
-		for _, c := range v.candidates[from : from+t.Usable] {
+		for _, c := range v.candidates[from : from+v.spans[n]] {
 			sum += c.Weight
 		}
 		if t.Load > 0 && scale == 0 {
 			scale = sum / t.Load
 		}
-		for _, k := range v.at[from : from+t.Usable] {
-			b := &v.Backends[k]
+		for i := from; i < from+v.spans[n]; i++ {
+			b := &v.Backends[v.at[i]]
 			b.Standby = t.Load == 0
-			if t.Usable > 0 {
-				b.Weight = weight(b.Backend) * t.Load / sum * scale
-			}
+			b.Weight = v.candidates[i].Weight * t.Load / sum * scale
 		}
-		from += t.Usable
+		from += v.spans[n]
 	}
 }
 
 // newPicker is the picker of the candidates.
-func (v *View) newPicker(policy picker.Policy) (picker.Picker, error) {
-	if v.Tiers == nil {
-		return picker.New(policy, v.candidates, &v.Service.median)
+func (v *View) newPicker(now time.Time, policy picker.Policy) (picker.Picker, error) {
+	s := v.Service
+	if v.Tiers == nil && policy != picker.Hash {
+		return picker.New(policy, v.candidates, &s.median)
 	}
-	var tiers []picker.Tier
-	from := 0
-	for _, t := range v.Tiers {
-		tiers = append(tiers, picker.Tier{Candidates: v.candidates[from : from+t.Usable], Load: t.Load})
-		from += t.Usable
+	tiers, from := []picker.Tier{{Candidates: v.candidates, Load: 1}}, 0
+	if v.Tiers != nil {
+		tiers = nil
 	}
-	return picker.NewTiered(policy, tiers, &v.Service.median)
+	for i, t := range v.Tiers {
+		tiers = append(tiers, picker.Tier{Candidates: v.candidates[from : from+v.spans[i]], Load: t.Load})
+		from += v.spans[i]
+	}
+	if policy == picker.Hash {
+		ring := s.ringOf(now, v.Backends)
+		return picker.NewHash(ring, v.inRing(ring), tiers, &s.median, &s.busy)
+	}
+	return picker.NewTiered(policy, tiers, &s.median)
 }

@@ -13,11 +13,10 @@ const (
 	medianOf = 1024
 )
 
-// Run does what has to be done each second while a service is in use: medians (3.4), ends of use (2.3), ends of drain. It returns when ctx ends.
+// Run does what has to be done each second while a service is in use: medians (3.4), weights (3.3), ends of use (2.3), ends of drain. It returns when ctx ends.
 func (t *Table) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var sample []time.Duration
 	for {
 		select {
 		case <-ctx.Done():
@@ -25,17 +24,22 @@ func (t *Table) Run(ctx context.Context) error {
 		case <-t.wake:
 		case <-timer.C:
 		}
-		now := time.Now()
-		active, busy := t.second(now)
-		for _, s := range active {
-			sample = s.setMedian(now, sample[:0])
-		}
-		if busy {
+		if t.Second(time.Now()) {
 			timer.Reset(secondTick)
 		} else {
 			timer.Stop() // nothing to do until somebody pokes: no wake-up
 		}
 	}
+}
+
+// Second does what is due in the second that begins at now, and reports whether there will be something to do in the next. Run calls it, unless time is virtual: then whoever
+// has the clock does, from one goroutine.
+func (t *Table) Second(now time.Time) (busy bool) {
+	active, busy := t.second(now)
+	for _, s := range active {
+		t.sample = s.setMedian(now, t.sample[:0])
+	}
+	return busy
 }
 
 // second begins and ends uses and drains, and tells what was too much to tell. It returns the services in use, and whether there will be something to do in a second.
@@ -60,10 +64,13 @@ func (t *Table) second(now time.Time) (active []*Service, busy bool) {
 			s.left = nil // a map keeps its buckets
 		}
 		if s.fallback.due(now) {
-			t.publish(now, s, s.View().List, s.View().Backends)
+			t.publish(now, s, s.View().List, slices.Clone(s.View().Backends))
+		}
+		if s.active.Load() {
+			t.weigh(now, s)
 		}
 		t.tellUntold(now, s)
-		busy = busy || s.active.Load() || s.fallback.used || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0
+		busy = busy || s.active.Load() || s.fallback.used || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0 || s.weightVoice.untold > 0
 	}
 	return active, busy
 }

@@ -23,6 +23,7 @@ type Service struct {
 	table  *Table
 	up     health.Part // the verdict of all that are up
 	median picker.Median
+	busy   picker.Busy
 
 	spec      atomic.Pointer[Spec]
 	view      atomic.Pointer[View]
@@ -36,16 +37,23 @@ type Service struct {
 	// Guarded by Table.mu.
 
 	tiered       bool // its list has several priorities
+	ranked       bool // the last view had tiers, or a fallback
+	subset       bool // it has a subset (3.9)
+	slow         bool // backends are in their slow start (3.7)
+	zones        []string
+	ring         ring
 	fallback     fallback
 	muted        muted                          // nil if none
 	left         map[netip.AddrPort]leftBackend // nil if none
 	listVoice    voice
 	verdictVoice voice
+	weightVoice  voice
 }
 
 // leftBackend is a backend that left the list: if the same life of it is back before its drain is over, it goes on with its state (4.7).
 type leftBackend struct {
 	state   *health.State
+	life    *life
 	epoch   uint64
 	created int64
 	until   time.Time
@@ -62,6 +70,7 @@ type pickCount struct {
 
 func (t *Table) newService(now time.Time, spec *Spec) *Service {
 	s := &Service{name: spec.Name, base: now.Add(-1), table: t, up: health.Part{Kind: health.Up}, muted: t.mutes[spec.Name]}
+	s.median.Random = t.cfg.Random
 	s.spec.Store(spec)
 	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
 	return s

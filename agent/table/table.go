@@ -31,6 +31,12 @@ type Spec struct {
 	Listeners    []string      // as configured, for `services` and Status
 	Protocol     string
 	InUse        bool // it has a listener: always probed (2.3)
+
+	DynamicWeight bool          // 3.3
+	Load          bool          // 3.12
+	SlowStart     time.Duration // 3.7; 0 = off
+	Zone          string        // of this host, which is preferred (3.8); "" = no zone is
+	Subset        int           // of how many backends (3.9); 0 = off
 }
 
 // Config wires a Table. The hooks are called under the table's lock: they must not block and must not call the table.
@@ -42,6 +48,10 @@ type Config struct {
 	// OnGone is called for an orphan of which health says that it is gone (1.10): discovery.Gone.
 	OnGone    func(service string, addr netip.AddrPort, cause string)
 	OnPublish func(s *Service) // a new view of s: loops are marked dirty
+	// Random is what picks draw from; the zero value is the runtime's generator.
+	Random picker.Random
+	// Seed makes this host's order of a service's backends another than that of other hosts (3.9); it should stay the same for the life of the host.
+	Seed uint64
 	// NewState makes the state of a backend that joins a list of that epoch; nil = nothing is known of it.
 	NewState func(now time.Time, service string, epoch uint64, b *service.Backend) *health.State
 }
@@ -56,6 +66,10 @@ type Table struct {
 
 	mutes map[string]muted // of all services, followed or not
 	pings []chan struct{}  // closed by Run
+
+	weighed []int32 // scratch space of Second
+
+	sample []time.Duration // likewise; it is Second's own
 }
 
 // New returns an empty table.
@@ -91,7 +105,7 @@ func (t *Table) SetSpec(now time.Time, specs ...Spec) {
 	services, added := *t.services.Load(), false
 	for i := range specs {
 		spec := new(specs[i])
-		if spec.Policy != picker.RoundRobin {
+		if !spec.Policy.Known() {
 			spec.Policy = picker.P2C
 		}
 		if s := services[spec.Name]; s != nil {
@@ -124,9 +138,21 @@ func (t *Table) change(now time.Time, s *Service, spec *Spec) {
 	if old.InUse != spec.InUse {
 		t.setActive(now, s, spec.InUse || s.askedWithin(now, askedUse))
 	}
-	if old.Policy != spec.Policy || old.PanicPercent != spec.PanicPercent || old.Health.Probe != spec.Health.Probe {
-		t.publish(now, s, s.View().List, s.View().Backends)
+	if old.Policy == spec.Policy && old.PanicPercent == spec.PanicPercent && old.Health.Probe == spec.Health.Probe && old.Zone == spec.Zone &&
+		old.Subset == spec.Subset && old.DynamicWeight == spec.DynamicWeight && old.Load == spec.Load {
+		return
 	}
+	backends := slices.Clone(s.View().Backends)
+	if old.Zone != spec.Zone {
+		s.rezone(backends)
+	}
+	if spec.Policy != picker.Hash {
+		s.ring = ring{}
+	}
+	for i := range backends {
+		s.refresh(now, &backends[i])
+	}
+	t.publish(now, s, s.View().List, backends)
 }
 
 // Remove forgets a service; its subscriptions end, its last view says Gone.
@@ -219,8 +245,10 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 			continue
 		}
 		s.entered[c.To.Kind].Add(moved(c))
-		if !backends[i].Draining && s.muted[c.Addr] == nil {
-			backends[i].Verdict = orphaned(backends[i].Backend, s.verdict(c.To))
+		if b := &backends[i]; !b.Draining && s.muted[c.Addr] == nil {
+			was := b.Verdict
+			b.Verdict = orphaned(b.Backend, s.verdict(c.To))
+			s.moved(now, b, was)
 		}
 		taken = append(taken, c)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/lbagent/lbagent/health"
 )
 
-// View is a service at one moment: list, verdicts and a ready picker. It is immutable.
+// View is a service at one moment: list, verdicts, weights and a ready picker. It is immutable.
 type View struct {
 	Service  *Service
 	List     *service.List // never nil; empty before the first list
@@ -28,6 +28,8 @@ type View struct {
 	muted      muted // of the service; of backends that aren't in the list, too
 	candidates []picker.Candidate
 	at         []int32       // the index in Backends of each candidate; nil = the same
+	spans      []int         // how many of them are of each tier; nil without tiers
+	subset     bool          // the candidates are this host's subset (3.9)
 	picker     picker.Picker // nil, as are the candidates, while nobody has used the service yet
 	trials     []int32       // ejected or unreachable backends that a call has to try, since nothing probes them (2.7)
 	desperate  bool          // backends that are not usable may be tried after the others (4.1)
@@ -35,27 +37,36 @@ type View struct {
 }
 
 // Backend is one backend in a view.
+//
+// It fits a cache line: a change in a list of ten thousand copies as many.
 type Backend struct {
 	*service.Backend
 	State   *health.State // nil while nobody has used the service yet: nothing is known
 	Verdict *health.Part  // the one that wins (2.8), draining included; never nil
-	Weight  float64       // effective (3.2)
+	life    *life         // nil if State is
+	Weight  float64       // effective (3.2): what the others' are is its share; 0 = it gets no calls while those in use are there
+	Factors Factors       // what makes Weight, beside the static one and the tier's load
+	rank    uint32        // in this host's order (3.9)
+	zone    uint8         // Service.zoneOf
 	Standby bool          // others go before it: another tier, the service's own backends before its fallback, or its fallback before them
+	Outside bool          // it is not in this host's subset (3.9)
 }
 
 // tryable reports whether the backend may be tried when nothing better is left: nobody takes it out, by its record or by hand. Draining and muted weigh more
 // than any evidence (2.8), and panic does not ignore them (2.9).
 func (b *Backend) tryable() bool { return b.Verdict.Kind > health.Muted }
 
-// newView joins list and verdicts. backends has one entry per entry of l, in its order.
+// newView joins list and verdicts. backends has one entry per entry of l, in its order, and is the view's from now on. It needs Table.mu.
 func newView(now time.Time, s *Service, l *service.List, backends []Backend) *View {
 	spec := s.Spec()
 	v := &View{Service: s, List: l, Backends: backends, Total: len(backends), At: now, muted: s.muted, next: make(chan struct{})}
-	if v.ranked, v.Fallback = s.tiered || s.fallback.known, s.fallback.used; v.ranked {
-		v.prepare(backends)
+	v.ranked, v.Fallback = s.tiered || s.fallback.known, s.fallback.used
+	if s.slow {
+		s.slow = s.slowStart(now, backends)
 	}
+	v.prepare()
 	v.choose(false)
-	v.Usable = len(v.candidates)
+	v.Usable = len(v.at)
 	tryable := v.Usable
 	if v.Usable < len(backends) {
 		tryable = v.lookAtOthers(spec.Health.Probe == health.ProbeNone)
@@ -70,45 +81,46 @@ func newView(now time.Time, s *Service, l *service.List, backends []Backend) *Vi
 			v.rank()
 		}
 	}
+	v.arrange(s.turnSubset(tryable))
 	if !s.used.Load() {
-		v.candidates, v.at = nil, nil // they were for counting
+		v.at, v.candidates = nil, nil // they were for counting
 		return v
 	}
-	p, err := v.newPicker(spec.Policy)
+	p, err := v.newPicker(now, spec.Policy)
 	if err != nil {
-		// Spec.Policy was made sure of by SetSpec, and weight returns positive numbers.
+		// Spec.Policy was made sure of by SetSpec, and all weights are positive numbers.
 		panic(err)
 	}
 	v.picker = p
 	return v
 }
 
-// choose fills the candidates with what gets new calls: the usable backends, and in panic those of which only soft evidence is known.
-func (v *View) choose(panicking bool) {
-	n := 0
-	candidates := make([]picker.Candidate, len(v.Backends))
-	var at []int32
+// prepare undoes what belonged to the view that backends were copied of: who stands by, and which part of the weight came from the others.
+func (v *View) prepare() {
+	v.Total = 0
+	ranked := v.ranked || v.Service.ranked // the view before, if not this one
+	v.Service.ranked = v.ranked
 	for i := range v.Backends {
 		b := &v.Backends[i]
-		if !b.Verdict.Usable() && !(panicking && b.tryable() && b.Verdict.Soft) || !v.inUse(b) {
-			if at == nil {
-				at = make([]int32, len(v.Backends))
-				for j := range i {
-					at[j] = int32(j)
-				}
-			}
-			continue
+		in := v.inUse(b)
+		if in {
+			v.Total++
 		}
-		c := &candidates[n]
-		c.Weight, c.State = b.Weight, b.State
-		if at != nil {
-			at[n] = int32(i)
+		if ranked || b.Outside || b.Factors.Zone != 1 {
+			b.Outside, b.Standby, b.Factors.Zone = false, !in, 1
+			b.reweigh()
 		}
-		n++
 	}
-	v.candidates = candidates[:n]
-	if v.at = at; at != nil {
-		v.at = at[:n]
+}
+
+// choose finds what gets new calls: the usable backends, and in panic those of which only soft evidence is known.
+func (v *View) choose(panicking bool) {
+	v.at = make([]int32, 0, len(v.Backends))
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		if (b.Verdict.Usable() || panicking && b.tryable() && b.Verdict.Soft) && v.inUse(b) {
+			v.at = append(v.at, int32(i))
+		}
 	}
 }
 
@@ -139,9 +151,6 @@ func (v *View) Orphans() int {
 	}
 	return n
 }
-
-// weight is the effective weight of a backend (3.2): the static one times every other factor.
-func weight(b *service.Backend) float64 { return float64(max(b.Weight, 1)) }
 
 // Leaving reports whether what runs on the backend with that address has only the time of a drain left: it, or the service, was removed, or its record says
 // that it goes out of service (4.7). What is only muted, down, unreachable or ejected keeps its running calls: it may be back any moment.

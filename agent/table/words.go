@@ -164,6 +164,9 @@ func (t *Table) tellUntold(now time.Time, s *Service) {
 		t.tell(now, event.List, s, "", fmt.Sprintf("%d more changes of the list", n))
 		t.cfg.Log.Info("more list changes", "service", s.name, "count", n)
 	}
+	if n := s.weightVoice.rest(now); n > 0 {
+		t.tell(now, event.Weight, s, "", fmt.Sprintf("%d more weights moved", n))
+	}
 	if n := s.verdictVoice.rest(now); n > 0 {
 		t.tell(now, event.Verdict, s, "", fmt.Sprintf("%d more verdicts moved", n))
 		t.cfg.Log.Warn("more verdicts moved", "service", s.name, "count", n)

@@ -30,6 +30,9 @@ type batch struct {
 	want   uint32 // size of the next one
 	file   []line // in place of picks while the agent is away; after until, one asks the agent beside
 	filler *fill
+
+	revoked bool // there was news after it was filled: what was left of it was dropped
+	watched bool // somebody waits for news
 }
 
 // fill is one request under way; every pick that finds nothing waits for the same.
@@ -133,7 +136,7 @@ func (b *batch) spend(now time.Time) (Picked, bool) {
 // size sets how much to ask for: twice as much if the last batch was gone in a tenth of its time, less if it was not spent.
 func (b *batch) size(now time.Time, most uint32) {
 	switch {
-	case b.asked == 0:
+	case b.asked == 0 || b.revoked:
 	case len(b.picks) == 0 && now.Sub(b.filled) < b.until.Sub(b.filled)/10:
 		b.want = min(2*b.want, most)
 	case b.taken < b.asked/2:
@@ -160,19 +163,53 @@ func (c *Client) fill(ctx context.Context, b *batch, service string, want uint32
 	defer close(f.done)
 	now := time.Now()
 	b.filler = nil
-	b.picks, b.spent, b.taken, b.asked, b.filled = nil, 0, 0, 0, now
+	b.picks, b.spent, b.taken, b.asked, b.filled, b.revoked = nil, 0, 0, 0, now, false
 	switch {
 	case c.ctx.Err() != nil:
 		b.file, f.err = nil, ErrClosed
 	case err == nil:
 		b.picks, b.file, b.asked = resp.Picks, nil, want
 		b.until = now.Add(resp.ValidFor.AsDuration())
+		if want > 1 && !b.watched {
+			b.watched = c.beside(func() { c.revoke(b, service) })
+		}
 	case len(lines) > 0:
 		b.file, b.until = lines, now.Add(fileFor)
 	case gone && b.file != nil: // the file went meanwhile; what it said is still all that is known
 		b.until = now.Add(fileFor)
 	default:
 		b.file, f.err = nil, err
+	}
+}
+
+// watchFor is how long a batch is watched that nobody asks for anew.
+const watchFor = time.Minute
+
+// revoke drops what is left of b when the agent has news of the service: a backend that is out is not called for the rest of a batch's time.
+func (c *Client) revoke(b *batch, service string) {
+	defer func() {
+		b.mu.Lock()
+		b.watched = false
+		b.mu.Unlock()
+	}()
+	w, err := c.Watch(service)
+	if err != nil {
+		return // closed
+	}
+	defer w.Close()
+	for known := false; ; known = true {
+		ctx, cancel := context.WithTimeout(c.ctx, watchFor)
+		_, err := w.Next(ctx)
+		cancel()
+		b.mu.Lock()
+		idle := time.Since(b.filled) >= watchFor
+		if known && err == nil && b.file == nil { // the first list is what the batch was cut from, more or less
+			b.picks, b.revoked = nil, true
+		}
+		b.mu.Unlock()
+		if idle || c.ctx.Err() != nil {
+			return
+		}
 	}
 }
 

@@ -79,6 +79,9 @@ func kindOf(name []byte) kind {
 }
 
 // is compares without regard to the case of ASCII letters; lower has none in upper case.
+// Is reports whether a field's name is that one, which is in lower case.
+func Is(name []byte, lower string) bool { return is(name, lower) }
+
 func is(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false

@@ -177,7 +177,7 @@ type Backend struct {
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// The name that the address was resolved from; empty for a literal address.
 	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
-	// Effective weight; compares within one list. 0 = it stands by.
+	// Effective weight of now; compares within one list. 0 = it stands by, or is not in this host's subset.
 	Weight float64 `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	// draining, muted, orphaned, down, unreachable, ejected or up.
 	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
@@ -298,7 +298,7 @@ type PickRequest struct {
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Number of picks wanted: 0 and 1 mean one, at most 10000.
 	Count uint32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
-	// Key of the hash policy; ignored by others.
+	// Key of the hash policy: calls with the same key go to the same backend, all of a batch too. Ignored by other policies; empty = as with p2c.
 	HashKey string `protobuf:"bytes,3,opt,name=hash_key,json=hashKey,proto3" json:"hash_key,omitempty"`
 	// Addresses not wanted, for example those that just failed; at most 100. Used all the same when no other backend is left.
 	Exclude       []string `protobuf:"bytes,4,rep,name=exclude,proto3" json:"exclude,omitempty"`
@@ -437,7 +437,7 @@ type PickResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Interleaved: spend them in this order. An address may stand in several entries.
 	Picks []*Picked `protobuf:"bytes,1,rep,name=picks,proto3" json:"picks,omitempty"`
-	// How long the batch may be spent; ask again after it.
+	// How long the batch may be spent; ask again after it. It ends early when Watch sends a list: who keeps one open drops the batch then.
 	ValidFor      *durationpb.Duration `protobuf:"bytes,2,opt,name=valid_for,json=validFor,proto3" json:"valid_for,omitempty"`
 	Provenance    *Provenance          `protobuf:"bytes,3,opt,name=provenance,proto3" json:"provenance,omitempty"`
 	unknownFields protoimpl.UnknownFields

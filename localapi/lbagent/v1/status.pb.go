@@ -23,6 +23,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Subset int32
+
+const (
+	// The service has no subset here.
+	Subset_SUBSET_UNSPECIFIED Subset = 0
+	Subset_SUBSET_INSIDE      Subset = 1
+	// Called only when all those inside have failed a call.
+	Subset_SUBSET_OUTSIDE Subset = 2
+)
+
+// Enum value maps for Subset.
+var (
+	Subset_name = map[int32]string{
+		0: "SUBSET_UNSPECIFIED",
+		1: "SUBSET_INSIDE",
+		2: "SUBSET_OUTSIDE",
+	}
+	Subset_value = map[string]int32{
+		"SUBSET_UNSPECIFIED": 0,
+		"SUBSET_INSIDE":      1,
+		"SUBSET_OUTSIDE":     2,
+	}
+)
+
+func (x Subset) Enum() *Subset {
+	p := new(Subset)
+	*p = x
+	return p
+}
+
+func (x Subset) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Subset) Descriptor() protoreflect.EnumDescriptor {
+	return file_lbagent_v1_status_proto_enumTypes[0].Descriptor()
+}
+
+func (Subset) Type() protoreflect.EnumType {
+	return &file_lbagent_v1_status_proto_enumTypes[0]
+}
+
+func (x Subset) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Subset.Descriptor instead.
+func (Subset) EnumDescriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{0}
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -703,6 +754,10 @@ type BackendExplanation struct {
 	Streak        int32                  `protobuf:"varint,11,opt,name=streak,proto3" json:"streak,omitempty"`
 	LastFailure   string                 `protobuf:"bytes,12,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	LastFailureAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_failure_at,json=lastFailureAt,proto3" json:"last_failure_at,omitempty"`
+	// What static_weight is multiplied by.
+	WeightFactors *WeightFactors `protobuf:"bytes,30,opt,name=weight_factors,json=weightFactors,proto3" json:"weight_factors,omitempty"`
+	// Whether this host calls it, where the service is so large that each host calls a part of it.
+	Subset        Subset `protobuf:"varint,31,opt,name=subset,proto3,enum=lbagent.v1.Subset" json:"subset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -828,6 +883,93 @@ func (x *BackendExplanation) GetLastFailureAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *BackendExplanation) GetWeightFactors() *WeightFactors {
+	if x != nil {
+		return x.WeightFactors
+	}
+	return nil
+}
+
+func (x *BackendExplanation) GetSubset() Subset {
+	if x != nil {
+		return x.Subset
+	}
+	return Subset_SUBSET_UNSPECIFIED
+}
+
+// WeightFactors are the parts of an effective weight; 1 changes nothing.
+type WeightFactors struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By how many of its calls succeed.
+	Dynamic float64 `protobuf:"fixed64,1,opt,name=dynamic,proto3" json:"dynamic,omitempty"`
+	// While it has just joined, or come back.
+	SlowStart float64 `protobuf:"fixed64,2,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
+	// By where it is.
+	Zone float64 `protobuf:"fixed64,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	// By the load that its record says.
+	Load          float64 `protobuf:"fixed64,4,opt,name=load,proto3" json:"load,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WeightFactors) Reset() {
+	*x = WeightFactors{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WeightFactors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WeightFactors) ProtoMessage() {}
+
+func (x *WeightFactors) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WeightFactors.ProtoReflect.Descriptor instead.
+func (*WeightFactors) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WeightFactors) GetDynamic() float64 {
+	if x != nil {
+		return x.Dynamic
+	}
+	return 0
+}
+
+func (x *WeightFactors) GetSlowStart() float64 {
+	if x != nil {
+		return x.SlowStart
+	}
+	return 0
+}
+
+func (x *WeightFactors) GetZone() float64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+func (x *WeightFactors) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
 type VerdictPart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Verdict       string                 `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"`
@@ -840,7 +982,7 @@ type VerdictPart struct {
 
 func (x *VerdictPart) Reset() {
 	*x = VerdictPart{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +994,7 @@ func (x *VerdictPart) String() string {
 func (*VerdictPart) ProtoMessage() {}
 
 func (x *VerdictPart) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1007,7 @@ func (x *VerdictPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerdictPart.ProtoReflect.Descriptor instead.
 func (*VerdictPart) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VerdictPart) GetVerdict() string {
@@ -909,7 +1051,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1063,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1076,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EventsRequest) GetService() string {
@@ -972,7 +1114,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1126,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1139,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EventsResponse) GetId() uint64 {
@@ -1061,7 +1203,7 @@ type MuteInfo struct {
 
 func (x *MuteInfo) Reset() {
 	*x = MuteInfo{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1215,7 @@ func (x *MuteInfo) String() string {
 func (*MuteInfo) ProtoMessage() {}
 
 func (x *MuteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1228,7 @@ func (x *MuteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteInfo.ProtoReflect.Descriptor instead.
 func (*MuteInfo) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MuteInfo) GetService() string {
@@ -1153,7 +1295,7 @@ type MutesRequest struct {
 
 func (x *MutesRequest) Reset() {
 	*x = MutesRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1307,7 @@ func (x *MutesRequest) String() string {
 func (*MutesRequest) ProtoMessage() {}
 
 func (x *MutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1320,7 @@ func (x *MutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesRequest.ProtoReflect.Descriptor instead.
 func (*MutesRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
 }
 
 type MutesResponse struct {
@@ -1191,7 +1333,7 @@ type MutesResponse struct {
 
 func (x *MutesResponse) Reset() {
 	*x = MutesResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1345,7 @@ func (x *MutesResponse) String() string {
 func (*MutesResponse) ProtoMessage() {}
 
 func (x *MutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1358,7 @@ func (x *MutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesResponse.ProtoReflect.Descriptor instead.
 func (*MutesResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MutesResponse) GetMutes() []*MuteInfo {
@@ -1289,7 +1431,7 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\x05hints\x18\x06 \x03(\tR\x05hints\"5\n" +
 	"\tBadRecord\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xef\x03\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xdd\x04\n" +
 	"\x12BackendExplanation\x12-\n" +
 	"\abackend\x18\x01 \x01(\v2\x13.lbagent.v1.BackendR\abackend\x12\x1a\n" +
 	"\bsentence\x18\x02 \x01(\tR\bsentence\x12-\n" +
@@ -1304,7 +1446,15 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	" \x01(\x04R\bfailures\x12\x16\n" +
 	"\x06streak\x18\v \x01(\x05R\x06streak\x12!\n" +
 	"\flast_failure\x18\f \x01(\tR\vlastFailure\x12B\n" +
-	"\x0flast_failure_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rlastFailureAt\"\x9f\x01\n" +
+	"\x0flast_failure_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rlastFailureAt\x12@\n" +
+	"\x0eweight_factors\x18\x1e \x01(\v2\x19.lbagent.v1.WeightFactorsR\rweightFactors\x12*\n" +
+	"\x06subset\x18\x1f \x01(\x0e2\x12.lbagent.v1.SubsetR\x06subset\"p\n" +
+	"\rWeightFactors\x12\x18\n" +
+	"\adynamic\x18\x01 \x01(\x01R\adynamic\x12\x1d\n" +
+	"\n" +
+	"slow_start\x18\x02 \x01(\x01R\tslowStart\x12\x12\n" +
+	"\x04zone\x18\x03 \x01(\x01R\x04zone\x12\x12\n" +
+	"\x04load\x18\x04 \x01(\x01R\x04load\"\x9f\x01\n" +
 	"\vVerdictPart\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x14\n" +
 	"\x05words\x18\x02 \x01(\tR\x05words\x120\n" +
@@ -1332,7 +1482,11 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x0e\n" +
 	"\fMutesRequest\";\n" +
 	"\rMutesResponse\x12*\n" +
-	"\x05mutes\x18\x01 \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes2\x95\x02\n" +
+	"\x05mutes\x18\x01 \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes*G\n" +
+	"\x06Subset\x12\x16\n" +
+	"\x12SUBSET_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSUBSET_INSIDE\x10\x01\x12\x12\n" +
+	"\x0eSUBSET_OUTSIDE\x10\x022\x95\x02\n" +
 	"\rStatusService\x12?\n" +
 	"\x06Status\x12\x19.lbagent.v1.StatusRequest\x1a\x1a.lbagent.v1.StatusResponse\x12B\n" +
 	"\aExplain\x12\x1a.lbagent.v1.ExplainRequest\x1a\x1b.lbagent.v1.ExplainResponse\x12A\n" +
@@ -1351,66 +1505,71 @@ func file_lbagent_v1_status_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_status_proto_rawDescData
 }
 
-var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_lbagent_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_lbagent_v1_status_proto_goTypes = []any{
-	(*StatusRequest)(nil),         // 0: lbagent.v1.StatusRequest
-	(*StatusResponse)(nil),        // 1: lbagent.v1.StatusResponse
-	(*FleetStatus)(nil),           // 2: lbagent.v1.FleetStatus
-	(*FleetItem)(nil),             // 3: lbagent.v1.FleetItem
-	(*EtcdStatus)(nil),            // 4: lbagent.v1.EtcdStatus
-	(*ExplainRequest)(nil),        // 5: lbagent.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 6: lbagent.v1.ExplainResponse
-	(*BadRecord)(nil),             // 7: lbagent.v1.BadRecord
-	(*BackendExplanation)(nil),    // 8: lbagent.v1.BackendExplanation
-	(*VerdictPart)(nil),           // 9: lbagent.v1.VerdictPart
-	(*EventsRequest)(nil),         // 10: lbagent.v1.EventsRequest
-	(*EventsResponse)(nil),        // 11: lbagent.v1.EventsResponse
-	(*MuteInfo)(nil),              // 12: lbagent.v1.MuteInfo
-	(*MutesRequest)(nil),          // 13: lbagent.v1.MutesRequest
-	(*MutesResponse)(nil),         // 14: lbagent.v1.MutesResponse
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*ServiceInfo)(nil),           // 16: lbagent.v1.ServiceInfo
-	(*RegistrationStatus)(nil),    // 17: lbagent.v1.RegistrationStatus
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*Backend)(nil),               // 19: lbagent.v1.Backend
+	(Subset)(0),                   // 0: lbagent.v1.Subset
+	(*StatusRequest)(nil),         // 1: lbagent.v1.StatusRequest
+	(*StatusResponse)(nil),        // 2: lbagent.v1.StatusResponse
+	(*FleetStatus)(nil),           // 3: lbagent.v1.FleetStatus
+	(*FleetItem)(nil),             // 4: lbagent.v1.FleetItem
+	(*EtcdStatus)(nil),            // 5: lbagent.v1.EtcdStatus
+	(*ExplainRequest)(nil),        // 6: lbagent.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 7: lbagent.v1.ExplainResponse
+	(*BadRecord)(nil),             // 8: lbagent.v1.BadRecord
+	(*BackendExplanation)(nil),    // 9: lbagent.v1.BackendExplanation
+	(*WeightFactors)(nil),         // 10: lbagent.v1.WeightFactors
+	(*VerdictPart)(nil),           // 11: lbagent.v1.VerdictPart
+	(*EventsRequest)(nil),         // 12: lbagent.v1.EventsRequest
+	(*EventsResponse)(nil),        // 13: lbagent.v1.EventsResponse
+	(*MuteInfo)(nil),              // 14: lbagent.v1.MuteInfo
+	(*MutesRequest)(nil),          // 15: lbagent.v1.MutesRequest
+	(*MutesResponse)(nil),         // 16: lbagent.v1.MutesResponse
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*ServiceInfo)(nil),           // 18: lbagent.v1.ServiceInfo
+	(*RegistrationStatus)(nil),    // 19: lbagent.v1.RegistrationStatus
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*Backend)(nil),               // 21: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
-	15, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	4,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
-	16, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
-	12, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
-	2,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
-	17, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
-	18, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
-	3,  // 7: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
-	15, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
-	15, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	16, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
-	8,  // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
-	7,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
-	19, // 13: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	9,  // 14: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	18, // 15: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	15, // 16: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	15, // 17: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	15, // 18: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	15, // 19: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	15, // 20: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
-	15, // 21: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
-	12, // 22: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
-	0,  // 23: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	5,  // 24: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	10, // 25: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	13, // 26: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
-	1,  // 27: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	6,  // 28: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	11, // 29: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	14, // 30: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
-	27, // [27:31] is the sub-list for method output_type
-	23, // [23:27] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	17, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	5,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
+	18, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
+	14, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	3,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
+	19, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
+	20, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	4,  // 7: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
+	17, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	17, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	18, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	9,  // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
+	8,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
+	21, // 13: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	11, // 14: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	20, // 15: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	17, // 16: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	10, // 17: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
+	0,  // 18: lbagent.v1.BackendExplanation.subset:type_name -> lbagent.v1.Subset
+	17, // 19: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	17, // 20: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	17, // 21: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	17, // 22: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
+	17, // 23: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
+	14, // 24: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	1,  // 25: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	6,  // 26: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	12, // 27: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	15, // 28: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
+	2,  // 29: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	7,  // 30: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	13, // 31: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	16, // 32: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
+	29, // [29:33] is the sub-list for method output_type
+	25, // [25:29] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -1425,13 +1584,14 @@ func file_lbagent_v1_status_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_status_proto_rawDesc), len(file_lbagent_v1_status_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   15,
+			NumEnums:      1,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_lbagent_v1_status_proto_goTypes,
 		DependencyIndexes: file_lbagent_v1_status_proto_depIdxs,
+		EnumInfos:         file_lbagent_v1_status_proto_enumTypes,
 		MessageInfos:      file_lbagent_v1_status_proto_msgTypes,
 	}.Build()
 	File_lbagent_v1_status_proto = out.File

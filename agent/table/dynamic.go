@@ -1,0 +1,64 @@
+package table
+
+import "time"
+
+// Dynamic weight (3.3) follows how many of a backend's calls succeed, one sample after the other: cut hard, raised slowly. The numbers are those of MSEC's NLB, which
+// moved Tencent's traffic like that for years.
+const (
+	sampleCalls = 10              // a sample has as many calls, ...
+	sampleTime  = 5 * time.Second // ... or took as long
+	goodRate    = 0.98            // from here on a sample is good. Lower forgives more, higher takes a stray failure for a fault
+	raise       = 0.05            // a good sample's; higher is back sooner, and fails more calls if it was wrong
+	floor       = 0.01            // a share that still shows when the backend is well again
+	low         = 0.5             // below it, a backend counts as low: when over half of a service is, none is cut any more
+)
+
+// dynamic is one backend's dynamic weight.
+type dynamic struct {
+	weight      float64
+	calls, good float64   // what had been counted when the sample began
+	began       time.Time // zero = none has
+}
+
+func newDynamic() dynamic { return dynamic{weight: 1} }
+
+// sample is one that is whole: how many calls, and how many of them were good.
+type sample struct{ calls, good float64 }
+
+func (s sample) rate() float64 { return s.good / s.calls }
+
+// healthy reports whether the sample raises the weight. One without a call does: nothing has been seen that was wrong, and a backend that gets no calls could never show
+// that it is well.
+func (s sample) healthy() bool { return s.calls == 0 || s.rate() >= goodRate }
+
+// cut is what the weight is multiplied by: success^2. One success is counted in that was not seen: of a sample with one call in it, one failure would else
+// take all.
+func (s sample) cut() float64 {
+	rate := (s.good + 1) / (s.calls + 1)
+	return rate * rate
+}
+
+// take ends the sample if it is whole, and begins the next: no call is in two. calls and good are all that were ever counted.
+func (d *dynamic) take(now time.Time, calls, good float64) (sample, bool) {
+	if d.began.IsZero() {
+		d.calls, d.good, d.began = calls, good, now
+		return sample{}, false
+	}
+	s := sample{calls - d.calls, good - d.good}
+	if s.calls < sampleCalls && now.Sub(d.began) < sampleTime {
+		return sample{}, false
+	}
+	d.calls, d.good, d.began = calls, good, now
+	return s, true
+}
+
+// raise and lower take a sample.
+func (d *dynamic) raise() {
+	if d.weight += raise; d.weight > 1-1e-9 { // 20 steps of a twentieth are not quite one
+		d.weight = 1
+	}
+}
+
+func (d *dynamic) lower(s sample) { d.weight = max(floor, d.weight*s.cut()) }
+
+func (d *dynamic) low() bool { return d.weight < low }

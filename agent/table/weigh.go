@@ -1,0 +1,158 @@
+package table
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/service"
+)
+
+// largeChange is by how much a weight has to have moved since those who watch were told, for them to be told again. Lower tells more, higher has them use old weights longer.
+const largeChange = 2
+
+// weigh moves the weights of s, once a second (3.3, 3.7, 3.12). Verdicts stay as they are, so that nobody has to be told, unless much has changed.
+func (t *Table) weigh(now time.Time, s *Service) {
+	v := s.View()
+	if v.Gone || !s.used.Load() {
+		return
+	}
+	t.weighed = t.weighed[:0]
+	t.dynamicWeights(now, s, v)
+	if s.Spec().Load {
+		for i := range v.Backends {
+			if b := &v.Backends[i]; b.life.loadFactor(now, b.Backend) != b.Factors.Load {
+				t.weighed = append(t.weighed, int32(i))
+			}
+		}
+	}
+	if len(t.weighed) == 0 && !s.slow && !s.ring.stale {
+		return
+	}
+	backends := slices.Clone(v.Backends)
+	for _, i := range t.weighed {
+		s.refresh(now, &backends[i])
+	}
+	next := newView(now, s, v.List, backends)
+	next.Ready, next.At = v.Ready, v.At
+	if s.largely(next) {
+		t.swap(s, next)
+		return
+	}
+	next.next = v.next // nobody is woken
+	s.view.Store(next)
+}
+
+// refresh sets the factors of b that its life knows.
+func (s *Service) refresh(now time.Time, b *Backend) {
+	if b.life == nil {
+		return
+	}
+	spec := s.Spec()
+	b.Factors.Dynamic, b.Factors.Load = 1, 1
+	if spec.DynamicWeight {
+		b.Factors.Dynamic = float32(b.life.dynamic.weight)
+	}
+	if spec.Load {
+		b.Factors.Load = b.life.loadFactor(now, b.Backend)
+	}
+	b.reweigh()
+}
+
+// dynamicWeights takes the samples that are whole, and notes whose weights they move. Cuts go to the worst first, and to nobody once over half of the service is low (3.3):
+// then it is no longer some backends that fail, and the others would have to carry all.
+func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
+	if !s.Spec().DynamicWeight {
+		return
+	}
+	type bad struct {
+		i int32
+		sample
+	}
+	var cuts []bad
+	usable, lows := 0, 0
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		d := &b.life.dynamic
+		calls, good := b.State.Calls()
+		if sample, whole := d.take(now, calls, good); whole && !sample.healthy() {
+			cuts = append(cuts, bad{int32(i), sample})
+		} else if whole && d.weight < 1 {
+			d.raise()
+			t.weighed = append(t.weighed, int32(i))
+			if d.weight == 1 && b.life.told {
+				b.life.told = false
+				t.tellWeight(now, s, b, "is back")
+			}
+		}
+		if b.Verdict.Usable() && !b.Outside && v.inUse(b) {
+			usable++
+			if d.low() {
+				lows++
+			}
+		}
+	}
+	slices.SortStableFunc(cuts, func(a, b bad) int { return cmp.Compare(a.rate(), b.rate()) })
+	for _, c := range cuts {
+		if lows*2 > usable {
+			return
+		}
+		b := &v.Backends[c.i]
+		d := &b.life.dynamic
+		was := d.low()
+		d.lower(c.sample)
+		t.weighed = append(t.weighed, c.i)
+		if !was && d.low() {
+			lows++
+			if !b.life.told {
+				b.life.told = true
+				t.tellWeight(now, s, b, fmt.Sprintf("is cut: %.0f of the last %.0f calls succeeded", c.good, c.calls))
+			}
+		}
+	}
+}
+
+// largely reports whether the weights in v are others than those who watch know, and notes that they will be told.
+func (s *Service) largely(v *View) bool {
+	large := false
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		if b.life == nil {
+			continue
+		}
+		f := b.Factors.Dynamic * b.Factors.SlowStart * b.Factors.Load
+		known := b.life.shown
+		large = large || f >= known*largeChange || f*largeChange <= known || f == 1 && known != 1
+	}
+	if !large {
+		return false
+	}
+	for i := range v.Backends {
+		if b := &v.Backends[i]; b.life != nil {
+			b.life.shown = b.Factors.Dynamic * b.Factors.SlowStart * b.Factors.Load
+		}
+	}
+	return true
+}
+
+// tellWeight makes an event of a large change of a weight.
+func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, what string) {
+	if !s.weightVoice.may(now) {
+		return
+	}
+	detail := fmt.Sprintf("its dynamic weight %s; it is %.0f %%", what, b.life.dynamic.weight*100)
+	t.tell(now, event.Weight, s, b.Addr.String(), detail)
+	t.cfg.Log.Info("dynamic weight moved", "service", s.name, "backend", b.Addr, "cause", detail)
+}
+
+// newLife is what is known of the weight of a backend of which nothing is known.
+func newLife() *life { return &life{dynamic: newDynamic(), shown: 1} }
+
+// place says what of a backend's weight and place its record and this host say.
+func (s *Service) place(b *Backend, of *service.Backend) {
+	b.Backend, b.Factors = of, plain()
+	b.rank, b.zone = rankOf(s.table.cfg.Seed, of.Addr), s.zoneOf(of.Zone)
+	b.reweigh()
+}

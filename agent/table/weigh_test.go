@@ -1,0 +1,483 @@
+package table
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/health"
+)
+
+// weighing is a service "user" with n backends and the keys of section 3 as the configuration has them by default.
+func weighing(t testing.TB, n int, change ...func(*Spec)) (*rig, *Service) {
+	r := newRig(t)
+	sp := spec("user")
+	sp.DynamicWeight, sp.SlowStart, sp.Subset = true, 15*time.Second, 32
+	for _, c := range change {
+		c(&sp)
+	}
+	r.SetSpec(r.now, sp)
+	r.Apply(r.now, list("user", ids(n)...))
+	return r, r.Lookup("user")
+}
+
+// tick lets a second pass.
+func (r *rig) tick() {
+	r.now = r.now.Add(time.Second)
+	r.Second(r.now)
+}
+
+// calls has a backend answer so many calls, of which some fail.
+func (r *rig) calls(s *Service, id, calls, failed int) {
+	b := s.View().Find(addr(id))
+	for i := range calls {
+		b.State.Begin()
+		result := health.Success
+		if i < failed {
+			result = health.Failure
+		}
+		b.State.End(r.now, result, time.Millisecond, true, "HTTP 503")
+	}
+}
+
+func weights(s *Service) []float64 {
+	var all []float64
+	for _, b := range s.View().Backends {
+		all = append(all, math.Round(b.Weight*100)/100)
+	}
+	return all
+}
+
+// 3.3 as a table: what one sample does.
+func TestDynamicSamples(t *testing.T) {
+	at := time.Now()
+	for _, tt := range []struct {
+		name        string
+		calls, good float64
+		after       time.Duration
+		from, to    float64
+		whole       bool
+	}{
+		{"too few calls yet", 9, 0, 4 * time.Second, 1, 1, false},
+		{"ten calls at once", 10, 10, 0, 0.5, 0.55, true},
+		{"few calls in 5 s", 3, 3, 5 * time.Second, 0.5, 0.55, true},
+		{"no calls in 5 s", 0, 0, 5 * time.Second, 0.5, 0.55, true},
+		{"98 %", 100, 98, time.Second, 0.5, 0.55, true},
+		{"below 98 %", 1000, 979, time.Second, 1, 0.9584, true},
+		{"half", 1000, 500, time.Second, 1, 0.2505, true},
+		{"all fail", 1000, 0, time.Second, 1, 0.01, true},
+		{"all fail, at the floor", 1000, 0, time.Second, 0.01, 0.01, true},
+		{"one call fails, of one", 1, 0, 5 * time.Second, 1, 0.25, true},
+		{"never above 1", 10, 10, time.Second, 0.99, 1, true},
+		{"20 steps are the whole way", 10, 10, time.Second, 0.96, 1, true},
+	} {
+		d := newDynamic()
+		d.take(at, 7, 5) // what came before the first sample is in none
+		d.weight = tt.from
+		s, whole := d.take(at.Add(tt.after), 7+tt.calls, 5+tt.good)
+		switch {
+		case whole && s.healthy():
+			d.raise()
+		case whole:
+			d.lower(s)
+		}
+		if whole != tt.whole || math.Abs(d.weight-tt.to) > 0.0001 {
+			t.Errorf("%s: %v, whole %v; want %v, %v", tt.name, d.weight, whole, tt.to, tt.whole)
+		}
+		if again, whole := d.take(at.Add(tt.after), 7+tt.calls, 5+tt.good); tt.whole && whole {
+			t.Errorf("%s: %v was sampled twice", tt.name, again)
+		}
+	}
+}
+
+// Random histories of whole services: each weight is what the rule of 3.3 makes of the samples of its backend one after the other, and no call is in two samples.
+func TestDynamicModel(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 33))
+		n := 2 + rng.IntN(6)
+		r, s := weighing(t, n)
+		type backend struct {
+			weight             float64
+			calls, failed, age int
+		}
+		model := make([]backend, n)
+		for i := range model {
+			model[i].weight = 1
+		}
+		r.tick() // samples begin
+		for second := range 120 {
+			for i := range model {
+				calls := rng.IntN(25) * rng.IntN(2)
+				failed := 0
+				if rng.IntN(1+int(seed)%7) == 0 {
+					failed = min(calls, rng.IntN(4))
+				}
+				r.calls(s, i, calls, failed)
+				model[i].calls += calls
+				model[i].failed += failed
+				model[i].age++
+			}
+			type cut struct {
+				i    int
+				rate float64
+			}
+			var cuts []cut
+			lows := 0
+			for i := range model {
+				m := &model[i]
+				if m.calls >= 10 || m.age >= 5 {
+					if rate := 1 - float64(m.failed)/float64(max(1, m.calls)); rate < 0.98 {
+						cuts = append(cuts, cut{i, rate})
+					} else {
+						m.weight = math.Min(1, m.weight+0.05)
+						m.calls, m.failed, m.age = 0, 0, 0
+					}
+				}
+				if m.weight < 0.5-1e-9 {
+					lows++
+				}
+			}
+			slices.SortStableFunc(cuts, func(a, b cut) int {
+				if a.rate < b.rate {
+					return -1
+				} else if a.rate > b.rate {
+					return 1
+				}
+				return 0
+			})
+			for _, c := range cuts {
+				m := &model[c.i]
+				success := float64(m.calls-m.failed+1) / float64(m.calls+1)
+				m.calls, m.failed, m.age = 0, 0, 0
+				if lows*2 > n {
+					continue
+				}
+				was := m.weight
+				if m.weight = math.Max(0.01, m.weight*success*success); was >= 0.5-1e-9 && m.weight < 0.5 {
+					lows++
+				}
+			}
+			r.tick()
+			for i, b := range s.View().Backends {
+				if math.Abs(float64(b.Factors.Dynamic)-model[i].weight) > 1e-3 || math.Abs(b.Weight-100*float64(b.Factors.Dynamic)) > 1e-9 {
+					t.Fatalf("seed %d, second %d, backend %d: dynamic %v, weight %v; want %v", seed, second, i, b.Factors.Dynamic, b.Weight, model[i].weight)
+				}
+			}
+		}
+	}
+}
+
+// A backend that fails 30 % of its calls ends below a quarter of its fair share; one that is well again has its full share within 60 s.
+func TestDynamicShares(t *testing.T) {
+	r, s := weighing(t, 5)
+	rng := rand.New(rand.NewPCG(30, 3))
+	run := func(seconds int, failing float64) (share float64) {
+		got, all := 0, 0
+		for i := range seconds {
+			for range 100 {
+				b := s.View().Pick(r.now, nil)
+				b.State.Begin()
+				result := health.Success
+				if number(b) == 2 && rng.Float64() < failing {
+					result = health.AppError // nothing that ejects, and no penalty
+					if failing > 0 {
+						result = health.Failure
+					}
+				}
+				b.State.End(r.now, result, time.Millisecond, true, "HTTP 500")
+				if i >= seconds/2 {
+					all++
+					if number(b) == 2 {
+						got++
+					}
+				}
+			}
+			r.tick()
+		}
+		return float64(got) / float64(all)
+	}
+	if share := run(60, 0.3); share > 0.05 {
+		t.Errorf("a backend that fails 30 %% has %.3f of the calls, want less than a quarter of 0.2", share)
+	}
+	run(30, 0)
+	if share := run(30, 0); math.Abs(share-0.2) > 0.03 {
+		t.Errorf("well for 45 s to 60 s, it has %.3f of the calls, want 0.2", share)
+	}
+}
+
+// When over half of a service is low, none is cut any more, and the worst are cut first (3.3): not all can be bad.
+func TestDynamicStopsAtHalf(t *testing.T) {
+	r, s := weighing(t, 5)
+	r.tick()
+	for id, failed := range []int{20, 60, 40, 80, 100} {
+		r.calls(s, id, 100, failed)
+	}
+	r.tick()
+	if got := weights(s); got[0] != 100 || got[2] >= 50 && got[1] >= 50 || got[4] != 1 || got[3] > 5 {
+		t.Errorf("weights %v: want the three worst cut, the others as they were", got)
+	}
+}
+
+// Weights move without a new view for those who wait for one; large changes wake them, and are told once, when a weight is low and when it is whole again.
+func TestWeightsMoveSilently(t *testing.T) {
+	r, s := weighing(t, 4)
+	r.tick()
+	old, changed := s.Changed()
+	woken := func() bool {
+		select {
+		case <-changed:
+			_, changed = s.Changed()
+			return true
+		default:
+			return false
+		}
+	}
+	marks := r.marks
+	r.calls(s, 1, 100, 10)
+	r.tick()
+	if v := s.View(); v == old || v.Backends[1].Weight != 100*float64(v.Backends[1].Factors.Dynamic) || v.Backends[1].Weight > 83 || woken() || r.marks != marks {
+		t.Errorf("weight %v, woken, or %d marks", s.View().Backends[1].Weight, r.marks-marks)
+	}
+	if old.Backends[1].Weight != 100 {
+		t.Error("a view has changed")
+	}
+	same := s.View()
+	r.tick()
+	if s.View() != same {
+		t.Error("a view was made although nothing moved")
+	}
+	r.calls(s, 1, 100, 90)
+	r.tick()
+	if !woken() || r.marks != marks+1 {
+		t.Error("a large change woke nobody")
+	}
+	for range 25 {
+		r.calls(s, 1, 10, 0)
+		r.tick()
+	}
+	if got := weights(s); got[1] != 100 {
+		t.Errorf("weights %v", got)
+	}
+	told := r.details(event.Weight)
+	if len(told) != 2 || !strings.HasPrefix(told[0], "its dynamic weight is cut: 10 of the last 100 calls succeeded") || told[1] != "its dynamic weight is back; it is 100 %" {
+		t.Errorf("events %q", told)
+	}
+	// A list or a verdict takes the weights along.
+	r.calls(s, 1, 100, 50)
+	r.tick()
+	w := weights(s)[1]
+	r.Apply(r.now, list("user", ids(3)...))
+	r.judge(s, 0, ejected)
+	if got := weights(s)[1]; got != w || w > 30 {
+		t.Errorf("weight %v, was %v", got, w)
+	}
+	// Off, it is as if nothing had been.
+	sp := *s.Spec()
+	sp.DynamicWeight = false
+	r.SetSpec(r.now, sp)
+	if got := weights(s)[1]; got != 100 {
+		t.Errorf("switched off: %v", got)
+	}
+}
+
+// 3.7: who joins or comes back begins at 10 % and has all after 15 s; never when most of the list does, and nobody at the first list.
+func TestSlowStart(t *testing.T) {
+	r, s := weighing(t, 4)
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100}) {
+		t.Fatalf("the first list: %v", got)
+	}
+	r.Apply(r.now, list("user", ids(5)...))
+	for second, want := range []float64{10, 16, 22, 28, 34, 40, 46, 52, 58, 64, 70, 76, 82, 88, 94, 100, 100} {
+		if got := weights(s); math.Abs(got[4]-want) > 0.01 || got[0] != 100 {
+			t.Fatalf("second %d: %v, want %v", second, got, want)
+		}
+		r.tick()
+	}
+	// Back from being out; the dynamic weight is whole again, since slow start leads back.
+	r.calls(s, 1, 100, 100)
+	r.tick()
+	r.judge(s, 1, ejected)
+	r.judge(s, 1, unreachable)
+	r.tick()
+	r.judge(s, 1, isUp)
+	if b := s.View().Backends[1]; math.Abs(b.Weight-10) > 0.01 || b.Factors.Dynamic != 1 {
+		t.Errorf("back: %+v", b)
+	}
+	// Another process on a known address.
+	l := list("user", ids(5)...)
+	l.Backends[2].Created = 2
+	r.Apply(r.now, l)
+	if got := weights(s); math.Abs(got[2]-10) > 0.01 {
+		t.Errorf("restarted: %v", got)
+	}
+	// Now 3 of 5 would be slow: the other two would carry nearly all.
+	r.judge(s, 3, downHard)
+	r.judge(s, 3, isUp)
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100, 100}) {
+		t.Errorf("most are new: %v", got)
+	}
+	r.tick()
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100, 100}) {
+		t.Errorf("a second after most were new: %v", got)
+	}
+	// A swap (blue/green): all are new.
+	r.Apply(r.now, list("user", 10, 11, 12))
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100}) {
+		t.Errorf("all are new: %v", got)
+	}
+	sp := *s.Spec()
+	sp.SlowStart = 0
+	r.SetSpec(r.now, sp)
+	r.Apply(r.now, list("user", 10, 11, 12, 13))
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100}) {
+		t.Errorf("off: %v", got)
+	}
+}
+
+// Random joins, ends and verdicts: each slow start is the line of 3.7 since its begin, and no view has more than half of its usable backends in one.
+func TestSlowStartModel(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 37))
+		r, s := weighing(t, 8)
+		in, up := map[int]bool{}, map[int]bool{}
+		began := map[int]time.Time{}
+		for i := range 8 {
+			in[i], up[i] = true, true
+		}
+		for range 150 {
+			switch id := rng.IntN(12); {
+			case rng.IntN(3) == 0 && (!in[id] || len(in) > 2):
+				if in[id] {
+					delete(in, id)
+					delete(began, id)
+				} else {
+					in[id], began[id] = true, r.now
+					up[id] = s.left[addr(id)].state == nil || up[id]
+				}
+				var all []int
+				for i := range 12 {
+					if in[i] {
+						all = append(all, i)
+					}
+				}
+				r.Apply(r.now, list("user", all...))
+				if in[id] {
+					up[id] = s.View().Find(addr(id)).Verdict.Usable()
+				}
+			case in[id]:
+				if up[id] = !up[id]; up[id] {
+					began[id] = r.now
+					r.judge(s, id, isUp)
+				} else {
+					r.judge(s, id, downHard)
+				}
+			}
+			check := func() {
+				v := s.View()
+				usable, slow := 0, 0
+				for i := range v.Backends {
+					if id := number(&v.Backends[i]); up[id] {
+						usable++
+						if at, ok := began[id]; ok && r.now.Sub(at) < 15*time.Second {
+							slow++
+						}
+					}
+				}
+				if slow*2 > usable {
+					clear(began)
+				}
+				for i := range v.Backends {
+					b := &v.Backends[i]
+					want := 1.0
+					if at, ok := began[number(b)]; ok {
+						want = math.Min(1, 0.1+0.9*r.now.Sub(at).Seconds()/15)
+					}
+					if math.Abs(float64(b.Factors.SlowStart)-want) > 1e-5 {
+						t.Fatalf("seed %d: backend %d has %v, want %v", seed, number(b), b.Factors.SlowStart, want)
+					}
+				}
+			}
+			check()
+			for range rng.IntN(3) {
+				r.tick()
+				check()
+			}
+		}
+	}
+}
+
+// 3.12: a load that was written less than 60 s ago lowers the weight, if the service asks for it.
+func TestLoad(t *testing.T) {
+	r, s := weighing(t, 4, func(sp *Spec) { sp.Load = true })
+	says := func(load string, at time.Time) map[string]string {
+		return map[string]string{"load": load, "load_at": formatUnix(at)}
+	}
+	l := list("user", ids(4)...)
+	l.Backends[0].Metadata = says("100", r.now)
+	l.Backends[1].Metadata = says("50", r.now.Add(-10*time.Second))
+	l.Backends[2].Metadata = says("50", r.now.Add(-70*time.Second))
+	l.Backends[3].Metadata = says("101", r.now)
+	for i := range l.Backends {
+		l.Backends[i].Modified = 2
+	}
+	r.Apply(r.now, l)
+	if got := weights(s); !slices.Equal(got, []float64{10, 55, 100, 100}) {
+		t.Errorf("weights %v", got)
+	}
+	for range 51 {
+		r.tick()
+	}
+	if got := weights(s); !slices.Equal(got, []float64{10, 100, 100, 100}) {
+		t.Errorf("weights %v when one is 61 s old", got)
+	}
+	n := *l
+	n.Backends = slices.Clone(l.Backends)
+	n.Backends[0].Metadata, n.Backends[0].Modified = says("0", r.now), 3
+	n.Backends[1].Metadata, n.Backends[1].Modified = says("20", r.now.Add(2*time.Minute)), 3 // a clock that is far ahead
+	r.Apply(r.now, &n)
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100}) {
+		t.Errorf("weights %v", got)
+	}
+	sp := *s.Spec()
+	sp.Load = false
+	r.Apply(r.now, l)
+	r.SetSpec(r.now, sp)
+	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100}) {
+		t.Errorf("weights %v although load is off", got)
+	}
+}
+
+// With every factor at once the effective weight is their product (3.2), and picks follow it.
+func TestFactorsMultiply(t *testing.T) {
+	r, s := weighing(t, 4, func(sp *Spec) { sp.Load = true })
+	r.tick()
+	r.calls(s, 0, 100, 50)
+	l := list("user", ids(5)...)
+	l.Backends[0].Weight, l.Backends[0].Modified = 300, 2
+	l.Backends[0].Metadata = map[string]string{"load": "50", "load_at": formatUnix(r.now)}
+	r.Apply(r.now, l)
+	r.tick()
+	v := s.View()
+	b := v.Backends[0]
+	f := b.Factors
+	if f.Load != 0.55 || f.Dynamic > 0.27 || f.Dynamic < 0.24 || f.SlowStart != 1 || math.Abs(b.Weight-300*float64(f.Load)*float64(f.Dynamic)) > 1e-6 {
+		t.Fatalf("%v of %+v", b.Weight, f)
+	}
+	sum := 0.0
+	for _, b := range v.Backends {
+		sum += b.Weight
+	}
+	got := counts(v, r.now.Add(time.Minute), 60_000)
+	for i, b := range v.Backends {
+		if share := float64(got[i]) / 60_000; math.Abs(share-b.Weight/sum) > 0.015 {
+			t.Errorf("backend %d has %.3f of the calls, want %.3f", i, share, b.Weight/sum)
+		}
+	}
+}
+
+func formatUnix(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }

@@ -1,0 +1,80 @@
+package table
+
+import "github.com/lbagent/lbagent/agent/picker"
+
+const (
+	// across is the share of calls that leaves the own zone in any case (3.8): so it is known how the others are before they are needed.
+	across = 0.02
+
+	// zonesMost bounds the zones that are told apart; all further ones count as one.
+	zonesMost = 64
+
+	ownZone = 0 // the number of the zone of this host, if it has one
+)
+
+// zoneCounts counts backends by the number of their zone.
+type zoneCounts [zonesMost]int
+
+// zoneOf is the number of a zone by its name; the one of this host is ownZone. Backends that don't say where they are, are in a zone of their own. Guarded by Table.mu.
+func (s *Service) zoneOf(name string) uint8 {
+	own := s.Spec().Zone
+	if own != "" && name == own {
+		return ownZone
+	}
+	for i, known := range s.zones {
+		if known == name {
+			return uint8(i + 1)
+		}
+	}
+	if len(s.zones) < zonesMost-2 {
+		s.zones = append(s.zones, name)
+		return uint8(len(s.zones))
+	}
+	return zonesMost - 1
+}
+
+// rezone numbers all zones anew: this host is in another one.
+func (s *Service) rezone(backends []Backend) {
+	s.zones = nil
+	for i := range backends {
+		backends[i].zone = s.zoneOf(backends[i].Zone)
+	}
+}
+
+// preferZone gives the candidates at, a tier's, the zone factors that keep as many calls in this host's zone as that can take: all but 2 %, while its usable share x 1.4 is
+// 100 % and more; beyond that they spill (3.8). all and usable count the tier's backends, also those that are not in the subset. The factor goes by the static weights,
+// so that a zone whose backends lose weight for another reason loses calls with it.
+func (v *View) preferZone(at []int32, all, usable *zoneCounts) {
+	var far, farUsable int
+	for i := ownZone + 1; i < zonesMost; i++ {
+		far += all[i]
+		farUsable += usable[i]
+	}
+	if usable[ownZone] == 0 || farUsable == 0 {
+		return // all the same: nobody here, or nobody elsewhere
+	}
+	var nearWeight, farWeight float64
+	for _, k := range at {
+		b := &v.Backends[k]
+		if b.zone == ownZone {
+			nearWeight += b.static()
+		} else {
+			farWeight += b.static()
+		}
+	}
+	if nearWeight == 0 || farWeight == 0 {
+		return
+	}
+	loads, _ := picker.Spill([]float64{portion(usable[ownZone], all[ownZone]), portion(farUsable, far)})
+	own := min(loads[0], 1-across)
+	factor := float32((1 - own) / own * nearWeight / farWeight)
+	for _, k := range at {
+		if b := &v.Backends[k]; b.zone != ownZone {
+			b.Factors.Zone = factor
+			b.reweigh()
+		}
+	}
+}
+
+// portion is what part of all those are.
+func portion(n, all int) float64 { return float64(n) / float64(max(1, all)) }
