@@ -1,8 +1,11 @@
 package health
 
 import (
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 func windows() Options {
@@ -282,7 +285,9 @@ func TestObserve(t *testing.T) {
 		s.calls(0, 5, Failure)
 		o.Observe = false
 		s.set(o, 2)
-		s.is(0, Ejected) // now it's meant
+		if v := s.states[0].Verdict(); v == nil || v.Kind != Ejected {
+			t.Errorf("%s: %v, want ejected: now it's meant", probe, v)
+		}
 		o.Observe = true
 		s.set(o, 2)
 		if v := s.states[0].Verdict(); v != nil {
@@ -348,4 +353,104 @@ func TestUnreachableIsNotInTheWindows(t *testing.T) {
 	s.is(0)
 	s.pass(5 * time.Second)
 	s.is(0)
+}
+
+// Calls that panic sends to an ejected backend don't lengthen its hold-down, be it over or not (2.7).
+func TestFailuresInPanic(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	s.calls(0, 5, Failure)
+	next := s.states[0].Verdict().Next
+	for range 30 {
+		s.calls(0, 7, Failure)
+		s.pass(100 * ms)
+	}
+	s.is(0, Ejected)
+	if got := s.states[0].Verdict().Next; !got.Equal(next) {
+		t.Errorf("the hold-down ends at %v, want %v", got.Sub(epoch), next.Sub(epoch))
+	}
+	if !s.states[0].TryTrial(s.now) {
+		t.Fatal("no trial")
+	}
+	s.calls(0, 1, Failure)
+	if got := s.states[0].Verdict().Next.Sub(s.now); got != 2*time.Second {
+		t.Errorf("held down for %v after one failed trial, want 2 s", got)
+	}
+}
+
+// In the Monitor, with its own clock: a backend that fails two of three calls is out at the end of that second, and the Monitor sleeps when the calls are over.
+func TestMonitorRollsWindows(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		ts := targets(time.Now(), 4)
+		b.SetActive("g", true)
+		b.SetGroup("g", windows(), ts)
+		advance(0)
+		for range 20 {
+			for k := range 3 {
+				ts[1].State.Begin()
+				ts[1].State.End(time.Now(), []Result{Success, Failure, Failure}[k], ms, true, "HTTP 503")
+			}
+			advance(20 * ms)
+		}
+		b.want()
+		advance(time.Second)
+		b.want(Ejected)
+		if s := b.Stats(); s.Ejections[ByRate] != 1 {
+			t.Errorf("stats %+v", s)
+		}
+		advance(2 * time.Minute)
+		b.ask(b.t.Context(), func(c *core) {
+			if len(c.rolling) != 0 || !c.rollAt.IsZero() {
+				t.Errorf("%d windows roll two minutes after the last call", len(c.rolling))
+			}
+		})
+	})
+}
+
+// Whatever writers do meanwhile, no outcome is lost from the windows once they roll, and none that ends while they stop keeps them from rolling again.
+func TestWindowsOfManyWriters(t *testing.T) {
+	c := newCore(newInbox(), func() float64 { return 0.5 }, &stats{}, hclog.NewNullLogger())
+	all := targets(epoch, 8)
+	o := windows()
+	o.MaxPercent = 0 // nobody goes out, or windows would begin anew
+	c.setGroup(epoch, "g", o, all)
+	c.setActive(epoch, "g", true)
+	const writers, each = 4, 5000
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				s := all[(i+w)%len(all)].State
+				if w == 0 {
+					s.Report(epoch, uint32(i), []Result{Success, Failure, Timeout}[i%3], 0, 1+i%2, "reported")
+					continue
+				}
+				call(s, 0, []Result{Success, Failure, AppError, Timeout, Neutral, Overloaded}[i%6])
+			}
+		})
+	}
+	stopped := make(chan struct{})
+	go func() { wg.Wait(); close(stopped) }()
+	now, done := epoch, false
+	for !done {
+		select {
+		case <-stopped:
+			done = true // and once more: what came before that is seen now
+		default:
+		}
+		for t := range c.inbox.take() {
+			c.judge(now, t)
+		}
+		now = now.Add(3 * windowIdle) // all stop, and begin again if calls came
+		c.roll(now)
+	}
+	for t := range c.inbox.take() {
+		c.judge(now, t)
+	}
+	c.roll(now.Add(3 * windowIdle))
+	for i := range all {
+		tg := all[i].State.watch.Load()
+		if got, want := tg.window.last, all[i].State.totals(); got != want {
+			t.Errorf("backend %d: the windows have seen %+v, want %+v", i, got, want)
+		}
+	}
 }
