@@ -65,9 +65,9 @@ func prospectsOf(backends []Backend, panics bool) (own, other prospects) {
 		if b.Backend.Fallback {
 			p = &other
 		}
-		kind := b.Verdict.Kind
-		p.usable = p.usable || kind.Usable()
-		p.hope = p.hope || kind.Usable() || panics && b.tryable() && b.Verdict.Soft
+		usable := b.Verdict.Usable() // an orphan that fails isn't (1.10)
+		p.usable = p.usable || usable
+		p.hope = p.hope || usable || panics && b.tryable() && b.Verdict.Soft
 	}
 	return own, other
 }

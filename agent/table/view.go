@@ -134,7 +134,7 @@ func (v *View) lookAtOthers(unprobed bool) (tryable int) {
 		if b.tryable() {
 			tryable++
 		}
-		if kind := b.Verdict.Kind; unprobed && (kind == health.Ejected || kind == health.Unreachable) {
+		if kind := b.Verdict.Kind; unprobed && (kind == health.Ejected || kind == health.Unreachable || kind == health.Orphaned && b.Verdict.Failing) {
 			v.trials = append(v.trials, int32(i))
 		}
 	}
