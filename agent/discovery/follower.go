@@ -30,7 +30,7 @@ type follower struct {
 	seeded   bool
 	decoder  *format.Decoder
 	back     etcd.Backoff
-	fresh    budget
+	fresh    etcd.Budget
 	audit    *inventory // that the watch has not yet come level with; nil = none
 	level    int64      // the revision up to which the watch has told all
 	watching bool       // the watch was made

@@ -259,11 +259,11 @@ func TestShortWatches(t *testing.T) {
 		e.shortErr = errors.New("etcdserver: no leader")
 		startFake(t, e, setup{}, naming("user"))
 		advance(t, 2*time.Second)
-		if n := len(e.seen().reads); n < budgetMost {
+		if n := len(e.seen().reads); n < etcd.BudgetMost {
 			t.Errorf("%d reads in 2 s", n)
 		}
 		advance(t, 30*time.Minute)
-		if n, most := len(e.seen().reads), int(30*time.Minute/budgetEvery); n > 2*most {
+		if n, most := len(e.seen().reads), int(30*time.Minute/etcd.BudgetEvery); n > 2*most {
 			t.Errorf("%d reads in 30 min", n)
 		}
 	})

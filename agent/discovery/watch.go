@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/etcd"
@@ -47,7 +48,7 @@ func (f *follower) attempt(ctx context.Context, l *etcd.Link) error {
 	}
 	switch {
 	case !f.watching: // as good as a read that failed
-	case f.fresh.take(time.Now()):
+	case f.fresh.Take(time.Now()):
 		f.back.Reset()
 	default:
 		f.back.Most()
@@ -86,7 +87,8 @@ func (f *follower) install(ctx context.Context, l *etcd.Link, s snapshot) {
 	}
 	f.records, f.epoch, f.rev, f.spooled = s.records, s.epoch, s.revision, nil
 	f.publish(ctx, l, now, known, func(l *service.List) bool {
-		return was == nil || !sameEpoch || compare(records{shown: was.Backends}, records{shown: l.Backends}) == content
+		return was == nil || !sameEpoch || compare(records{shown: was.Backends}, records{shown: l.Backends}) == content ||
+			was.BadCount != l.BadCount || !slices.Equal(was.Bad, l.Bad)
 	})
 }
 

@@ -281,6 +281,7 @@ func (k *Links) drop(l *Link) {
 // Run makes links until ctx ends, one at a time.
 func (k *Links) Run(ctx context.Context) error {
 	var back Backoff
+	var fresh Budget
 	var who *login
 	defer func() { who.close() }()
 	for ctx.Err() == nil {
@@ -307,16 +308,19 @@ func (k *Links) Run(ctx context.Context) error {
 			k.contact.reset()
 		case errors.Is(err, errHurry):
 		default:
-			if time.Since(began) >= linkSettles {
+			now := time.Now()
+			settled := now.Sub(began) >= linkSettles
+			if settled {
 				k.contact.log.Info("making a new etcd client", "cause", err)
-				if served {
-					back.Reset() // the usual case: a token that expired
-				}
-			} else if IsAuth(err) {
-				k.contact.fail(err)
 			}
 			if IsAuth(err) {
+				if !settled {
+					k.contact.fail(err)
+				}
 				e.login.forget()
+			}
+			if served && fresh.Take(now) {
+				back.Reset() // it was a good one: a token that expired, or another life of etcd
 			}
 			k.wait(ctx, back.Next(), changed)
 		}

@@ -40,11 +40,14 @@ type login struct {
 	end context.CancelFunc
 
 	mu      sync.Mutex
-	token   string    // empty before the first login, and if etcd wants none
-	running *attempt  // nil if no login is under way
-	lost    Backoff   // after logins that etcd was too busy for
-	next    time.Time // no login before
-	looked  time.Time
+	token   string        // empty before the first login, and if etcd wants none
+	running *attempt      // nil if no login is under way
+	lost    Backoff       // after logins that etcd was too busy for
+	next    time.Time     // no login before
+	good    time.Time     // when a call with the token had its answer last
+	looking bool          // somebody finds out whether it is stale
+	looked  time.Time     // and found it good
+	another chan struct{} // closed when there is another token; nil = nobody waits for that
 }
 
 // attempt is one login.
@@ -99,17 +102,21 @@ func (l *login) caller(d door) grpc.UnaryClientInterceptor {
 }
 
 func (l *login) call(ctx context.Context, d door, cc *grpc.ClientConn, invoke func(context.Context) error) error {
-	token := l.current()
+	token, began := l.current(), time.Now()
 	once, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := time.AfterFunc(staleAfter, func() {
-		if l.isStale(once, cc, token) {
+		if l.awaitStale(once, cc, token, began) {
 			cancel(errStale)
 		}
 	})
 	err := invoke(once)
 	look.Stop()
-	if err == nil || !isExpired(rpctypes.Error(err)) && !errors.Is(context.Cause(once), errStale) {
+	if err == nil {
+		l.wasGood(token)
+		return nil
+	}
+	if !isExpired(rpctypes.Error(err)) && !errors.Is(context.Cause(once), errStale) {
 		return err
 	}
 	if err := l.renew(ctx, d, token); err != nil {
@@ -170,6 +177,10 @@ func (l *login) run(a *attempt, d door, wait time.Duration) {
 	defer l.mu.Unlock()
 	if err == nil {
 		l.token = token
+		if l.another != nil {
+			close(l.another)
+			l.another = nil
+		}
 	}
 	l.pace(time.Now(), err)
 	a.err, l.running = err, nil

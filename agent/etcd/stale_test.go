@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +51,24 @@ func TestTokenOfFormerLife(t *testing.T) {
 	}
 	put(cluster.Client(t, "root", "pw", 1), 1)
 	begin := time.Now()
+	// A stream that is opened with the old token says nothing either, and all watches are on it. Of many calls one finds out for all.
+	var all sync.WaitGroup
+	all.Go(func() {
+		select {
+		case <-cl.Watch(t.Context(), "services/", 1):
+		case <-time.After(20 * time.Second):
+			t.Error("a watch neither began nor ended")
+		}
+	})
+	for range 8 {
+		all.Go(func() {
+			if err := newest(t, l, 10*time.Second); err != nil && !IsRefusal(err) {
+				t.Errorf("after %v: %v", time.Since(begin), err)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("all answered after %v", time.Since(begin))
 	eventually(t, 30*time.Second, "an answer", func() bool { return newest(t, l, 10*time.Second) == nil })
 	t.Logf("answered after %v", time.Since(begin))
 }
