@@ -83,22 +83,49 @@ func mass(n, most int) bool { return n < most && (n == 0 || most >= guardFew && 
 
 // suspects are the backends that next leaves out and set would make orphans, unless somebody took them out on purpose, which the caller has to find out.
 func (g *guard) suspects(now time.Time, next []service.Backend) []service.Backend {
+	missing := g.missing(now, next)
+	out := make([]service.Backend, len(missing))
+	for i := range missing {
+		out[i] = missing[i].Backend
+	}
+	return out
+}
+
+// missing is suspects, with when they left; zero = with next.
+func (g *guard) missing(now time.Time, next []service.Backend) []departed {
 	if g.hold == 0 || g.distant || !mass(len(next), g.most(now)) {
 		return nil
 	}
-	var out []service.Backend
+	var out []departed
 	for _, b := range without(g.listed, next) {
 		if !b.Draining {
-			out = append(out, b)
+			out = append(out, departed{Backend: b})
 		}
 	}
-	for i := range g.left {
-		if b := &g.left[i]; now.Sub(b.at) < guardWindow && !has(next, b.Addr) {
-			out = append(out, b.Backend)
+	for _, d := range g.left {
+		if now.Sub(d.at) < guardWindow && !has(next, d.Addr) {
+			out = append(out, d)
 		}
 	}
-	slices.SortFunc(out, byAddr)
+	slices.SortFunc(out, func(a, b departed) int { return byAddr(a.Backend, b.Backend) })
 	return out
+}
+
+// mostBut is most when those don't count that somebody took out: so many with the list that comes now, the others at the times of before. Each counts in the lists that it
+// was in, or a fleet that was replaced one by one, on purpose, would hide that the new one expires.
+func (g *guard) mostBut(now time.Time, leaving int, before []time.Time) int {
+	slices.SortFunc(before, time.Time.Compare)
+	n := max(len(g.listed), g.former) - leaving
+	for _, s := range g.sizes {
+		if now.Sub(s.until) < guardWindow {
+			early := slices.IndexFunc(before, func(at time.Time) bool { return !at.Before(s.until) })
+			if early < 0 {
+				early = len(before)
+			}
+			n = max(n, s.n-leaving-(len(before)-early))
+		}
+	}
+	return n
 }
 
 // set takes the list that the keys make now, and which of the suspects somebody took out on purpose: these don't count as lost. It returns how many backends
@@ -108,15 +135,20 @@ func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.
 		*g = guard{hold: g.hold, listed: next}
 		return 0, 0, nil
 	}
-	most := g.most(now)
 	var lost []service.Backend
-	for _, b := range g.suspects(now, next) {
-		if onPurpose(b.Addr) {
-			most--
-		} else {
-			lost = append(lost, b)
+	var tookOut []time.Time
+	leaving := 0
+	for _, d := range g.missing(now, next) {
+		switch {
+		case !onPurpose(d.Addr):
+			lost = append(lost, d.Backend)
+		case d.at.IsZero():
+			leaving++
+		default:
+			tookOut = append(tookOut, d.at)
 		}
 	}
+	most := g.mostBut(now, leaving, tookOut)
 	var believed []service.Backend
 	if !mass(len(next), most) {
 		lost, believed = nil, lost
