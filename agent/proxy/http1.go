@@ -30,6 +30,8 @@ type http1 struct {
 	stats   map[string]*serviceStats  // by service
 	group   sync.WaitGroup            // client connections, and ends of retired servers
 	ended   bool
+
+	draining bool // every connection's next answer is its last
 }
 
 // http1Work is what one request needs while it runs; an idle connection has none.
@@ -75,25 +77,19 @@ func (h *http1) run(ctx context.Context) {
 	h.group.Wait()
 }
 
-// drain lets running requests end and takes no new ones; the channel is closed when none is left.
-func (h *http1) drain() <-chan struct{} {
-	h.mu.Lock()
-	h.ended = true
-	h.mu.Unlock()
-	done := make(chan struct{})
-	var all sync.WaitGroup
+// drain closes idle connections and lets running requests end. Connections that come yet were accepted before, and have one request each.
+func (h *http1) drain() {
+	h.retire()
 	for _, s := range h.all() {
-		all.Go(s.shutdown)
+		s.closeIdleClients()
 	}
-	go func() {
-		all.Wait()
-		close(done)
-	}()
-	return done
 }
 
 // retire has every answer say that it is its connection's last.
 func (h *http1) retire() {
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
 	for _, s := range h.all() {
 		s.draining.Store(true)
 	}
@@ -121,7 +117,7 @@ func (h *http1) serve(rt *route, fd int, received []byte) {
 		s = newHTTP1Server(h, rt)
 		h.servers[rt] = s
 	}
-	if rt.gone { // it was accepted before: its answer says that it's the last
+	if rt.gone || h.draining { // it was accepted before: its answer says that it's the last
 		s.draining.Store(true)
 	}
 	h.group.Go(func() { s.serve(fd, received) })

@@ -95,16 +95,23 @@ func (s *http1Server) setIdle(c *http1Client, idle bool) bool {
 	return !idle || !s.draining.Load()
 }
 
-// shutdown lets running requests end, until close.
-func (s *http1Server) shutdown() {
+// closeIdleClients ends the connections between two requests; answers say from now on that they are the last.
+func (s *http1Server) closeIdleClients() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.draining.Store(true) // answers say so from now on
+	s.draining.Store(true)
 	for c := range s.clients {
 		if c.idle {
 			c.Close()
 		}
 	}
+}
+
+// shutdown lets running requests end, until close.
+func (s *http1Server) shutdown() {
+	s.closeIdleClients()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for len(s.clients) > 0 {
 		s.none.Wait()
 	}

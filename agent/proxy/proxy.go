@@ -153,12 +153,18 @@ func (p *Proxy) stop(graceful bool) {
 	for _, w := range p.workers {
 		w.loop.Post(w.drain)
 	}
-	deadline := time.NewTimer(stopGrace)
-	defer deadline.Stop()
-	h1 := p.h1.drain()
-	for !p.idle() || !isClosed(h1) {
+	p.h1.drain()
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	p.awaitIdle(ctx)
+}
+
+// awaitIdle returns when no client is left, or ctx has ended. A connection that was accepted just before, of which nobody knows yet what it speaks, is one, and is served like the
+// others: its client has done nothing that would tell it to call again.
+func (p *Proxy) awaitIdle(ctx context.Context) {
+	for p.clients.Load() > 0 || !p.idle() {
 		select {
-		case <-deadline.C:
+		case <-ctx.Done():
 			return
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -192,14 +198,8 @@ func (p *Proxy) HandOn(ctx context.Context) {
 	for _, w := range p.workers {
 		w.loop.Post(w.drain)
 	}
-	h1 := p.h1.drain()
-	for !p.idle() || !isClosed(h1) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	p.h1.drain()
+	p.awaitIdle(ctx)
 }
 
 // idle reports whether no worker has anything left to relay.

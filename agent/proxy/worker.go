@@ -20,7 +20,7 @@ type worker struct {
 	stats map[string]*serviceStats // by service
 
 	sessions map[*table.Service]map[*session]struct{} // TCP
-	draining bool                                     // no new connection
+	draining bool                                     // nothing is accepted any more
 
 	load     atomic.Int64  // client connections; the accepting worker compares them
 	shedding atomic.Bool   // asked to look at limits.buffered
@@ -112,25 +112,16 @@ func (w *worker) assign(rt *route, k protocol, fd int, received []byte, late boo
 // take serves a client connection. Whoever serves it calls clientDone once when it is over. late: see session.late.
 func (w *worker) take(rt *route, k protocol, fd int, received []byte, late bool) {
 	w.statsOf(rt).active[k]++
-	switch {
-	case w.draining:
-		unix.Close(fd)
-		w.clientDone(rt, k)
-	case k == protoH2:
+	if k == protoH2 {
 		w.relay.serve(rt, fd, received)
-	default:
-		w.serveTCP(rt, fd, received, late)
+		return
 	}
+	w.serveTCP(rt, fd, received, late)
 }
 
 // adopt relays a connection, which is on this loop already, as bytes.
 func (w *worker) adopt(rt *route, c *loop.Conn, late bool) {
 	w.statsOf(rt).active[protoTCP]++
-	if w.draining {
-		c.Close()
-		w.clientDone(rt, protoTCP)
-		return
-	}
 	s := w.newSession(rt, late)
 	c.Handle(&s.ends[tcp.Client])
 	s.begin(c)
