@@ -45,14 +45,14 @@ type known struct {
 // Upgrade has the program that is installed now take this process's place (6.3). Until it serves, this one does; if it doesn't get there, this one goes on, and the error says why.
 func (a *Agent) Upgrade(ctx context.Context) (*lbagentv1.UpgradeResponse, error) {
 	if !a.reload.TryLock() {
-		return nil, fmt.Errorf("%w: a reload or another upgrade is under way; try again", localapi.ErrUpgradeBusy)
+		return nil, fmt.Errorf("%w: a reload or another upgrade is under way", localapi.ErrUpgradeBusy)
 	}
 	defer a.reload.Unlock()
 	switch {
 	case a.handedOn():
-		return nil, fmt.Errorf("%w: this process was followed by another one already; ask that", localapi.ErrUpgradeBusy)
+		return nil, fmt.Errorf("%w: this process was followed by another one already, which is asked then", localapi.ErrUpgradeBusy)
 	case a.follows.Load():
-		return nil, fmt.Errorf("%w: the process before this one still has running calls, for drain_timeout (%v) at most; try again later, or restart", localapi.ErrUpgradeBusy, a.config().DrainTimeout)
+		return nil, fmt.Errorf("%w: the process before this one still has running calls, for drain_timeout (%v) at most; a restart ends them", localapi.ErrUpgradeBusy, a.config().DrainTimeout)
 	case !a.ready.Load():
 		return nil, fmt.Errorf("%w: this process isn't ready itself yet", localapi.ErrUpgradeBusy)
 	}
@@ -85,7 +85,9 @@ func (a *Agent) handOn(ctx context.Context) (*lbagentv1.UpgradeResponse, error) 
 	if err == nil {
 		// Two may accept at once, but only one may write; and it serves before this one stops to.
 		a.keepsRegistrations.pause()
+		a.registrar.HandOn()
 		if err = s.Go(ctx); err != nil {
+			a.registrar.TakeBack()
 			a.keepsRegistrations.resume()
 		}
 	}
@@ -252,6 +254,7 @@ func (a *Agent) succeed(ctx context.Context) error {
 		return fmt.Errorf("the agent before does without this one: %w", err)
 	}
 	a.notifier.On()
+	a.tell(a.notifier.Alive()) // the watchdog's time goes on over an upgrade, and what was told before is lost
 	a.inherited.Store(nil)
 	return nil
 }

@@ -65,7 +65,9 @@ func (g registryService) Deregister(ctx context.Context, r *lbagentv1.Deregister
 				resp.Gone = append(resp.Gone, registrationStatus(s))
 			}
 		}
-		g.r.Withdraw()
+		if err := g.r.Withdraw(); err != nil {
+			return nil, registryError("", err)
+		}
 	} else {
 		gone, err := g.r.Deregister(r.GetService(), r.GetAddress(), who)
 		if err != nil {
@@ -152,6 +154,8 @@ func registryError(service string, err error) error {
 		code, reason = codes.NotFound, reasonNotRegistered
 	case errors.Is(err, registrar.ErrTooMany):
 		code, reason = codes.ResourceExhausted, reasonTooManyRegs
+	case errors.Is(err, registrar.ErrHandedOn):
+		code, reason = codes.Unavailable, reasonStopping
 	}
 	return failure(code, reason, service, "%v", err)
 }
@@ -199,6 +203,9 @@ func (a adminService) Undrain(ctx context.Context, r *lbagentv1.UndrainRequest) 
 	if a.s.cfg.Registry == nil {
 		return nil, status.Error(codes.Unimplemented, "this agent registers nothing")
 	}
-	was := a.s.cfg.Registry.Undrain(r.GetService())
+	was, err := a.s.cfg.Registry.Undrain(r.GetService())
+	if err != nil {
+		return nil, registryError(r.GetService(), err)
+	}
 	return &lbagentv1.UndrainResponse{WasDrained: was, Pending: a.s.told(ctx)}, nil
 }

@@ -108,8 +108,8 @@ type Stats struct {
 	Reports     uint64 // outcomes taken
 }
 
-// ErrUpgradeBusy is what Config.Upgrade returns, wrapped, while another upgrade isn't over.
-var ErrUpgradeBusy = errors.New("an upgrade is not over yet")
+// ErrUpgradeBusy is what Config.Upgrade returns, wrapped, while none can be tried. Package scripts look for "try again" in it.
+var ErrUpgradeBusy = errors.New("no upgrade can begin now, try again")
 
 // errUpgraded is why streams end when another process has taken this one's place.
 var errUpgraded = errors.New("upgraded, reconnect")

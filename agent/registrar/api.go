@@ -24,6 +24,8 @@ var (
 	ErrUnknown = errors.New("not registered")
 	// ErrReplaced ends a Held: somebody else has the registration now.
 	ErrReplaced = errors.New("taken over")
+	// ErrHandedOn says that another process is asked for changes from now on.
+	ErrHandedOn = errors.New("the agent has been upgraded; connect again, and try again")
 )
 
 // refusal is a sentence with the error that it is a case of.
@@ -97,6 +99,9 @@ func (r *Registrar) admit(e *entry, who Who) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.handedOn {
+		return ErrHandedOn
+	}
 	if _, err := r.cfg.Place(e.Service, e.Format); err != nil {
 		return refuse(ErrInvalid, "%v", err)
 	}
@@ -134,6 +139,9 @@ func (r *Registrar) Deregister(service, address string, who Who) ([]Status, erro
 	defer r.save()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.handedOn {
+		return nil, ErrHandedOn
+	}
 	now := time.Now()
 	var gone []Status
 	var refused error
@@ -197,6 +205,9 @@ func (r *Registrar) Drain(service string, remove bool) error {
 	defer r.save()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.handedOn {
+		return ErrHandedOn
+	}
 	if !slices.ContainsFunc(r.sortedLocked(), func(e *entry) bool { return e.Service == service }) {
 		return refuse(ErrUnknown, "service %q is not registered on this host", service)
 	}
@@ -210,28 +221,36 @@ func (r *Registrar) Drain(service string, remove bool) error {
 }
 
 // Undrain ends Drain; it reports whether there was one.
-func (r *Registrar) Undrain(service string) bool {
+func (r *Registrar) Undrain(service string) (was bool, err error) {
 	defer r.save()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, was := r.drains[service]
+	if r.handedOn {
+		return false, ErrHandedOn
+	}
+	_, was = r.drains[service]
 	if was {
 		delete(r.drains, service)
 		r.cfg.Events.Add(event.Event{Time: time.Now(), Kind: event.Registration, Service: service, Detail: "not drained any more"})
 		r.touchLocked()
 	}
-	return was
+	return was, nil
 }
 
 // Withdraw deletes every key of this host, and writes none until the process starts again: for the host's shutdown (5.3).
-func (r *Registrar) Withdraw() {
+func (r *Registrar) Withdraw() error {
+	defer r.save()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.handedOn {
+		return ErrHandedOn
+	}
 	if !r.withdrawn {
 		r.withdrawn = true
 		r.cfg.Events.Add(event.Event{Time: time.Now(), Kind: event.Registration, Detail: "every registration of this host is withdrawn"})
 		r.touchLocked()
 	}
+	return nil
 }
 
 // Ready begins the time in which held registrations of before have to be claimed (5.4).

@@ -344,6 +344,7 @@ func (r *Registrar) noteLoad(load int, of func(*entry) bool) {
 // stateLocked is what is to be kept on disk.
 func (r *Registrar) stateLocked() state {
 	s := r.keep
+	s.Withdrawn = r.withdrawn
 	for _, e := range r.sortedLocked() {
 		if e.origin != FromConfig {
 			s.Registrations = append(s.Registrations, regFile{Registration: e.Registration, UID: e.uid, Hold: e.origin == FromHold})

@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -26,6 +27,7 @@ const patience = 30 * time.Second
 type life struct {
 	t      *testing.T
 	r      *Registrar
+	links  *etcd.Links
 	events *event.Log
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -34,6 +36,14 @@ type life struct {
 
 // live begins one; c names the etcd. The lease lives for ttl.
 func live(t *testing.T, c etcd.Config, dir string, ttl time.Duration, regs ...Registration) *life {
+	t.Helper()
+	l := prepared(t, c, dir, ttl, regs...)
+	l.run()
+	return l
+}
+
+// prepared is live that doesn't run yet.
+func prepared(t *testing.T, c etcd.Config, dir string, ttl time.Duration, regs ...Registration) *life {
 	t.Helper()
 	l := &life{t: t, events: event.NewLog(1000), done: make(chan struct{})}
 	l.alive.Store(true)
@@ -57,15 +67,19 @@ func live(t *testing.T, c etcd.Config, dir string, ttl time.Duration, regs ...Re
 		regs[i].Probe.Interval = 100 * time.Millisecond
 	}
 	r.Set(regs, ttl)
+	l.r, l.links = r, links
+	return l
+}
+
+func (l *life) run() {
 	ctx, cancel := context.WithCancel(context.Background())
-	l.r, l.cancel = r, cancel
-	go func() { _ = links.Run(ctx) }()
+	l.cancel = cancel
+	go func() { _ = l.links.Run(ctx) }()
 	go func() {
 		defer close(l.done)
-		_ = r.Run(ctx)
+		_ = l.r.Run(ctx)
 	}()
-	t.Cleanup(l.stop)
-	return l
+	l.t.Cleanup(l.stop)
 }
 
 func (l *life) stop() {
@@ -232,6 +246,94 @@ func TestTakeOver(t *testing.T) {
 	if v, _, _ := get(t, oc, keyOf(2)); v != "theirs" {
 		t.Errorf("the namesake became %q", v)
 	}
+}
+
+// 6.3: a process takes over from one that still lives: with all that changed there since it began, and nothing that changes there from then on. A watcher sees nothing of it.
+func TestHandOn(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	c := etcdtest.NewClient(t, s)
+	dir := t.TempDir()
+	config := etcd.Config{Endpoints: s.Endpoints()}
+	old := live(t, config, dir, 20*time.Second, reg(1))
+	fast := func(n int) Registration {
+		r := reg(n)
+		r.Probe.Interval = 100 * time.Millisecond
+		return r
+	}
+	held, err := old.r.Hold(fast(2), Who{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "two are announced", func() bool { return old.r.Stats().Announced == 2 })
+	next := prepared(t, config, dir, 20*time.Second, reg(1)) // reads the file
+	if err := old.r.Register(fast(3), Who{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.r.Drain("user", false); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "three are drained", func() bool {
+		return old.r.Stats().Announced == 3 && !slices.ContainsFunc(old.r.Status(), func(s Status) bool { return !s.Draining })
+	})
+	gone := watcher(t, c)
+	_, lease, create := get(t, c, keyOf(3))
+
+	old.stop()
+	old.r.HandOn()
+	next.r.TakeOver()
+	next.run()
+	next.r.Ready()
+	for what, err := range map[string]error{
+		"register":   old.r.Register(reg(4), Who{}),
+		"drain":      old.r.Drain("user", true),
+		"withdraw":   old.r.Withdraw(),
+		"deregister": func() error { _, err := old.r.Deregister("user", "", Who{Admin: true}); return err }(),
+		"undrain":    func() error { _, err := old.r.Undrain("user"); return err }(),
+	} {
+		if !errors.Is(err, ErrHandedOn) {
+			t.Errorf("%s at the process of before: %v", what, err)
+		}
+	}
+	held.Release()
+	await(t, "taken over", func() bool { return next.r.Stats().Announced == 3 })
+	if _, id, again := get(t, c, keyOf(3)); id != lease || again != create || next.r.Stats().Writes != 0 || gone.Load() != 0 {
+		t.Errorf("lease %x, created at %d, want %x and %d; %d keys written anew, %d gone", id, again, lease, create, next.r.Stats().Writes, gone.Load())
+	}
+
+	// What the file says now is the next process's: a start after its end finds all of it, the held one too.
+	if err := next.r.Withdraw(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "withdrawn", func() bool { return !has(t, c, keyOf(3)) })
+	last := prepared(t, config, dir, 20*time.Second, reg(1))
+	next.stop()
+	next.r.HandOn()
+	last.r.TakeOver()
+	last.run()
+	await(t, "it has looked", func() bool { return !last.r.Stats().LastOK.IsZero() })
+	if n := len(last.r.Status()); n != 3 || last.r.Stats().Announced != 0 || has(t, c, keyOf(1)) {
+		t.Errorf("an upgrade of a host that was withdrawn: %d registrations, %d announced", n, last.r.Stats().Announced)
+	}
+	last.stop()
+	started := live(t, config, dir, 20*time.Second, reg(1))
+	await(t, "a start announces again", func() bool { return started.r.Stats().Announced == 3 })
+}
+
+// A successor that fails leaves everything to the process of before.
+func TestTakeBack(t *testing.T) {
+	s := etcdtest.Start(t, etcdtest.Config{})
+	dir := t.TempDir()
+	l := prepared(t, etcd.Config{Endpoints: s.Endpoints()}, dir, 20*time.Second, reg(1))
+	l.r.HandOn()
+	if err := l.r.Register(reg(2), Who{}); !errors.Is(err, ErrHandedOn) {
+		t.Errorf("register: %v", err)
+	}
+	l.r.TakeBack()
+	if err := l.r.Register(reg(2), Who{}); err != nil {
+		t.Error(err)
+	}
+	l.run()
+	await(t, "both are announced", func() bool { return l.r.Stats().Announced == 2 })
 }
 
 // Users: a token that expired costs nothing, and a key that the user may not write only itself.

@@ -28,6 +28,7 @@ type state struct {
 	Keys          []keyFile `json:"keys,omitempty"`
 	Registrations []regFile `json:"registrations,omitempty"`
 	Drains        []drain   `json:"drains,omitempty"`
+	Withdrawn     bool      `json:"withdrawn,omitempty"` // only for an upgrade: a start announces again
 }
 
 // keyFile is a key that this host wrote, or was about to write.

@@ -23,11 +23,11 @@ func (h *Held) Ended() <-chan struct{} { return h.ended }
 // Err says why it ended.
 func (h *Held) Err() error { return h.why }
 
-// Release ends the registration, unless it has passed to another.
+// Release ends the registration, unless it has passed to another, or to another process: there it waits for its holder.
 func (h *Held) Release() {
 	r := h.r
 	r.mu.Lock()
-	if e := r.entries[h.id]; e != nil && e.holder == h {
+	if e := r.entries[h.id]; e != nil && e.holder == h && !r.handedOn {
 		r.dropLocked(time.Now(), e, "its holder has gone")
 	}
 	r.mu.Unlock()

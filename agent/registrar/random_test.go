@@ -118,7 +118,8 @@ func (c *chaos) run() {
 			})
 		case 12:
 			if c.drained[i] {
-				c.drained[i] = !c.g.r.Undrain(c.reg(i).Service)
+				was, err := c.g.r.Undrain(c.reg(i).Service)
+				c.drained[i] = !was || err != nil
 			} else if c.configured[i] {
 				c.drained[i] = c.g.r.Drain(c.reg(i).Service, false) == nil
 			}

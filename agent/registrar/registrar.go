@@ -65,6 +65,7 @@ type Registrar struct {
 	seq       uint64
 	drains    map[string]drain
 	withdrawn bool
+	handedOn  bool      // another process writes from now on
 	claimBy   time.Time // zero: the agent isn't ready yet
 	ownAddr   netip.Addr
 	ownErr    error
@@ -110,17 +111,17 @@ func (r *Registrar) path() string {
 	return filepath.Join(r.cfg.Dir, stateName)
 }
 
-// load takes over what another life of this host left (5.3).
-func (r *Registrar) load() {
+// load takes over what another life of this host left (5.3); it returns the file, nil if there is none.
+func (r *Registrar) load() *state {
 	if r.cfg.Dir == "" {
-		return
+		return nil
 	}
 	s, err := loadState(r.path())
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			r.cfg.Log.Warn("the registrations of before can't be read and were set aside; those that came by the API are lost", "path", r.path(), "error", err)
 		}
-		return
+		return nil
 	}
 	r.keep = state{Leases: s.Leases, TTL: s.TTL, Cluster: s.Cluster, Keys: s.Keys}
 	for _, k := range s.Keys {
@@ -140,6 +141,25 @@ func (r *Registrar) load() {
 	for _, d := range s.Drains {
 		r.drains[d.Service] = d
 	}
+	return s
+}
+
+// HandOn writes the file for the last time and ends all changes: from now on another process is this host's registrar (6.3). Run has to have ended. TakeBack is for when
+// that process fails.
+func (r *Registrar) HandOn() {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	r.mu.Lock()
+	r.handedOn = true
+	r.mu.Unlock()
+	r.write()
+}
+
+// TakeBack undoes HandOn.
+func (r *Registrar) TakeBack() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.handedOn = false
 }
 
 // TakeOver reads the file again, before Run: the agent that this one follows has written it for the last time (6.3).
@@ -153,16 +173,28 @@ func (r *Registrar) TakeOver() {
 	}
 	clear(r.drains)
 	clear(r.inherited)
-	r.load()
+	if s := r.load(); s != nil {
+		r.withdrawn = s.Withdrawn // a host that goes down isn't announced by an upgrade
+	}
 }
 
-// save writes the file if it says something new. That it can't be written is no reason not to serve.
+// save writes the file, unless it is another process's by now.
 func (r *Registrar) save() {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	r.mu.Lock()
+	handedOn := r.handedOn
+	r.mu.Unlock()
+	if !handedOn {
+		r.write()
+	}
+}
+
+// write is save under r.saving: if the file would say something new. That it can't be written is no reason not to serve.
+func (r *Registrar) write() {
 	if r.cfg.Dir == "" {
 		return
 	}
-	r.saving.Lock()
-	defer r.saving.Unlock()
 	r.mu.Lock()
 	s := r.stateLocked()
 	r.mu.Unlock()

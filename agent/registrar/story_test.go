@@ -368,8 +368,13 @@ func TestDrain(t *testing.T) {
 				t.Errorf("after a restart: value %s", v)
 			}
 		}
-		if !g.r.Undrain("user") || !g.r.Undrain("plain") || g.r.Undrain("plain") {
-			t.Error("undrain is wrong about what was drained")
+		for _, one := range []struct {
+			service string
+			was     bool
+		}{{"user", true}, {"plain", true}, {"plain", false}} {
+			if was, err := g.r.Undrain(one.service); was != one.was || err != nil {
+				t.Errorf("undrain %s: %v, %v", one.service, was, err)
+			}
 		}
 		advance(time.Second)
 		g.holds("undrained", plainKey, webKey)
@@ -388,7 +393,9 @@ func TestDrain(t *testing.T) {
 func TestWithdraw(t *testing.T) {
 	story(t, func(t *testing.T, g *rig) {
 		advance(5 * time.Second)
-		g.r.Withdraw()
+		if err := g.r.Withdraw(); err != nil {
+			t.Fatal(err)
+		}
 		if err := g.r.Await(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ type manager struct {
 
 	units []kept // of socket units
 	store []kept
-	fed   int // how often WATCHDOG came
+	fed   int // how often WATCHDOG came, since the last MAINPID
 	main  int // the last MAINPID
 	line  string
 }
@@ -118,7 +118,7 @@ func (m *manager) take(text string, oob []byte) {
 		m.fed++
 	}
 	if pid, err := strconv.Atoi(fields["MAINPID"]); err == nil {
-		m.main = pid
+		m.main, m.fed = pid, 0
 	}
 	if s, ok := fields["STATUS"]; ok {
 		m.line = s
@@ -174,6 +174,13 @@ func (m *manager) mainPID() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.main
+}
+
+// feeds is how often the watchdog was fed by the process that is the main one now.
+func (m *manager) feeds() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fed
 }
 
 // says is the line of systemctl status.

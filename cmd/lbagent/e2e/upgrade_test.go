@@ -106,7 +106,7 @@ func TestUpgrade(t *testing.T) {
 	calls, bytesPort := freePort(t), freePort(t)
 	a := newAgent(t, fmt.Sprintf("- {name: user, backends: [%s], listen: [%d]}\n- {name: bulk, protocol: tcp, backends: [%q], listen: [%d]}", join(addrs(bs)), calls, bulk, bytesPort))
 	a.install(testVersion, "")
-	m := a.under(t)
+	m := a.under(t, "WATCHDOG_USEC=600000000")
 	a.start()
 	poll(t, "the listeners are kept", func() bool { return m.listeners() >= 3 })
 	stored := m.listeners()
@@ -148,6 +148,7 @@ func TestUpgrade(t *testing.T) {
 		if m.mainPID() != a.pid() {
 			t.Errorf("the service manager was told that the main process is %d, want %d", m.mainPID(), a.pid())
 		}
+		poll(t, "the next process feeds the watchdog at once, since the time that the old one began goes on", func() bool { return m.feeds() > 0 })
 		if _, err := watch.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "upgraded, reconnect") {
 			t.Errorf("a watch over the upgrade: %v", err)
 		}
