@@ -62,6 +62,8 @@ func installed() []string {
 		"/usr/lib/tmpfiles.d/lbagent.conf",
 		"/usr/share/bash-completion/completions/lbagent",
 		"/usr/share/doc/lbagent/copyright",
+		"/usr/share/doc/lbagent/examples/Containerfile",
+		"/usr/share/doc/lbagent/examples/daemonset.yaml",
 		"/usr/share/doc/lbagent/examples/lbagent.yaml",
 		"/usr/share/doc/lbagent/examples/low-ports.conf",
 		"/usr/share/fish/vendor_completions.d/lbagent.fish",

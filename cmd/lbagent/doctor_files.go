@@ -137,6 +137,9 @@ func (d *doctor) checkState() {
 // spoolWords says how old the newest list on disk is; it is written when something changes, so an old one is no fault.
 func spoolWords(dir string, now time.Time) string {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return "what is in the spool is not for this user to see"
+	}
 	if err != nil || len(entries) == 0 {
 		return "no list in the spool"
 	}
