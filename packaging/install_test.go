@@ -43,8 +43,7 @@ func testInstall(t *testing.T, first built) {
 	m.run(t, "curl -fsS --unix-socket /run/lbagent/lbagent.sock http://lbagent/v1/status")
 	m.want(t, "lbagent version | grep -o '0\\.1\\.0' | head -1", "0.1.0")
 	m.want(t, "systemd-analyze verify --man=no lbagent.service", "")
-	m.want(t, "journalctl --no-pager -q -o cat -u lbagent -p warning", "")
-	m.want(t, "journalctl --no-pager -q -o cat -b -p warning --grep 'lbagent' || true", "")
+	testFirstMinutes(t, m)
 
 	// Everybody may ask, not everybody may change.
 	m.run(t, "runuser -u nobody -- lbagent services")
@@ -128,6 +127,23 @@ func testInstall(t *testing.T, first built) {
 	testRpmLife(t, m, first, second)
 }
 
+// testFirstMinutes: status is green, nothing is a warning or worse, and the log's last line says what to do next. Who looks closer finds nothing either, as root and as nobody.
+func testFirstMinutes(t *testing.T, m *machine) {
+	status := m.run(t, "systemctl status -l lbagent")
+	for _, want := range []string{"Loaded: loaded (", "; enabled; ", "Active: active (running)", `Status: "0 services"`} {
+		if !strings.Contains(status, want) {
+			t.Errorf("systemctl status lacks %q:\n%s", want, status)
+		}
+	}
+	m.want(t, "journalctl --no-pager -q -o cat -u lbagent -p warning", "")
+	m.want(t, "journalctl --no-pager -q -o cat -b -p warning --grep 'lbagent' || true", "")
+	if last := m.run(t, "journalctl --no-pager -q -o cat -u lbagent | tail -n 1"); !strings.Contains(last, "/etc/lbagent/lbagent.yaml") || !strings.Contains(last, "lbagent scan --etcd URL") {
+		t.Errorf("the log ends with %q", last)
+	}
+	m.well(t)
+	m.run(t, "lbagent check /usr/share/doc/lbagent/examples/lbagent.yaml")
+}
+
 // testInstallWithoutSystemd: in a chroot or an image there is no running systemd; nothing fails, nothing is said, and the next boot starts the agent.
 func testInstallWithoutSystemd(t *testing.T, p built) {
 	root := newRoot(t)
@@ -148,6 +164,25 @@ func testInstallWithoutSystemd(t *testing.T, p built) {
 	m.want(t, "systemctl is-active lbagent", "active")
 	m.run(t, "lbagent status")
 	testShutdown(t, m)
+	testBadBoot(t, root)
+}
+
+// testBadBoot: a host that boots with a file that is invalid serves by the last one that worked, and says where the mistake is (6.5).
+func testBadBoot(t *testing.T, root string) {
+	const file = "/etc/lbagent/services.d/self.yaml"
+	if err := os.WriteFile(filepath.Join(root, file), []byte("services:\n  - {name: web, backends: [\"127.0.0.1:9\"], listen: [7001]}\n  - {name: web}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := boot(t, root)
+	m.want(t, "systemctl is-active lbagent", "active")
+	m.want(t, "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:7001/", "503") // nobody is behind it
+	m.run(t, "systemctl status -l lbagent | grep 'Status:.*last good configuration'")
+	m.run(t, "curl -s http://127.0.0.1:9901/metrics | grep '^lbagent_config_ok 0'")
+	if out := m.fails(t, "lbagent doctor"); !strings.Contains(out, file+":3") || !strings.Contains(out, "last configuration that worked") {
+		t.Errorf("lbagent doctor says\n%s", out)
+	}
+	m.run(t, "sed -i 3d "+file+" && systemctl reload lbagent")
+	m.run(t, "curl -s http://127.0.0.1:9901/metrics | grep '^lbagent_config_ok 1' && lbagent doctor")
 }
 
 // testShutdown: an application that is ordered After=lbagent.service can call until its own end. It ends by calling, a second after the shutdown began.

@@ -11,18 +11,31 @@ import (
 
 // rule is what an action may do to callers.
 type rule struct {
-	wait time.Duration       // a new connection's longest, until its first byte or until it fails
+	wait time.Duration       // a new connection's longest, until its first byte or until it fails, on a quiet machine
+	away time.Duration       // that passes beside it on any machine: a drain limit, a watchdog
 	ends map[string][]string // what may fail, by kind, and how; "*" is any kind
 	gap  time.Duration       // how long callers may be refused, where they may; 0 = for as long as the action takes
 }
 
+const (
+	// quiet is the load per core up to which a wait says something about the agent; above, whoever could run waits for a CPU as a rule.
+	quiet = 1.0
+	// busyWait is what a busy machine may make of any wait: a bit less than the second after which the kernel sends a SYN again that found no listener or a full backlog, which
+	// has nothing to do with how busy it is.
+	busyWait = 900 * time.Millisecond
+)
+
 // limit is the longest wait that is allowed where a machine of that load makes a connection that avoids the agent wait for as long as control.
 func (r rule) limit(load float64, control time.Duration) time.Duration {
-	return r.scale(r.wait, load) + 2*control
+	return r.away + scale(r.wait, load) + 2*control
 }
 
-func (rule) scale(d time.Duration, load float64) time.Duration {
-	return time.Duration(float64(d) * max(1, load))
+// scale is what a machine of that load may make of d.
+func scale(d time.Duration, load float64) time.Duration {
+	if load <= quiet {
+		return d
+	}
+	return max(busyWait, time.Duration(float64(d)*load))
 }
 
 // judge says what in a report breaks the rule. The load is that of the machine, per core.
@@ -40,7 +53,7 @@ func (r rule) judge(got report, load float64) (complaints []string) {
 				complaints = append(complaints, fmt.Sprintf("%s: %d of %d calls failed: %s: %s", k.name, t.Failed[how], t.Calls, how, t.Said[how]))
 			}
 		}
-		if most := r.scale(r.gap, load); r.gap > 0 && t.gap() > most {
+		if most := scale(r.gap, load); r.gap > 0 && t.gap() > most {
 			complaints = append(complaints, fmt.Sprintf("%s: refused for %v, more than %v", k.name, t.gap(), most))
 		}
 		if most := r.limit(load, longestOf(got, control)); k.fresh && max(t.longest(), t.Fails) > most {
@@ -68,6 +81,7 @@ func good() report {
 
 func TestLoadJudge(t *testing.T) {
 	strict := rule{wait: 50 * time.Millisecond}
+	drain := rule{wait: 50 * time.Millisecond, away: 5 * time.Second}
 	lenient := rule{wait: 50 * time.Millisecond, ends: map[string][]string{stream: {unavailable}, "*": {cut}}}
 	short := rule{wait: time.Second, gap: 100 * time.Millisecond, ends: map[string][]string{"api": {refused}}}
 	refuse := func(r report, d time.Duration) {
@@ -95,8 +109,12 @@ func TestLoadJudge(t *testing.T) {
 		{"a call ended as each may", lenient, fail("grpc", cut), 0, ""},
 		{"a backend failed by itself", strict, fail(control, refused), 0, "control: 1 of 2"},
 		{"a long wait", strict, wait("tcp new", 60*time.Millisecond), 0, "tcp new: waited for 60ms, more than 54ms"},
-		{"a long wait on a busy machine", strict, wait("tcp new", 60*time.Millisecond), 2, ""},
-		{"a longer one", strict, wait("tcp new", 110*time.Millisecond), 2, "tcp new: waited for 110ms, more than 104ms"},
+		{"a long wait on a busy machine", strict, wait("tcp new", 600*time.Millisecond), 2, ""},
+		{"a SYN that was sent again", strict, wait("tcp new", time.Second), 2, "tcp new: waited for 1s, more than 904ms"},
+		{"a long wait on a very busy machine", strict, wait("tcp new", 1900*time.Millisecond), 40, ""},
+		{"what a drain takes", drain, wait("tcp new", 5050*time.Millisecond), 0, ""},
+		{"a drain that takes longer", drain, wait("tcp new", 5060*time.Millisecond), 0, "tcp new: waited for 5.06s, more than 5.054s"},
+		{"no load makes a drain longer", drain, wait("tcp new", 6*time.Second), 10, "tcp new: waited for 6s, more than 5.904s"},
 		{"the machine itself waits", strict, func(r report) { wait("tcp new", 90*time.Millisecond)(r); wait(control, 30*time.Millisecond)(r) }, 0, ""},
 		{"a long wait for a failure", lenient, func(r report) { r["tcp new"].Failed[cut]++; r["tcp new"].Fails = time.Second }, 0, "tcp new: waited for 1s"},
 		{"refused for a while", short, func(r report) { refuse(r, 90*time.Millisecond) }, 0, ""},

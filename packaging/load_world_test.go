@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -32,10 +31,12 @@ const (
 // worldConfig is the agent's configuration in that world.
 const worldConfig = `node: {name: web-1}
 etcd: {endpoints: ["http://` + hostAddr + `:2379"]}
+fleet: {prefix: lbagent/config/}
 services:
   - {name: grpc, prefix: services/grpc/, listen: [7001]}
   - {name: web, prefix: services/web/, listen: [7002, "unix:/run/lbagent/web.sock"]}
   - {name: tcp, prefix: services/tcp/, listen: [7003]}
+  - {name: sick, prefix: services/sick/, listen: [7005]}
 register:
   - {name: own, address: "` + hostAddr + `:9001", prefix: services/own/}
 `
@@ -65,7 +66,7 @@ func TestMain(m *testing.M) {
 //
 //	begin 60s   a phase begins, with a stream and a transfer of 60 s
 //	end         the phase ends; its report, when the last call that began in it has ended
-//	keys        what etcd has of the service "own"
+//	registry    what etcd has of what this host registers
 func world(leader string, questions io.Reader, answers io.Writer) error {
 	etcd, err := etcdtest.Run(etcdtest.Config{Addr: hostAddr + ":2379"})
 	if err != nil {
@@ -84,12 +85,14 @@ func world(leader string, questions io.Reader, answers io.Writer) error {
 				return err
 			}
 			go serve(l)
-			value := fmt.Sprintf(`{"Op":0,"Addr":%q}`, addr)
-			if _, err := client.Put(context.Background(), "services/"+service+"/"+addr, value); err != nil {
-				return err
-			}
 		}
 	}
+	for key, value := range lists() {
+		if _, err := client.Put(context.Background(), key, value); err != nil {
+			return err
+		}
+	}
+	gone := witness(client)
 	calls, err := newCallers("/proc/" + leader + "/root/run/lbagent/")
 	if err != nil {
 		return err
@@ -110,16 +113,10 @@ func world(leader string, questions io.Reader, answers io.Writer) error {
 			calls.begin(long)
 		case "end":
 			answer = calls.end()
-		case "keys":
-			got, err := client.Get(context.Background(), "services/own/", clientv3.WithPrefix())
-			if err != nil {
+		case "registry":
+			if answer, err = readRegistry(client, gone); err != nil {
 				return err
 			}
-			keys := map[string]string{}
-			for _, kv := range got.Kvs {
-				keys[string(kv.Key)] = string(kv.Value)
-			}
-			answer = keys
 		default:
 			return fmt.Errorf("what is %q?", lines.Text())
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lbagent/lbagent/agent/testneed"
 )
@@ -211,6 +214,32 @@ func (m *machine) fails(t *testing.T, command string) string {
 		t.Errorf("%s: works, should not\n%s", command, out)
 	}
 	return out
+}
+
+// well: doctor finds nothing, as root and as nobody. Where this test itself may open too few files, so may all in the machine, and doctor is right to say so.
+func (m *machine) well(t *testing.T) {
+	t.Helper()
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	for _, as := range []string{"", "runuser -u nobody -- "} {
+		var said struct {
+			Findings []struct{ Check, State, What, Mend string }
+		}
+		out := m.run(t, as+"lbagent doctor --json")
+		if err := json.Unmarshal([]byte(out), &said); err != nil || len(said.Findings) < 5 {
+			t.Fatalf("%slbagent doctor says %v\n%s", as, err, out)
+		}
+		for _, f := range said.Findings {
+			if f.State != "ok" && (f.Check != "open files" || files.Max > 1<<16) {
+				t.Errorf("%slbagent doctor: %+v", as, f)
+			}
+			if as != "" && strings.Contains(f.What, "no list in the spool") {
+				t.Errorf("%slbagent doctor can't know that: %+v", as, f)
+			}
+		}
+	}
 }
 
 func (m *machine) journal() string {

@@ -26,21 +26,25 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 
 	// What the administrator wrote stays, without a question; who waits in the API's socket isn't refused.
 	m.run(t, "echo '# mine' | tee -a /etc/lbagent/lbagent.yaml >>/etc/default/lbagent")
-	m.run(t, newer+" </dev/null")
+	before := pid()
+	m.run(t, "apt-get install -y "+strings.TrimPrefix(newer, "dpkg -i ")+" </dev/null")
 	runs("v0.2.0")
 	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml /etc/default/lbagent")
-	m.run(t, older)
+	m.run(t, "apt-get install -y --allow-downgrades "+strings.TrimPrefix(older, "dpkg -i ")+" </dev/null")
 	runs("v0.1.0")
+	if n := m.run(t, "systemctl show -P NRestarts lbagent"); n != "0" || pid() == before {
+		t.Errorf("%s restarts, process %s became %s: an upgrade is none", n, before, pid())
+	}
 
-	// A configuration that is broken ends nothing; mended, it is in force after a restart.
-	before := pid()
+	// A configuration that is broken ends nothing; mended, the new version takes over.
+	before = pid()
 	m.write(t, "/etc/lbagent/services.d/zz.yaml", "services: [{name: web}]\n")
 	if out := m.run(t, newer); !strings.Contains(out, "the old version goes on running") {
 		t.Errorf("dpkg -i says\n%s", out)
 	}
 	same("upgrade with a broken configuration", before)
 	runs("v0.1.0")
-	m.run(t, "rm /etc/lbagent/services.d/zz.yaml && systemctl restart lbagent")
+	m.run(t, "rm /etc/lbagent/services.d/zz.yaml && lbagent upgrade")
 	runs("v0.2.0")
 	m.run(t, older)
 
@@ -107,7 +111,7 @@ func testRpmLife(t *testing.T, m *machine, first, second built) {
 		t.Errorf("rpm -U says\n%s", out)
 	}
 	runs("v0.2.0")
-	m.run(t, "sed -i /nonsense/d /etc/lbagent/lbagent.yaml && systemctl restart lbagent")
+	m.run(t, "sed -i /nonsense/d /etc/lbagent/lbagent.yaml && lbagent upgrade")
 	runs("v0.1.0")
 	m.run(t, "systemctl disable --now lbagent lbagent.socket lbagent-admin.socket && "+newer)
 	m.fails(t, "systemctl is-active lbagent lbagent.socket")

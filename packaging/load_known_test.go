@@ -1,0 +1,66 @@
+package packaging
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+)
+
+// known is what callers of the API are told of every service, without what passes with time.
+func (s *story) known(t *testing.T) string {
+	t.Helper()
+	var services lbagentv1.ServicesResponse
+	s.told(t, "lbagent services --json", &services)
+	slices.SortFunc(services.Services, func(a, b *lbagentv1.ServiceInfo) int { return cmp.Compare(a.Name, b.Name) })
+	var b strings.Builder
+	for _, info := range services.Services {
+		var list lbagentv1.ListResponse
+		s.told(t, "lbagent list --json "+info.GetName(), &list)
+		slices.SortFunc(list.Backends, func(a, b *lbagentv1.Backend) int { return cmp.Compare(a.Address, b.Address) })
+		slices.Sort(info.Listeners)
+		fmt.Fprintf(&b, "%s: %s, at %v, from %s, epoch %d\n", info.GetName(), info.GetOrigin(), info.GetListeners(), list.GetProvenance().GetSource(), list.GetProvenance().GetEpoch())
+		for _, one := range list.GetBackends() {
+			fmt.Fprintf(&b, "  %s %s, weight %v, usable %v\n", one.GetAddress(), one.GetVerdict(), one.GetWeight(), one.GetUsable())
+		}
+	}
+	return b.String()
+}
+
+func (s *story) told(t *testing.T, command string, answer proto.Message) {
+	t.Helper()
+	if err := protojson.Unmarshal([]byte(s.m.run(t, command)), answer); err != nil {
+		t.Fatalf("%s: %v", command, err)
+	}
+}
+
+// registered: etcd has what it had before, no key was gone meanwhile or written anew, and they hang on the same lease, which the process of now keeps alive (5.3).
+func (s *story) registered(t *testing.T, before registry) {
+	t.Helper()
+	var got registry
+	eventually(t, "the lease is kept alive", func() error {
+		got = s.registry(t)
+		passed := int64(got.at.Sub(before.at).Seconds())
+		for key, was := range before.Keys {
+			if is := got.Keys[key]; is.Left <= was.Left-passed+1 {
+				return fmt.Errorf("%s has %d s left, and had %d %d s ago", key, is.Left, was.Left, passed)
+			}
+		}
+		return nil
+	})
+	for key, was := range before.Keys {
+		is := got.Keys[key]
+		if is.Left = was.Left; is != was {
+			t.Errorf("%s is %+v, and was %+v", key, is, was)
+		}
+	}
+	if got.Gone != before.Gone {
+		t.Errorf("%d keys were gone", got.Gone-before.Gone)
+	}
+}
