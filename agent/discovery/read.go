@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
@@ -93,10 +94,31 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 		}
 	}
 	s.records, _ = merge(nil, nil, fresh)
+	joinKeys(s.records.shown)
 	if len(unused) > 0 {
 		s.records.other = unused
 	}
 	return s, nil
+}
+
+// joinKeys has the keys of a whole list share one string: by itself each takes up to 15 bytes more.
+func joinKeys(list []service.Backend) {
+	isNext := func(i int) bool { return i == 0 || list[i].Key != list[i-1].Key } // a key that lists many backends is there once
+	var all strings.Builder
+	for i := range list {
+		if isNext(i) {
+			all.WriteString(list[i].Key)
+		}
+	}
+	keys, at := all.String(), 0
+	for i := range list {
+		if isNext(i) {
+			n := len(list[i].Key)
+			list[i].Key, at = keys[at:at+n], at+n
+		} else {
+			list[i].Key = list[i-1].Key
+		}
+	}
 }
 
 // decodeEvents says what the keys of a batch give now, and the newest revision in it.

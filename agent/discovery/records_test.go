@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/service"
@@ -263,5 +264,23 @@ func BenchmarkRecordsApply(b *testing.B) {
 			}
 			b.ReportMetric(float64(cpuTime()-begin)/float64(b.N), "cpu-ns/op")
 		})
+	}
+}
+
+// A whole list's keys are the same after they were put into one string, those of keys that list several backends, too.
+func TestJoinKeys(t *testing.T) {
+	want := []string{"a", "a", "services/user/b", "", "c", "a", "services/user/b"}
+	list := make([]service.Backend, len(want))
+	for i := range list {
+		list[i].Key = want[i]
+	}
+	joinKeys(list)
+	for i := range list {
+		if list[i].Key != want[i] {
+			t.Errorf("key %d is %q, want %q", i, list[i].Key, want[i])
+		}
+	}
+	if unsafe.StringData(list[0].Key) != unsafe.StringData(list[1].Key) || unsafe.StringData(list[0].Key) == unsafe.StringData(want[0]) {
+		t.Error("the same key of two backends is there twice, or where it was")
 	}
 }
