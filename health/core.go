@@ -26,6 +26,7 @@ type core struct {
 	starts     int // probes started: every fourth is a routine one if there are any
 	running    int // probes
 	pace       pace
+	gridFrom   time.Time            // where the grid of routine probes begins
 	putOffAt   time.Time            // when the log last said that a probe could not be run
 	rolling    []*target            // whose windows roll, since calls came lately (2.5)
 	rolled     []*target            // room for the next list of them

@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -668,7 +669,32 @@ func TestProbesAreSpread(t *testing.T) {
 	}
 	s.set(defaults(), 3)
 	s.to(10 * time.Second)
-	equal(t, "probes of 0", s.probesOf(0), "0 4000 9998") // 5 s - 20 %, 5 s + 20 %
+	equal(t, "probes of 0", s.probesOf(0), "0 4000 10000") // 5 s - 20 %, 5 s + 20 %, on the grid
+}
+
+// Probes of many backends begin together, a few times a second, so that a thousand backends don't keep a host awake; one of a backend that is out has a time of its own.
+func TestProbesOnGrid(t *testing.T) {
+	s := newStory(t, defaults(), 0)
+	s.c.random = rand.New(rand.NewPCG(3, 4)).Float64
+	for i := range 400 {
+		s.states[i] = NewState(s.now)
+	}
+	s.set(defaults(), 400)
+	s.answers[7] = silent
+	s.to(40 * time.Second)
+	off := 0
+	for _, p := range s.probes {
+		switch {
+		case p.at%gridMost == 0:
+		case p.backend == 7:
+			off++
+		default:
+			t.Fatalf("backend %d was probed at %v", p.backend, p.at)
+		}
+	}
+	if off < 10 {
+		t.Errorf("the backend that is out was probed %d times beside the grid", off)
+	}
 }
 
 // A good outcome in the last interval stands for a probe (2.3).
@@ -711,7 +737,7 @@ func TestPace(t *testing.T) {
 			t.Fatalf("%d probes in the second before %v", i-first+1, p.at)
 		}
 	}
-	if got := len(s.probes); got < 27*190 {
+	if got := len(s.probes); got < 27*195 {
 		t.Errorf("%d probes in 30 s: want all that the pace allows from 2.5 s on", got)
 	}
 	if s.c.running > probesAtOnce {
@@ -736,7 +762,7 @@ func TestUrgentProbesFirst(t *testing.T) {
 	waiting := number(s.c.routine[len(s.c.routine)-1].t.addr) // the last in the row
 	s.connects(waiting, 3, false)
 	s.is(waiting, Unreachable)
-	s.pass(100 * ms)
+	s.pass(paceTime)
 	s.is(waiting)
 	for i := range 2000 {
 		s.answers[i] = saysNo
@@ -750,7 +776,7 @@ func TestUrgentProbesFirst(t *testing.T) {
 			routine++
 		}
 	}
-	if least := 60 * 190 / 12; routine < least { // a quarter of all, less what was in the row before
+	if least := 60 * 200 / 12; routine < least { // a quarter of all, less what was in the row before
 		t.Errorf("%d probes of backends that are well in a minute, want at least %d", routine, least)
 	}
 }

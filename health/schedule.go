@@ -10,9 +10,14 @@ const (
 	soon        = time.Second      // 2.2: how often a backend that is out is probed ...
 	soonFor     = 30 * time.Second // ... in this time after it went out
 
-	// At most 200 probes start in any second (2.3): a burst, and what the rate adds to it meanwhile.
-	probeBurst = 10
-	probeRate  = 200 - probeBurst
+	// At most 200 probes start in any second (2.3), and no more than a quarter of them at once.
+	paceBurst = 50
+	paceTime  = 250 * time.Millisecond
+
+	// Routine probes are due on a grid, the finer of these two, so that one wake-up starts many: the first probe of a wake-up costs several times what
+	// each further one does. Higher makes bursts, lower costs processor time.
+	gridMost  = paceTime
+	gridShare = 20 // of an interval
 
 	putOffQuiet = time.Minute // the log says at most once in this time that probes can't be run
 
@@ -94,7 +99,7 @@ func (c *core) next(now time.Time) (time.Time, bool) {
 		at = t.dueAt
 	}
 	if len(c.urgent)+len(c.routine) > 0 && c.running < probesAtOnce {
-		at = earlier(at, c.pace.next(now))
+		at = earlier(at, latest(now, c.pace.free()))
 	}
 	at = earlier(at, c.rollAt)
 	if c.suspicion.on {
@@ -237,7 +242,7 @@ func (t *target) delay(now time.Time) time.Duration {
 func (c *core) plan(now time.Time, t *target) {
 	t.probeAt = time.Time{}
 	if t.probed() && !t.probing && !t.waits {
-		t.probeAt = now.Add(time.Duration(float64(t.delay(now)) * (1 - probeJitter + 2*probeJitter*c.random())))
+		t.probeAt = c.onGrid(now, t, time.Duration(float64(t.delay(now))*(1-probeJitter+2*probeJitter*c.random())))
 	}
 	if t.orphan.suspected.Load() {
 		c.planNow(now, t)
@@ -252,8 +257,21 @@ func (c *core) planFirst(now time.Time, t *target) {
 	}
 	t.probeAt = now
 	if !t.restarted && t.down == nil && t.unreachable == nil && t.ejected == nil {
-		t.probeAt = now.Add(time.Duration(float64(t.delay(now)) * c.random()))
+		t.probeAt = c.onGrid(now, t, time.Duration(float64(t.delay(now))*c.random()))
 	}
+}
+
+// onGrid is d from now, and for a probe of which nothing new is expected the next point of the grid.
+func (c *core) onGrid(now time.Time, t *target, d time.Duration) time.Time {
+	if t.down != nil || t.unreachable != nil || t.ejected != nil || t.fails > 0 || t.restarted || t.orphan.is.Load() {
+		return now.Add(d)
+	}
+	if c.gridFrom.IsZero() {
+		c.gridFrom = now
+	}
+	grid := min(gridMost, t.group.options.Interval/gridShare)
+	since := now.Add(d).Sub(c.gridFrom)
+	return c.gridFrom.Add((since + grid - 1) / grid * grid)
 }
 
 // planSooner brings the next probe of a backend that just went out forward: to where plan would put it now, or into the row of the urgent ones.
@@ -271,32 +289,27 @@ func (c *core) planSooner(now time.Time, t *target) {
 	}
 }
 
-// pace lets at most probeBurst + probeRate things happen in any second.
+// pace lets at most paceBurst things happen in any paceTime: it holds when the last of them did.
 type pace struct {
-	tokens float64
-	at     time.Time
+	last [paceBurst]time.Time
+	next int // the oldest
 }
 
 func (p *pace) take(now time.Time) bool {
-	if p.at.IsZero() {
-		p.tokens = probeBurst
-	} else if since := now.Sub(p.at); since > 0 {
-		p.tokens = min(probeBurst, p.tokens+since.Seconds()*probeRate)
-	}
-	p.at = now
-	if p.tokens < 1 {
+	if now.Before(p.free()) {
 		return false
 	}
-	p.tokens--
+	p.last[p.next] = now
+	p.next = (p.next + 1) % paceBurst
 	return true
 }
 
-// next is when take will be true again.
-func (p *pace) next(now time.Time) time.Time {
-	if p.tokens >= 1 {
-		return now
+// free is from when on take is true.
+func (p *pace) free() time.Time {
+	if oldest := p.last[p.next]; !oldest.IsZero() {
+		return oldest.Add(paceTime)
 	}
-	return p.at.Add(time.Duration((1-p.tokens)/probeRate*float64(time.Second)) + 1)
+	return time.Time{}
 }
 
 // earlier is the earlier of two times, of which zero is none.

@@ -82,6 +82,7 @@ func TestSuspicionOfACut(t *testing.T) {
 		t.Run(how.cause, func(t *testing.T) {
 			s := newFleet(t, defaults(), 3, 4)
 			s.all(0, 12, how)
+			s.delay = time.Second   // so that some are still under way when it is over
 			s.pass(7 * time.Second) // every one was probed
 			s.wantSuspicion(true)
 			s.pass(10 * time.Minute)
@@ -90,7 +91,8 @@ func TestSuspicionOfACut(t *testing.T) {
 				t.Error("not one was reached, and it isn't a cut")
 			}
 			s.all(0, 12, outcome{})
-			s.pass(7 * time.Second)
+			s.delay = 50 * ms
+			s.pass(8 * time.Second)
 			s.wantSuspicion(false)
 			s.pass(time.Minute)
 			if tale := s.tale(); tale != "" {
