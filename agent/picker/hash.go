@@ -13,6 +13,10 @@ const (
 	// Lower is more even, higher leaves more keys where they belong.
 	bound = 1.25
 
+	// spare is how many calls a backend may carry in any case: where a handful are open in all, two of one key at once would be more than a share, and a key's calls
+	// hardly ever meet. Higher keeps more keys together, lower spreads the hot ones sooner.
+	spare = 8
+
 	// strides is how many slots a key looks at: with one backend in ten usable, one key in a thousand finds none of them so.
 	strides = 64
 
@@ -92,7 +96,7 @@ func (h *hash) Pick(now time.Time, key uint64, not []*health.State) int {
 			continue
 		}
 		c := &h.candidates[i]
-		if float64(c.State.Outstanding()) < math.Ceil(most*c.Weight) {
+		if float64(c.State.Outstanding()) < max(math.Ceil(most*c.Weight), spare) {
 			return i
 		}
 		if first < 0 {

@@ -197,13 +197,13 @@ func (c *Client) revoke(b *batch, service string) {
 		return // closed
 	}
 	defer w.Close()
-	for known := false; ; known = true {
+	for {
 		ctx, cancel := context.WithTimeout(c.ctx, watchFor)
 		_, err := w.Next(ctx)
 		cancel()
 		b.mu.Lock()
 		idle := time.Since(b.filled) >= watchFor
-		if known && err == nil && b.file == nil { // the first list is what the batch was cut from, more or less
+		if err == nil && b.file == nil { // the first list as well: nobody knows whether it is what the batch was cut from
 			b.picks, b.revoked = nil, true
 		}
 		b.mu.Unlock()

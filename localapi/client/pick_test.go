@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	verdict "github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
 
@@ -375,5 +377,57 @@ func TestParseList(t *testing.T) {
 	}
 	if only := fromFile("x", []line{{"10.0.0.1:80", 0}}); !only.Backends[0].Usable {
 		t.Error("what is left is not used")
+	}
+}
+
+// A batch ends early when the service changes (3.5): what was given for the next seconds is not spent on a backend that is out.
+func TestBatchIsRevoked(t *testing.T) {
+	r := newRig(t)
+	r.set("10.0.0.1:80", "10.0.0.2:80")
+	r.start()
+	c, err := New(Config{Socket: r.socket, MaxBatch: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	b, err := c.batchOf("user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.want = 10_000
+	pick := func() string {
+		t.Helper()
+		p, err := c.Pick(t.Context(), "user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Address
+	}
+	revoked := func() {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+			b.mu.Lock()
+			yes := b.revoked
+			b.mu.Unlock()
+			switch {
+			case yes:
+				return
+			case time.Now().After(deadline):
+				t.Fatal("the batch is not revoked")
+			}
+		}
+	}
+	pick()
+	revoked() // by the watch's first list
+	b.want = 10_000
+	for range 100 {
+		pick()
+	}
+	r.judge("10.0.0.2:80", verdict.Part{Kind: verdict.Down, Cause: "probe failed 3 times"})
+	revoked()
+	for range 1000 {
+		if at := pick(); at != "10.0.0.1:80" {
+			t.Fatalf("given to %s, which is out", at)
+		}
 	}
 }
