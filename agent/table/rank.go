@@ -76,6 +76,12 @@ func (v *View) arrange(subset int) {
 		}
 		v.at = at
 	}
+	if s := v.Service; s.narrowed && !v.subset {
+		for i := range v.Backends {
+			v.Backends[i].bringIn()
+		}
+	}
+	v.Service.narrowed = v.subset
 	v.candidates = make([]picker.Candidate, len(v.at))
 	for i, k := range v.at {
 		b := &v.Backends[k]
@@ -92,6 +98,11 @@ func (v *View) arrangeTier(at []int32, priority uint16, subset int) []int32 {
 	spec := v.Service.Spec()
 	zones := spec.Zone != "" && spec.Policy != picker.Hash
 	narrow := subset > 0 && len(at) > subset
+	if !narrow && v.Service.narrowed {
+		for _, k := range at {
+			v.Backends[k].bringIn()
+		}
+	}
 	if !zones && !narrow {
 		return at
 	}

@@ -39,6 +39,7 @@ type Service struct {
 	tiered       bool // its list has several priorities
 	ranked       bool // the last view had tiers, or a fallback
 	subset       bool // it has a subset (3.9)
+	narrowed     bool // backends of the last view were outside it
 	slow         bool // backends are in their slow start (3.7)
 	zones        []string
 	ring         ring

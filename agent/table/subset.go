@@ -49,7 +49,7 @@ func (v *View) narrow(at []int32, quota zoneCounts) []int32 {
 	var first [zonesMost][]int32 // of each zone, a heap with the highest rank on top
 	for _, k := range at {
 		b := &v.Backends[k]
-		b.Outside, b.Weight = true, 0
+		b.Outside, b.Weight = true, 0 // also those that were so in the last view
 		switch h := first[b.zone]; {
 		case len(h) < quota[b.zone]:
 			first[b.zone] = v.push(h, k)
@@ -68,6 +68,14 @@ func (v *View) narrow(at []int32, quota zoneCounts) []int32 {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// bringIn takes a backend in that was outside the subset of the last view.
+func (b *Backend) bringIn() {
+	if b.Outside {
+		b.Outside = false
+		b.reweigh()
+	}
 }
 
 // push and sink keep a heap.

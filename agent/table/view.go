@@ -106,9 +106,11 @@ func (v *View) prepare() {
 		if in {
 			v.Total++
 		}
-		if ranked || b.Outside || b.Factors.Zone != 1 {
-			b.Outside, b.Standby, b.Factors.Zone = false, !in, 1
-			b.reweigh()
+		if ranked || b.Factors.Zone != 1 {
+			b.Standby, b.Factors.Zone = !in, 1
+			if !b.Outside {
+				b.reweigh()
+			}
 		}
 	}
 }

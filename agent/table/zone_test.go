@@ -387,3 +387,36 @@ func TestRingFollowsTheList(t *testing.T) {
 		t.Errorf("keys are at %v", seen)
 	}
 }
+
+// Of several tiers each has its own subset, and one that has become small is called as a whole again.
+func TestSubsetOfTiers(t *testing.T) {
+	r, s := weighing(t, 0, func(sp *Spec) { sp.SlowStart = 0 })
+	tiers := func(first, second int) []int {
+		var prios []uint16
+		for i := range first + second {
+			prios = append(prios, uint16(b2i(i >= first)))
+		}
+		l := tiered("user", prios...)
+		for i := range l.Backends {
+			l.Backends[i].Modified = int64(first)
+		}
+		r.Apply(r.now, l)
+		v, got := s.View(), []int{0, 0}
+		for i := range v.Backends {
+			if !v.Backends[i].Outside {
+				got[v.Backends[i].Priority]++
+			}
+		}
+		for range 500 {
+			if b := v.Pick(r.now, nil); b.Outside || b.Priority != 0 {
+				t.Fatalf("picked %+v", b)
+			}
+		}
+		return got
+	}
+	for _, tt := range [][4]int{{90, 90, 32, 32}, {90, 20, 32, 20}, {20, 90, 20, 32}, {90, 90, 32, 32}, {40, 30, 40, 30}} {
+		if got := tiers(tt[0], tt[1]); got[0] != tt[2] || got[1] != tt[3] {
+			t.Errorf("%d and %d backends: %v are in it, want %v", tt[0], tt[1], got, tt[2:])
+		}
+	}
+}
