@@ -98,9 +98,9 @@ func (a *around) during(t *testing.T, what string, long time.Duration, r rule, d
 	return got
 }
 
-// standstill is the longest wait of a connection past the agent that tells nothing about the agent: half of the 2 s after which it takes a backend that says nothing for one that
-// hangs. Where all processes wait for so long, it does what it should if backends are dead.
-const standstill = time.Second
+// standstill is the longest wait of a connection past the agent with which the agent can be judged: after 2 s it takes a backend that says nothing for one that hangs, and where all
+// processes wait for so long, it does what it should if backends are dead.
+const standstill = 2 * time.Second
 
 // loadPerCore is the machine's load of the last minute.
 func loadPerCore(t *testing.T) float64 {
