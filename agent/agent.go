@@ -83,6 +83,7 @@ type Agent struct {
 	successor          *handoff.Successor
 	keepsRegistrations pausable
 
+	loop    atomic.Int64 // starts in a minute, if this one is of a crash loop (6.6)
 	ready   atomic.Bool
 	reload  sync.Mutex // one reload at a time
 	saving  sync.Mutex // held by who saves the good configuration
@@ -96,14 +97,22 @@ type applied struct {
 	err    error          // why the file at hand isn't in force; nil if it is
 }
 
-// New reads the configuration, binds every socket and loads the lists that need no etcd; Run starts the stages. An error says what to mend.
-func New(o Options) (*Agent, error) {
+// New reads the configuration, binds every socket and loads the lists that need no etcd; Run starts the stages. An error says what to mend. ctx ends the wait of a crash loop (6.6);
+// the error is its own then.
+func New(ctx context.Context, o Options) (*Agent, error) {
 	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents), opened: make(chan struct{}), handing: make(chan struct{})}
 	var strange, err error
 	if a.sockets, a.from, strange, err = handoff.Inherit(); err != nil {
 		return nil, err
 	}
 	if a.from == nil {
+		p := pacer{sockets: a.sockets, log: func() hclog.Logger { return o.NewLog(config.Log{Format: "auto"}) }, pause: loopPause}
+		p.tell = func(status string) { _ = a.notifier.Status(status) } // the log says it, too
+		a.loop.Store(int64(p.pace(ctx, handoff.SinceBoot())))
+		if err := ctx.Err(); err != nil {
+			_ = a.sockets.Settled()
+			return nil, err
+		}
 		close(a.opened)
 	} else {
 		a.options.Strict = true // the process before runs on the last good configuration already (6.3)
@@ -206,6 +215,7 @@ func (a *Agent) read() (*config.Config, error) {
 // Run serves until ctx ends, then stops in order: the doors first, what feeds them last.
 func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("starting", "version", a.options.Version, "services", len(a.config().Services), "node", a.config().Node.Name)
+	asked := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var watching sync.WaitGroup
@@ -218,7 +228,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.untilHandedOn(a.onceOpened(run))
 	}
 	err := runStages(ctx, a.log, stopGrace,
-		stage{"readiness", a.untilHandedOn(a.announce)},
+		stage{"readiness", a.untilHandedOn(func(ctx context.Context) error {
+			err := a.announce(ctx)
+			if asked.Err() != nil && !a.handedOn() {
+				a.settle() // an end that somebody wants is no crash
+			}
+			return err
+		})},
 		stage{"watchdog", door(a.feedWatchdog)},
 		stage{"fleet", a.untilHandedOn(a.fleet.Run)},
 		stage{"proxy", a.onceOpened(a.proxy.Run)},
@@ -269,7 +285,7 @@ func (a *Agent) announce(ctx context.Context) error {
 	a.logWarnings()
 	a.firstSteps()
 	a.awaitPredecessor(ctx)
-	<-ctx.Done()
+	outlive(ctx, a.well)
 	a.ready.Store(false)
 	a.tell(a.notifier.Stopping())
 	return nil
@@ -353,6 +369,9 @@ func (a *Agent) summary(missing []string) string {
 	}
 	if err := a.applied.Load().err; err != nil {
 		s += ", running on the last good configuration (lbagent check says why)"
+	}
+	if words := a.loopWords(); words != "" {
+		s += "; " + words
 	}
 	return s
 }

@@ -50,7 +50,7 @@ func (d *daemon) path() string { return filepath.Join(d.dir, "lbagent.yaml") }
 
 func (d *daemon) open() {
 	d.t.Helper()
-	a, err := New(Options{ConfigPath: d.path(), NewLog: func(config.Log) hclog.Logger { return hclog.NewNullLogger() }})
+	a, err := New(d.t.Context(), Options{ConfigPath: d.path(), NewLog: func(config.Log) hclog.Logger { return hclog.NewNullLogger() }})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestStartOnTheLastGoodConfiguration(t *testing.T) {
 	t.Run("first start", func(t *testing.T) {
 		d := &daemon{t: t, dir: t.TempDir()}
 		d.write("  - {name: user, listen: [no]}\n")
-		if _, err := New(Options{ConfigPath: d.path()}); err == nil || !strings.Contains(err.Error(), "lbagent.yaml:5") {
+		if _, err := New(t.Context(), Options{ConfigPath: d.path()}); err == nil || !strings.Contains(err.Error(), "lbagent.yaml:5") {
 			t.Errorf("without a good configuration: %v", err)
 		}
 	})
@@ -197,7 +197,7 @@ func TestStartOnTheLastGoodConfiguration(t *testing.T) {
 	t.Run("then bad", func(t *testing.T) {
 		d := &daemon{t: t, dir: dir}
 		d.write(entry("user", port, one) + "nonsense: 1\n")
-		if _, err := New(Options{ConfigPath: d.path(), Strict: true}); err == nil {
+		if _, err := New(t.Context(), Options{ConfigPath: d.path(), Strict: true}); err == nil {
 			t.Error("--strict started on an invalid file")
 		}
 		d.open()
@@ -237,7 +237,7 @@ func TestFailedStartLeavesNoSocket(t *testing.T) {
 	d := start(t, "  - {name: user, backends: [\"127.0.0.1:9\"]}\n")
 	sock := filepath.Join(d.dir, "user.sock")
 	d.write(fmt.Sprintf("  - {name: user, backends: [\"127.0.0.1:9\"], listen: [\"unix:%s\"]}\n", sock))
-	if _, err := New(Options{ConfigPath: d.path(), NewLog: func(config.Log) hclog.Logger { return hclog.NewNullLogger() }}); err == nil || !strings.Contains(err.Error(), "listens there already") {
+	if _, err := New(t.Context(), Options{ConfigPath: d.path(), NewLog: func(config.Log) hclog.Logger { return hclog.NewNullLogger() }}); err == nil || !strings.Contains(err.Error(), "listens there already") {
 		t.Fatalf("a second agent: %v", err)
 	}
 	if _, err := os.Lstat(sock); !os.IsNotExist(err) {

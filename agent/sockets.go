@@ -35,7 +35,10 @@ func (a *Agent) keepListeners() {
 
 // keepLocked is keepListeners under a.reload: what a reload binds must not be taken for what is no longer wanted.
 func (a *Agent) keepLocked() {
-	listeners := a.listeners()
+	var listeners []handoff.Listener
+	if a.loop.Load() == 0 { // callers of a crash loop shall not wait for what ends again (6.6)
+		listeners = a.listeners()
+	}
 	defer closeAll(listeners)
 	a.tell(a.sockets.Keep(listeners))
 }

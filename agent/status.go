@@ -32,8 +32,9 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Etcd: &lbagentv1.EtcdStatus{
 			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
-		Warnings: append(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), slices.Concat(suspicionWarnings(now, a.monitor.Suspicion()), fleetWarnings(a.fleet.Status()), orphanWarnings(a.table.Services()), in.config.Warnings())...),
-		Fleet:    fleetStatus(now, a.fleet.Status()),
+		Warnings: slices.Concat(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), a.loopWarnings(), suspicionWarnings(now, a.monitor.Suspicion()),
+			fleetWarnings(a.fleet.Status()), orphanWarnings(a.table.Services()), in.config.Warnings()),
+		Fleet: fleetStatus(now, a.fleet.Status()),
 	}
 	if in.err != nil {
 		out.ConfigError = in.err.Error()

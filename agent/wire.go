@@ -52,6 +52,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits)),
 		Inherited: func(at proxy.Addr) (int, bool) { return a.sockets.Listener(listenerName(at)) },
 		Kept:      a.sockets.Kept(),
+		FirstList: readyWithin,
 	}); err != nil {
 		return err
 	}

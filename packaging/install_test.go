@@ -98,6 +98,7 @@ func testInstall(t *testing.T, first built) {
 		return nil
 	})
 
+	testCrashes(t, m)
 	testUpgrades(t, m, first, second)
 
 	// Stopped, it leaves the lists, and nobody waits for it; removed, nothing that runs, but all that it knew; installed again, it starts.

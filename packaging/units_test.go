@@ -36,13 +36,14 @@ func TestHardening(t *testing.T) {
 // TestUnitDirectives: the units say nothing that systemd 249, the oldest that we promise, doesn't know, and none of what is known to harm.
 func TestUnitDirectives(t *testing.T) {
 	known := map[string][]string{
-		"Unit": strings.Fields("Description Documentation After Wants StartLimitIntervalSec StopPropagatedFrom"),
-		"Service": strings.Fields(`Type NotifyAccess User Group EnvironmentFile ExecStart ExecReload Restart RestartSec TimeoutStartSec TimeoutStopSec
+		"Unit": strings.Fields("Description Documentation After Wants StartLimitIntervalSec StartLimitBurst StopPropagatedFrom PartOf"),
+		"Service": strings.Fields(`Type NotifyAccess User Group EnvironmentFile ExecStart ExecStop RemainAfterExit SupplementaryGroups ExecReload Restart RestartSec TimeoutStartSec TimeoutStopSec
 			WatchdogSec FileDescriptorStoreMax LimitNOFILE OOMScoreAdjust StateDirectory StateDirectoryMode UMask CapabilityBoundingSet AmbientCapabilities
 			NoNewPrivileges ProtectSystem ReadWritePaths ProtectHome ProtectProc PrivateDevices ProtectClock ProtectControlGroups ProtectHostname ProtectKernelLogs
 			ProtectKernelModules ProtectKernelTunables LockPersonality MemoryDenyWriteExecute RemoveIPC RestrictAddressFamilies RestrictNamespaces
 			RestrictRealtime RestrictSUIDSGID SystemCallArchitectures SystemCallFilter SystemCallErrorNumber`),
 		"Socket":  strings.Fields("ListenStream FileDescriptorName Service SocketMode SocketUser SocketGroup Backlog TriggerLimitIntervalSec"),
+		"Timer":   strings.Fields("OnCalendar AccuracySec Unit"),
 		"Install": strings.Fields("WantedBy Also"),
 	}
 	// A backlog of 128; a socket that a stop removes; callers without uids.

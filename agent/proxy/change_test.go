@@ -34,7 +34,7 @@ type two struct {
 	ended  chan error
 }
 
-func newTwo(t *testing.T) *two {
+func newTwo(t *testing.T, change ...func(*Config)) *two {
 	t.Helper()
 	r := &two{T: t, events: event.NewLog(100), ended: make(chan error, 1)}
 	var err error
@@ -47,7 +47,11 @@ func newTwo(t *testing.T) *two {
 		addr := netip.MustParseAddrPort(tcpBackend(t, "tcp4", named(name)))
 		r.table.Apply(time.Now(), &service.List{Service: name, Source: service.FromStatic, Backends: []service.Backend{{Addr: addr, Weight: 1}}})
 	}
-	if r.p, err = New(Config{Table: r.table, Events: r.events, Loops: 2}); err != nil {
+	cfg := Config{Table: r.table, Events: r.events, Loops: 2}
+	for _, f := range change {
+		f(&cfg)
+	}
+	if r.p, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -32,6 +32,7 @@ type http1 struct {
 	ended   bool
 
 	draining bool // every connection's next answer is its last
+	ending   bool // and idle ones end
 }
 
 // http1Work is what one request needs while it runs; an idle connection has none.
@@ -80,6 +81,9 @@ func (h *http1) run(ctx context.Context) {
 // drain closes idle connections and lets running requests end. Connections that come yet were accepted before, and have one request each.
 func (h *http1) drain() {
 	h.retire()
+	h.mu.Lock()
+	h.ending = true
+	h.mu.Unlock()
 	for _, s := range h.all() {
 		s.closeIdleClients()
 	}
@@ -115,6 +119,7 @@ func (h *http1) serve(rt *route, fd int, received []byte) {
 	s := h.servers[rt]
 	if s == nil {
 		s = newHTTP1Server(h, rt)
+		s.ending = h.ending
 		h.servers[rt] = s
 	}
 	if rt.gone || h.draining { // it was accepted before: its answer says that it's the last

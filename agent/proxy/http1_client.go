@@ -17,6 +17,8 @@ const (
 	// reset for what nobody read would destroy the answer on its way.
 	lingerMost = 1 << 20
 	lingerTime = time.Second
+	// partTime is the same for a connection that is ended while it is idle: a request that was on its way then is read, and the client sees an end instead of a reset.
+	partTime = 50 * time.Millisecond
 	// coarse: deadlines are set anew when a sixteenth of them has passed, and are as much longer.
 	coarse = 16
 )
@@ -30,6 +32,7 @@ type http1Client struct {
 
 	answered bool // the last request has all of its answer
 	unread   bool // the client may go on to send it
+	parting  bool // it was ended from here while it was idle
 
 	watch   *time.Timer // begins the watch of exchange.watchSoon
 	watched *exchange   // set while watch is armed
@@ -42,12 +45,7 @@ type http1Client struct {
 func (c *http1Client) run() {
 	for first := true; ; first = false {
 		if !first || len(c.buffered()) == 0 { // a first request that is here is answered, whatever has come to an end meanwhile
-			if !c.s.setIdle(c, true) {
-				return
-			}
-			err := c.wait()
-			c.s.setIdle(c, false)
-			if err != nil || c.s.draining.Load() {
+			if !c.another(first) {
 				return
 			}
 		}
@@ -68,13 +66,32 @@ func (c *http1Client) freeWork() {
 	}
 }
 
-// wait returns when a request begins, with a deadline of timeout.idle (4.8).
-func (c *http1Client) wait() error {
-	if len(c.buffered()) > 0 {
-		return nil
+// another waits until a request begins, with a deadline of timeout.idle (4.8); false if none does. That this side ends the connection meanwhile is no reason to lose a request that is
+// here by then: it is answered, as the last one.
+func (c *http1Client) another(first bool) bool {
+	if len(c.buffered()) == 0 {
+		c.setRead(time.Now(), c.s.rt.options().idle) // before setIdle: then shutdown sets the deadline
 	}
-	c.setRead(time.Now(), c.s.rt.options().idle)
-	return c.wire.wait()
+	if c.s.setIdle(c, true) {
+		err := c.wire.wait()
+		c.s.setIdle(c, false)
+		if err == nil && !c.s.draining.Load() {
+			return true
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+	} else if first { // it was accepted before the end began
+		c.SetReadDeadline(time.Now().Add(sniffTimeout))
+		_ = c.wire.wait()
+	}
+	if len(c.buffered()) == 0 && !c.waiting() {
+		c.parting = true
+		return false
+	}
+	c.readUntil = time.Time{}
+	c.SetReadDeadline(time.Time{}) // it may be shutdown's
+	return c.wire.wait() == nil
 }
 
 // setRead gives reads d from now on, roughly.
@@ -195,10 +212,17 @@ func (c *http1Client) say(status int, text string, last, head bool) bool {
 
 // linger ends the connection so that the client can read its last answer, also if it has sent what nobody reads any more.
 func (c *http1Client) linger() {
-	if !c.answered || !c.unread && len(c.buffered()) == 0 && !c.waiting() || c.CloseWrite() != nil {
+	enough := lingerTime
+	switch {
+	case c.parting:
+		enough = partTime
+	case !c.answered || !c.unread && len(c.buffered()) == 0 && !c.waiting():
 		return
 	}
-	c.SetReadDeadline(time.Now().Add(lingerTime))
+	if c.CloseWrite() != nil {
+		return
+	}
+	c.SetReadDeadline(time.Now().Add(enough))
 	c.release()
 	io.CopyN(io.Discard, c.Conn, lingerMost)
 }

@@ -22,13 +22,14 @@ const (
 type http1Server struct {
 	h        *http1
 	rt       *route
-	draining atomic.Bool // no further request on any connection
+	draining atomic.Bool // each answer says that it's its connection's last
 
 	mu sync.Mutex
 
 	clients map[*http1Client]struct{}
 	pools   map[netip.AddrPort]*http1Pool
 	running map[*attempt]struct{}
+	ending  bool       // idle connections end
 	looking bool       // the next look is due
 	none    *sync.Cond // no client is left
 }
@@ -87,22 +88,24 @@ func (c *http1Client) adopt(fd int, received []byte) error {
 	return nil
 }
 
-// setIdle notes whether a connection is between two requests; false if it has to end.
+// setIdle notes whether a connection is between two requests; false if it is to wait for none.
 func (s *http1Server) setIdle(c *http1Client, idle bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.idle = idle
-	return !idle || !s.draining.Load()
+	return !idle || !s.ending
 }
 
-// closeIdleClients ends the connections between two requests; answers say from now on that they are the last.
+// closeIdleClients ends the connections between two requests; answers say from now on that they are the last. Those that are idle are woken rather than closed: closing would reset
+// one on which a request has just come.
 func (s *http1Server) closeIdleClients() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining.Store(true)
+	s.ending = true
 	for c := range s.clients {
 		if c.idle {
-			c.Close()
+			c.SetReadDeadline(past())
 		}
 	}
 }
@@ -123,6 +126,7 @@ func (s *http1Server) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining.Store(true)
+	s.ending = true
 	for a := range s.running {
 		a.x.cancel(errStopped)
 	}

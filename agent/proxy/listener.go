@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/loop"
+	"github.com/lbagent/lbagent/agent/table"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +24,7 @@ type binding struct {
 	inode unix.Stat_t           // of a unix socket's path, to remove no other's
 	route atomic.Pointer[route] // whom it serves; nil until committed
 	stop  func()                // the first loop's
+	await loop.Timer            // the first loop's: armed while b waits for a list
 
 	inherited bool // made by a former process; others may have it as well
 
@@ -182,28 +184,55 @@ func (b *binding) end() {
 	b.close()
 }
 
-// unlisten stops accepting; on the first loop.
-func (b *binding) unlisten() {
+// unlisten stops accepting; on the first loop, which is w's.
+func (b *binding) unlisten(w *worker) {
+	w.loop.Disarm(&b.await)
+	delete(w.awaiting, b)
 	if b.stop != nil {
 		b.stop()
 		b.stop = nil
 	}
 }
 
-// serve accepts on b from now on.
+// serve accepts on b from now on. If its service has just begun and has no list yet, then as soon as it has one or p.firstList is over: until then callers wait in the backlog, as
+// they did while nobody was there (6.2, 6.4).
 func (p *Proxy) serve(b *binding) {
 	w := p.workers[0]
 	w.loop.Post(func() {
-		if w.draining {
+		v := b.route.Load().svc.View()
+		wait := p.firstList - time.Since(v.At)
+		if w.draining || v.Ready || wait <= 0 {
+			w.accept(b)
 			return
 		}
-		stop, err := w.loop.Listen(b.fd, func(fd int) { w.accepted(b.route.Load(), fd) })
-		if err != nil {
-			p.log.Error("not listening", "listen", b.addr.String(), "cause", err)
-			return
-		}
-		b.stop = stop
+		b.await.F = func() { w.accept(b) }
+		w.loop.Arm(&b.await, wait)
+		w.awaiting[b] = struct{}{}
 	})
+}
+
+// listed accepts on what has waited for a list of svc; on the first loop.
+func (w *worker) listed(svc *table.Service) {
+	for b := range w.awaiting {
+		if b.route.Load().svc == svc && svc.View().Ready {
+			w.accept(b)
+		}
+	}
+}
+
+// accept accepts on b; on the first loop.
+func (w *worker) accept(b *binding) {
+	w.loop.Disarm(&b.await)
+	delete(w.awaiting, b)
+	if w.draining || b.stop != nil {
+		return
+	}
+	stop, err := w.loop.Listen(b.fd, func(fd int) { w.accepted(b.route.Load(), fd) })
+	if err != nil {
+		w.proxy.log.Error("not listening", "listen", b.addr.String(), "cause", err)
+		return
+	}
+	b.stop = stop
 }
 
 // withdraw stops accepting on b and ends it. Those that wait already are served: a loop handles what is ready before what is posted. If another process is to
@@ -214,7 +243,7 @@ func (p *Proxy) withdraw(b *binding, another bool) {
 	if another {
 		end = func() { unix.Close(b.fd) }
 	}
-	if !p.workers[0].loop.Post(func() { b.unlisten(); end(); close(closed) }) {
+	if !p.workers[0].loop.Post(func() { b.unlisten(p.workers[0]); end(); close(closed) }) {
 		end() // the loop has ended: nobody accepts
 		return
 	}

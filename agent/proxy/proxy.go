@@ -40,6 +40,8 @@ type Config struct {
 	Inherited func(Addr) (fd int, ok bool)
 	// Kept says that somebody keeps the listening sockets for the next process: at its end, Run leaves them as they are.
 	Kept bool
+	// FirstList is how long callers of a service that has just begun, and has no list yet, wait in the backlog for one (6.4); 0 = they hear at once that there is none.
+	FirstList time.Duration
 }
 
 // Proxy serves every configured service. Safe for concurrent use.
@@ -58,6 +60,7 @@ type Proxy struct {
 
 	inherited func(Addr) (int, bool)
 	kept      bool
+	firstList time.Duration
 
 	mu sync.Mutex
 
@@ -86,7 +89,7 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{
 		log: cfg.Log, table: cfg.Table, events: cfg.Events,
 		routes: map[string]*route{}, bindings: map[Addr]*binding{},
-		inherited: cfg.Inherited, kept: cfg.Kept,
+		inherited: cfg.Inherited, kept: cfg.Kept, firstList: cfg.FirstList,
 	}
 	if p.inherited == nil {
 		p.inherited = func(Addr) (int, bool) { return -1, false }

@@ -21,6 +21,7 @@ type worker struct {
 
 	sessions map[*table.Service]map[*session]struct{} // TCP
 	draining bool                                     // nothing is accepted any more
+	awaiting map[*binding]struct{}                    // listeners whose service has no list yet; the first loop's
 
 	load     atomic.Int64  // client connections; the accepting worker compares them
 	shedding atomic.Bool   // asked to look at limits.buffered
@@ -40,6 +41,7 @@ func newWorker(p *Proxy, index int) (*worker, error) {
 		loop: l, proxy: p, index: index,
 		stats:    map[string]*serviceStats{},
 		sessions: map[*table.Service]map[*session]struct{}{},
+		awaiting: map[*binding]struct{}{},
 		dirty:    map[*table.Service]struct{}{},
 		ended:    make(chan struct{}),
 	}
@@ -65,6 +67,7 @@ func (w *worker) viewsChanged() {
 	w.dirty = make(map[*table.Service]struct{}, len(changed))
 	w.mu.Unlock()
 	for svc := range changed {
+		w.listed(svc)
 		w.relay.viewChanged(svc)
 		w.tcpViewChanged(svc)
 	}

@@ -143,7 +143,8 @@ func (a *app) deregisterVerb() *cobra.Command {
 		Long: `Ends what "lbagent register" began, for one address or for all of the service.
 
 "lbagent deregister --all" takes every registration of this host out of etcd, those of the configuration
-included, until the agent starts again: for the moment before the host shuts down.`,
+included, until the agent starts again: for the moment before the host shuts down. The package's
+lbagent-deregister.service does that.`,
 		GroupID: groupHost,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if all {

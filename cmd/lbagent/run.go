@@ -100,9 +100,12 @@ func runAgent(ctx context.Context, o agent.Options) error {
 	if os.Getenv("GOGC") == "" {
 		usual = usualGC
 	}
-	a, err := agent.New(o)
+	a, err := agent.New(ctx, o)
 	debug.SetGCPercent(usual)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // stopped before it began
+	case err != nil:
 		return fmt.Errorf("the agent can't start: %w", err)
 	}
 	ended := make(chan struct{})

@@ -1,0 +1,80 @@
+package packaging
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// testCrashes: what becomes of systemd's units when the agent dies. It begins and ends with a running agent.
+func testCrashes(t *testing.T, m *machine) {
+	pid := func() string { return m.run(t, "systemctl show -P MainPID lbagent") }
+	another := func(before string) {
+		t.Helper()
+		eventually(t, "another process", func() error {
+			if out, err := m.try("systemctl is-active lbagent && lbagent status"); err != nil {
+				return errors.New(out)
+			}
+			if pid() == before {
+				return errors.New("the same process")
+			}
+			return nil
+		})
+	}
+
+	// The socket units don't notice a crash or a restart: nobody is refused (6.2, 6.6).
+	const since = "systemctl show -P ActiveEnterTimestampMonotonic lbagent.socket lbagent-admin.socket"
+	before := m.run(t, since)
+	for _, end := range []string{"systemctl kill -s KILL lbagent", "systemctl kill -s ABRT lbagent", "systemctl restart lbagent"} {
+		was := pid()
+		m.run(t, end)
+		another(was)
+		m.want(t, since, before)
+	}
+
+	// A program that ends at its start can't count its starts. systemd does: callers are refused, and it is started again once it can be (6.6).
+	const ask = "curl -sS -m 5 -o /dev/null --unix-socket /run/lbagent/lbagent.sock http://lbagent/v1/services"
+	install := func(program string) {
+		t.Helper()
+		m.run(t, "cp "+program+" /usr/bin/lbagent.new && mv /usr/bin/lbagent.new /usr/bin/lbagent")
+	}
+	refuses := func() {
+		t.Helper()
+		eventually(t, "a refusal", func() error {
+			if out, err := m.try(ask); err == nil || !strings.Contains(out, "curl: (7)") {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+	}
+	const good = "/root/lbagent.good"
+	m.run(t, "cp /usr/bin/lbagent "+good)
+	install("/bin/false")
+	m.run(t, "systemctl kill -s KILL lbagent")
+	refuses()
+	m.run(t, "journalctl --no-pager -q -o cat -u lbagent | grep 'repeated too quickly'")
+	install(good)
+	another("0")
+	m.run(t, ask)
+
+	// Stopped, it stays so: nothing is left that would start it.
+	install("/bin/false")
+	m.run(t, "systemctl kill -s KILL lbagent")
+	refuses()
+	stop := func() {
+		t.Helper()
+		m.run(t, "systemctl stop lbagent")
+		eventually(t, "the end of all units", func() error {
+			if out, _ := m.try("systemctl list-units --no-legend --plain --state=active,activating 'lbagent*'"); out != "" {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}
+	stop()
+	install(good)
+	m.run(t, "systemctl start lbagent && "+ask)
+	stop()
+	m.run(t, "systemctl start lbagent && rm "+good)
+}
