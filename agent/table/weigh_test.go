@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/health"
 )
 
 // weighing is a service "user" with n backends and the keys of section 3 as the configuration has them by default.
 func weighing(t testing.TB, n int, change ...func(*Spec)) (*rig, *Service) {
-	r := newRig(t)
+	r := seeded(t)
 	sp := spec("user")
 	sp.DynamicWeight, sp.SlowStart, sp.Subset = true, 15*time.Second, 32
 	for _, c := range change {
@@ -24,6 +25,13 @@ func weighing(t testing.TB, n int, change ...func(*Spec)) (*rig, *Service) {
 	r.SetSpec(r.now, sp)
 	r.Apply(r.now, list("user", ids(n)...))
 	return r, r.Lookup("user")
+}
+
+// seeded is a rig that picks the same in every run.
+func seeded(t testing.TB) *rig {
+	r := newRig(t)
+	r.cfg.Random = picker.NewRandom(rand.NewPCG(3, 2))
+	return r
 }
 
 // tick lets a second pass.
