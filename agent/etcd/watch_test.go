@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 )
 
@@ -40,7 +41,7 @@ func dialPeer(t *testing.T, talk func(s serverStream) error) Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
+	g := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true})) // as etcd's
 	pb.RegisterWatchServer(g, &peer{talk: talk})
 	go g.Serve(l) //nolint:errcheck
 	t.Cleanup(g.Stop)
@@ -325,7 +326,11 @@ func TestLeftWatchAndBrokenStream(t *testing.T) {
 		t.Errorf("%d was left", id)
 	}
 	leaveTwo()
-	<-first.Context().Done()
+	select {
+	case <-first.Context().Done():
+	case <-time.After(30 * time.Second):
+		t.Fatal("the stream outlives its last watch")
+	}
 
 	w3, w4 := made(t.Context(), "c/"), made(t.Context(), "d/")
 	<-streams
