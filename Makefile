@@ -54,7 +54,7 @@ fuzz: ## every fuzz target, FUZZTIME=20s each
 soak: ## SOAKTIME=10m of mixed load while backends are killed, hung, removed and returned; every failed call is judged
 	$(GO) test -run='^TestSoak$$' -v -count=1 -timeout=1h ./cmd/lbagent/e2e -soak=$(SOAKTIME)
 
-random: ## STEPS=10000 of everything that can happen to an etcd of three members and to the agent's lists; SEED= repeats a run
+random: ## STEPS=10000 of everything that can happen to an etcd of three members and to the agent's lists and registrations; SEED= repeats a run
 	$(GO) test -run='^TestRandom$$' -v -count=1 -timeout=3h ./agent/discovery -steps=$(STEPS) -seed=$(SEED)
 
 package: ## dist/*.deb and dist/*.rpm, with checksums and bills of materials, for ARCHES="amd64 arm64"

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -252,15 +253,18 @@ func describeKeys(t *testing.T, keys []*mvccpb.KeyValue) string {
 	best := map[string]*service.Backend{}
 	bad := 0
 	for _, kv := range keys {
-		var addr string
-		b := service.Backend{Key: string(kv.Key), Created: kv.CreateRevision, Modified: kv.ModRevision}
-		if _, err := fmt.Sscanf(string(kv.Value), `{"Op":0,"Addr":%q,"Metadata":{"weight":%d}}`, &addr, &b.Weight); err != nil {
+		var r struct {
+			Op       int
+			Addr     string
+			Metadata struct{ Weight uint32 }
+		}
+		if err := json.Unmarshal(kv.Value, &r); err != nil {
 			bad++
 			continue
 		}
-		b.Addr = mustAddr(addr)
-		if o := best[addr]; o == nil || b.Modified > o.Modified {
-			best[addr] = &b
+		b := service.Backend{Key: string(kv.Key), Created: kv.CreateRevision, Modified: kv.ModRevision, Addr: mustAddr(r.Addr), Weight: r.Metadata.Weight, Draining: r.Op == 1}
+		if o := best[r.Addr]; o == nil || b.Modified > o.Modified {
+			best[r.Addr] = &b
 		}
 	}
 	l := &service.List{BadCount: bad}
@@ -278,7 +282,7 @@ func describe(l *service.List) string {
 	}
 	var out []string
 	for _, b := range l.Backends {
-		out = append(out, fmt.Sprint(b.Addr, " ", b.Weight, " ", b.Key, " ", b.Created, slices.Sorted(maps.Keys(b.Metadata))))
+		out = append(out, fmt.Sprint(b.Addr, " ", b.Weight, " ", b.Draining, " ", b.Key, " ", b.Created, slices.Sorted(maps.Keys(b.Metadata))))
 	}
 	return fmt.Sprint(out, " bad ", l.BadCount)
 }

@@ -27,8 +27,13 @@ type check struct {
 	lists, compared, compacted int
 	orphaned                   int // backends
 	sizes                      map[string][]sized
-	epochs, former             map[uint64]bool            // of lists, and those of before the last restore
-	orphans                    map[string]map[string]bool // of the last list, by service
+	epochs, former             map[uint64]bool                 // of lists, and those of before the last restore
+	orphans                    map[string]map[string]time.Time // of the last list, by service and address, with their since
+	whole                      map[string]*service.List        // the last list, by service
+	died                       map[string]death                // keys that a lease took with it, and that nobody has written since
+	excused                    map[string]bool                 // services whose orphans may leave without a rule: until the next look, or the next quiet
+	gone                       map[gone]time.Time              // orphans that the second witness says are gone, with their since
+	musts, gones               int
 	took                       []time.Duration
 	done                       map[string]int
 }
@@ -38,13 +43,15 @@ type pending struct{ *service.List }
 
 // sized is how many backends a list had, orphans included, and which.
 type sized struct {
-	at  time.Time
-	all map[string]bool
+	at     time.Time
+	listed int
+	all    map[string]bool
 }
 
 func (c *check) init() {
 	c.epochs, c.former = map[uint64]bool{}, map[uint64]bool{}
-	c.sizes, c.orphans = map[string][]sized{}, map[string]map[string]bool{}
+	c.sizes, c.orphans, c.whole = map[string][]sized{}, map[string]map[string]time.Time{}, map[string]*service.List{}
+	c.died, c.excused, c.gone = map[string]death{}, map[string]bool{}, map[gone]time.Time{}
 	c.last, c.back, c.done = map[string]*service.List{}, map[string]int{}, map[string]int{}
 }
 
@@ -52,7 +59,7 @@ func (c *check) count(name string) { c.done[name]++ }
 
 // collect looks at the lists that have come since the last time.
 func (w *world) collect() {
-	for _, name := range []string{steady, idle, user} {
+	for _, name := range followed() {
 		for _, l := range w.d.since(name, w.check.seen[name]) {
 			w.check.seen[name]++
 			w.look(name, l)
@@ -69,6 +76,7 @@ func (w *world) look(name string, l *service.List) {
 			w.fail("%s: epoch %x revision %d after epoch %x revision %d, and etcd was restored %d times", name, l.Epoch, l.Revision, old.Epoch, old.Revision, c.lives)
 		}
 	}
+	w.mustBeOrphans(name, l)
 	if l.Source == service.FromEtcd { // a spooled list may be of an older revision at which etcd had the same
 		c.last[name] = l
 	}
@@ -98,48 +106,6 @@ func parted(l *service.List) (listed *service.List, orphans []service.Backend) {
 	only := *l
 	only.Backends, orphans = splitOrphans(l.Backends)
 	return &only, orphans
-}
-
-// lookAtOrphans holds them against the rule: each was in the list a moment ago, and new ones come only when the list is empty or has less than half of what it had
-// in the last 10 s (1.9); some more time is allowed for, since lists are looked at after they came.
-func (w *world) lookAtOrphans(name string, listed *service.List, orphans []service.Backend) {
-	const window = guardWindow + 10*time.Second
-	c, now := &w.check, time.Now()
-	most, before := 0, map[string]bool{}
-	for i, s := range c.sizes[name] {
-		if i == len(c.sizes[name])-1 || now.Sub(s.at) < window {
-			most = max(most, len(s.all))
-			for addr := range s.all {
-				before[addr] = true
-			}
-		}
-	}
-	all := map[string]bool{}
-	for _, b := range listed.Backends {
-		all[b.Addr.String()] = true
-	}
-	for _, b := range orphans {
-		addr := b.Addr.String()
-		switch {
-		case !*randomGuard:
-			w.fail("%s: %s is an orphan, and there is no guard", name, addr)
-		case all[addr] || !before[addr]:
-			w.fail("%s: %s is an orphan; listed: %v, was there: %v", name, addr, all[addr], before[addr])
-		case c.orphans[name] == nil || !c.orphans[name][addr]:
-			c.orphaned++
-			if n := len(listed.Backends); !mass(n, most) {
-				w.fail("%s: %s was orphaned when the list had %d of %d", name, addr, n, most)
-			}
-		}
-	}
-	c.orphans[name] = map[string]bool{}
-	for _, b := range orphans {
-		all[b.Addr.String()], c.orphans[name][b.Addr.String()] = true, true
-	}
-	c.sizes[name] = append(c.sizes[name], sized{now, all})
-	if n := len(c.sizes[name]); n > 200 {
-		c.sizes[name] = slices.Clone(c.sizes[name][n-100:])
-	}
 }
 
 // refollowed reports whether l was read as records of another format.
@@ -183,34 +149,51 @@ func (w *world) compareLists() {
 	}
 }
 
-// quiet mends what is wrong, and measures how long lists take to become what etcd holds.
-func (w *world) quiet() {
-	w.note("quiet")
-	w.mendAll()
+// serves returns when etcd serves.
+func (w *world) serves() time.Time {
 	w.mustWrite("write", func(ctx context.Context, c *clientv3.Client) error {
 		_, err := c.Put(ctx, "quiet", "yes")
 		return err
 	})
-	begin := time.Now()
+	return time.Now()
+}
+
+// quiet mends what is wrong, and measures how long lists take to become what etcd holds; of some times, how long registrations take, too.
+func (w *world) quiet() {
+	w.note("quiet")
+	registrations := w.rng.IntN(3) == 0
+	w.mendAll()
+	begin := w.serves()
+	trace := w.slow.begin(w)
 	for {
+		looked := time.Now()
 		what := w.wrong()
+		trace.slowest = max(trace.slowest, time.Since(looked))
 		if what == "" {
 			break
 		}
 		if time.Since(begin) > rightWithin {
 			w.fail("not right after %v: %s\nlog: %s", rightWithin, what, lastLines(w.d.log.String(), 40))
 		}
+		trace.sample(w, what)
 		w.wait(time.Millisecond)
 	}
 	took := time.Since(begin)
 	w.check.took = append(w.check.took, took)
+	trace.end(w, took)
 	w.note("right after %v", took.Round(time.Millisecond))
+	w.collect()
+	w.haveLeft()
+	clear(w.check.excused)
+	if registrations {
+		w.settle(begin)
+	}
 	w.compareLists()
 }
 
 // wrong says what differs between etcd and the lists, "" if nothing.
 func (w *world) wrong() string {
-	for _, name := range []string{steady, idle, user} {
+	for _, name := range followed() {
 		var r *clientv3.GetResponse
 		w.mustWrite("read", func(ctx context.Context, c *clientv3.Client) (err error) {
 			r, err = c.Get(ctx, "services/"+name+"/", clientv3.WithPrefix())

@@ -20,7 +20,7 @@ type op struct {
 
 // ops are all steps. None draws more random numbers, or fewer, for what happens to come of it: a seed repeats them.
 func (w *world) ops() []op {
-	return []op{
+	return append(w.ownOps(), []op{
 		{"put", 300, w.put},
 		{"delete", 120, w.delete},
 		{"put with a lease", 80, w.putLease},
@@ -49,7 +49,8 @@ func (w *world) ops() []op {
 		{"agent restarts", 12, w.restartAgent},
 		{"followed in another way", 5, w.refollow},
 		{"accept", 10, w.accept},
-	}
+		{"an orphan is dead", 15, w.orphanDies},
+	}...)
 }
 
 // key is a random key of a service; few, so that they meet.
@@ -66,6 +67,11 @@ func (w *world) addr() string { return fmt.Sprintf("10.0.0.%d:80", 1+w.rng.IntN(
 func (w *world) write(ops ...clientv3.Op) {
 	if !w.quorum() {
 		return
+	}
+	for _, o := range ops {
+		if o.IsPut() {
+			delete(w.check.died, string(o.KeyBytes()))
+		}
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
 	defer cancel()
@@ -130,8 +136,14 @@ func (w *world) expire() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
-		if _, err := w.admin().Revoke(ctx, l); err != nil {
-			w.note("revoke: %v", err)
+		hung, err := w.admin().TimeToLive(ctx, l, clientv3.WithAttachedKeys())
+		r, rerr := w.admin().Revoke(ctx, l)
+		if err == nil && rerr == nil {
+			for _, key := range hung.Keys {
+				w.check.died[string(key)] = death{lease: int64(l), revision: r.Header.Revision}
+			}
+		} else if rerr != nil {
+			w.note("revoke: %v", rerr)
 		}
 		cancel()
 	}
@@ -317,8 +329,8 @@ func (w *world) mustWrite(what string, do func(ctx context.Context, c *clientv3.
 
 // save makes a backup.
 func (w *world) save() {
-	w.mendAll()
-	next := backup{filepath.Join(w.t.TempDir(), fmt.Sprintf("backup%d", w.step)), w.password}
+	w.settled() // one of our keys that was edited couldn't be told from a stranger's after a restore
+	next := backup{filepath.Join(w.t.TempDir(), fmt.Sprintf("backup%d", w.step)), w.password, maps.Clone(w.own.theirs)}
 	w.mustWrite("backup", func(ctx context.Context, c *clientv3.Client) error { return etcdtest.Backup(ctx, c, next.file) })
 	w.backup = next
 }
@@ -341,9 +353,14 @@ func (w *world) restore() {
 		w.fail("restore: %v", err)
 	}
 	w.logIn()
+	w.slow.restored = true
 	w.check.lives++
+	clear(w.check.died)
 	maps.Copy(w.check.former, w.check.epochs)
 	w.leases = nil
+	w.own.theirs = maps.Clone(w.backup.theirs)
+	w.own.restored = time.Now()
+	w.forgive()
 	w.password = w.backup.password
 	writeFile(w.t, w.file, w.password)
 }
@@ -352,7 +369,7 @@ func (w *world) restore() {
 func (w *world) restartAgent() {
 	w.stopAgent()
 	before := map[string]string{}
-	for _, name := range []string{steady, idle, user} {
+	for _, name := range followed() {
 		before[name] = describe(w.d.last(name))
 	}
 	w.startAgent()
@@ -376,22 +393,40 @@ func told(all []*service.List) string {
 }
 
 func (w *world) stopAgent() {
+	w.own.stop()
 	w.d.stop()
 	w.collect()
+	clear(w.check.gone) // what the second witness says of orphans it says again in the next life
 	w.restarts++
 	w.reads += w.d.Status().Reads
 }
 
 func (w *world) refollow() {
+	w.excuse(user)
+	maps.DeleteFunc(w.check.gone, func(g gone, _ time.Time) bool { return g.service == user })
 	w.d.Set(Follow{Name: user, Prefix: "services/" + user + "/", Format: "plain"})
 	w.d.Set(w.follow(user))
 }
 
 // accept believes the lists that lost most of their keys (1.10).
 func (w *world) accept() {
-	for _, name := range []string{user, steady} {
+	for _, name := range []string{user, steady, own} {
+		w.excuse(name)
 		if _, err := w.d.Accept(name); err != nil {
 			w.note("accept %s: %v", name, err)
 		}
 	}
+}
+
+// orphanDies has the second witness say of one orphan that it is gone (1.10).
+func (w *world) orphanDies() {
+	name, n := w.name(), w.rng.IntN(1000)
+	w.collect()
+	_, orphans := parted(w.d.last(name))
+	if len(orphans) == 0 {
+		return
+	}
+	b := orphans[n%len(orphans)]
+	w.check.gone[gone{name, b.Addr.String()}] = b.Orphaned
+	w.d.Gone(name, b.Addr, "connection refused")
 }

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // TestRandom does to an etcd of three members, to the networks around it, and to the agent whatever comes in a year, in random order. At every moment, each list
 // that is published is one that etcd had at the list's revision, and revisions don't go back unless etcd's did; whenever it is quiet, the lists become what etcd
-// holds (SEMANTICS 1). A seed gives the same steps again, though not the same microseconds.
+// holds (SEMANTICS 1), and etcd what this host's registrations are (5). A seed gives the same steps again, though not the same microseconds.
 func TestRandom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts three processes")
@@ -51,6 +51,7 @@ func TestRandom(t *testing.T) {
 
 // The services of a world. steady has backends that never leave, beside others that come and go; idle never changes; in user anything may happen.
 const (
+	hold   = 10 * time.Minute
 	steady = "steady"
 	idle   = "idle"
 	user   = "user"
@@ -80,13 +81,18 @@ type world struct {
 	cut      []bool // clients to that member
 	held     bool   // no bytes pass between clients and members
 
+	own      owns
 	check    check
+	slow     slow
 	reads    uint64
 	restarts int
 	began    time.Time
 }
 
-type backup struct{ file, password string }
+type backup struct {
+	file, password string
+	theirs         map[int]string // of the keys of our registrations
+}
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
@@ -99,6 +105,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 	plain := w.cluster.Client(t, "", "")
 	withAuth(t, plain, w.password)
 	w.logIn()
+	if _, err := w.admins[0].RoleGrantPermission(t.Context(), "reader", "services/own/", clientv3.GetPrefixRangeEnd("services/own/"), clientv3.PermissionType(clientv3.PermReadWrite)); err != nil {
+		t.Fatal(err)
+	}
 	writeFile(t, w.file, w.password)
 	c := w.admins[0]
 	for i := range 3 {
@@ -106,6 +115,11 @@ func newWorld(t *testing.T, seed uint64) *world {
 		put(t, c, fmt.Sprintf("services/%s/%d", idle, i), record(fmt.Sprintf("10.2.0.%d:80", i+1), 100))
 	}
 	w.check.init()
+	w.slow.well = time.Now()
+	w.own.dir, w.own.theirs = t.TempDir(), map[int]string{}
+	for i := range ownConfigured {
+		w.own.weights[i] = 100
+	}
 	w.startAgent()
 	w.quiet()
 	w.save()
@@ -125,18 +139,26 @@ func (w *world) logIn() {
 
 // startAgent starts discovery: of services in the spool there is a list at once.
 func (w *world) startAgent() {
-	w.d = start(w.t, setup{
+	var follows []Follow
+	for _, name := range followed() {
+		follows = append(follows, w.follow(name))
+	}
+	w.d = startWith(w.t, setup{
 		Etcd:     &etcd.Config{Endpoints: w.cluster.Endpoints(), Username: "agent", PasswordFile: w.file},
 		SpoolDir: w.spool,
-	}, w.follow(steady), w.follow(idle), w.follow(user))
+	}, w.slow.dial, follows...)
 	w.check.seen = map[string]int{}
+	w.startOwn()
 }
+
+// followed are the services of a world.
+func followed() []string { return []string{steady, idle, user, own} }
 
 // follow is how a service is followed.
 func (w *world) follow(name string) Follow {
 	f := naming(name)
 	if *randomGuard {
-		f.Hold = 10 * time.Minute
+		f.Hold = hold
 	}
 	return f
 }
@@ -201,12 +223,7 @@ func (w *world) wait(d time.Duration) { <-time.After(d) }
 func (w *world) report() {
 	took := slices.Clone(w.check.took)
 	slices.Sort(took)
-	at := func(p float64) time.Duration {
-		if len(took) == 0 {
-			return 0
-		}
-		return took[min(len(took)-1, int(p*float64(len(took))))].Round(time.Millisecond)
-	}
+	at := func(p float64) time.Duration { return quantile(took, p) }
 	late := 0
 	for _, d := range took {
 		if d > 2*time.Second {
@@ -214,8 +231,24 @@ func (w *world) report() {
 		}
 	}
 	w.reads += w.d.Status().Reads
+	w.own.stop()
 	w.t.Logf("seed %d: %d steps in %v; %d times quiet, right after p50 %v, p90 %v, p99 %v, at most %v (%d over 2 s); %d lists, %d of them compared with etcd at their revision, %d too old for that; "+
 		"%d reads of whole prefixes, %d restarts of the agent, %d restores, %d backends orphaned (guard %v)", w.seed, w.step-1, time.Since(w.began).Round(time.Second), len(took), at(.5), at(.9), at(.99), at(1), late,
 		w.check.lists, w.check.compared, w.check.compacted, w.reads, w.restarts, w.check.lives, w.check.orphaned, *randomGuard)
+	own := slices.Clone(w.own.took)
+	slices.Sort(own)
+	w.t.Logf("%d times registrations were waited for, right after p50 %v, p99 %v, at most %v; %d keys written, %d leases lost, %d looks at strangers' keys", len(own), quantile(own, .5), quantile(own, .99), quantile(own, 1),
+		w.own.writes, w.own.losses, w.own.strange)
+	w.t.Logf("%d backends had to be orphans by 1.9, and were; %d orphans had to leave by 1.10, and did", w.check.musts, w.check.gones)
 	w.t.Logf("steps: %v", w.check.done)
+	for _, s := range w.slow.told {
+		w.t.Log(s)
+	}
+}
+
+func quantile(sorted []time.Duration, p float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))].Round(time.Millisecond)
 }
