@@ -37,8 +37,8 @@ func EtcdOf(e *config.Etcd) *etcd.Config {
 	}
 }
 
-// spec is s as the table takes it.
-func spec(s config.Service) table.Spec {
+// SpecOf is s as the table takes it.
+func SpecOf(s config.Service) table.Spec {
 	listeners := make([]string, 0, len(s.Listen))
 	for _, l := range s.Listen {
 		listeners = append(listeners, listenAddr(l).String())
@@ -157,7 +157,7 @@ func (a *Agent) prune(old, next *config.Config) {
 func (a *Agent) add(services ...config.Service) {
 	specs := make([]table.Spec, len(services))
 	for i := range services {
-		specs[i] = spec(services[i])
+		specs[i] = SpecOf(services[i])
 	}
 	a.table.SetSpec(a.now(), specs...)
 	for i := range services {

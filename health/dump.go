@@ -12,6 +12,7 @@ type Dump struct {
 	Probes        int           `json:"probes,omitempty"`   // failed connects of probes in a row
 	Reports       int           `json:"reports,omitempty"`  // reported hard failures in a row
 	Latency       time.Duration `json:"latency,omitempty"`
+	Samples       float64       `json:"samples,omitempty"` // that Latency stands for
 	Sampled       time.Duration `json:"sampled"`
 	Penalty       float64       `json:"penalty,omitempty"`
 	ConnectFailed time.Duration `json:"connect_failed"`
@@ -43,7 +44,7 @@ func (s *State) Dump(now time.Time) Dump {
 	}
 	return Dump{
 		Failures: k.failures(), Connects: k.connects(), Probes: k.probes(), Reports: k.reports(), Returned: ago(returned),
-		Latency: c.Latency, Sampled: ago(s.sampled.Load()), Penalty: c.Penalty,
+		Latency: c.Latency, Samples: latency(s.latency.Load()).samples(), Sampled: ago(s.sampled.Load()), Penalty: c.Penalty,
 		ConnectFailed: ago(s.connFailed.Load()), Good: ago(s.good.Load()),
 		Successes: c.Successes, Failed: c.Failures, LastFailure: c.LastFailure, LastFailureAt: c.LastFailureAt, Parts: c.Parts,
 	}
@@ -63,7 +64,7 @@ func Restore(now, then time.Time, d Dump) *State {
 	count := func(n int) streaks { return streaks(min(max(n, 0), streakTop)) }
 	s.streaks.Store(uint64(count(d.Reports)<<reportsAt | count(d.Failures)<<failuresAt | count(d.Connects)<<connectsAt | count(d.Probes)<<probesAt))
 	if d.Latency > 0 {
-		s.ewma.Store(math.Float64bits(float64(d.Latency)))
+		s.latency.Store(uint64(newLatency(float64(d.Latency), max(1, d.Samples))))
 		s.sampled.Store(when(d.Sampled))
 	}
 	if level := min(d.Penalty, penaltyMax); level > 0 {

@@ -23,9 +23,6 @@ const (
 )
 
 const (
-	latencyDecay = 10 * time.Second // 3.4: the weight of an old EWMA falls to 1/e in this time
-	latencyFresh = 5 * time.Second  // 3.4: an older EWMA says nothing
-
 	penaltyHalving = 2 * time.Second // 3.6
 	penaltyMax     = 10              // 3.6
 	penaltyNone    = -7              // below 2^-7 a penalty is none, which spares picks the exponential
@@ -48,8 +45,8 @@ type State struct {
 
 	base        time.Time
 	outstanding atomic.Int64
-	ewma        atomic.Uint64 // float64 bits, nanoseconds
-	sampled     atomic.Int64  // when ewma was written. The two may be of different samples for a moment: the error is one decay step.
+	latency     atomic.Uint64 // a latency
+	sampled     atomic.Int64  // when that was written. The two may be of different samples for a moment: the error is one decay step.
 	penalty     atomic.Int64  // when the penalty will have fallen to 1 (or had): one word holds level and time
 	connFailed  atomic.Int64  // when the last connect failed; 0 once one succeeded
 
@@ -285,42 +282,13 @@ func (s *State) ConnectFailedAgo(now time.Time) time.Duration {
 	return time.Duration(max(0, s.at(now)-failed))
 }
 
-// Latency is the EWMA of the time to response headers (3.4), and whether the last sample is younger than 5 s.
-func (s *State) Latency(now time.Time) (ewma time.Duration, fresh bool) {
-	sampled := s.sampled.Load()
-	return time.Duration(math.Float64frombits(s.ewma.Load())), sampled != 0 && s.at(now)-sampled < int64(latencyFresh)
-}
-
 // Penalty is 0..10: +1 per failure, halving every 2 s (3.6).
 func (s *State) Penalty(now time.Time) float64 { return penaltyLevel(s.penalty.Load(), s.at(now)) }
 
-// Load is what a pick compares (3.1), with one look at the clock: outstanding calls, the EWMA in nanoseconds (0 if it isn't fresh), and the penalty.
-func (s *State) Load(now time.Time) (outstanding, ewma, penalty float64) {
+// Load is what a pick compares (3.1), with one look at the clock: outstanding calls, L by the service's median latency in nanoseconds, and the penalty.
+func (s *State) Load(now time.Time, median float64) (outstanding, lag, penalty float64) {
 	at := s.at(now)
-	if sampled := s.sampled.Load(); sampled != 0 && at-sampled < int64(latencyFresh) {
-		ewma = math.Float64frombits(s.ewma.Load())
-	}
-	return float64(max(0, s.outstanding.Load())), ewma, penaltyLevel(s.penalty.Load(), at)
-}
-
-// addLatency jumps up at once; it falls only if fall is true, with the decay of the time since the last sample (3.4).
-func (s *State) addLatency(at int64, d time.Duration, fall bool) {
-	v := float64(d)
-	for {
-		bits := s.ewma.Load()
-		next := v
-		if old := math.Float64frombits(bits); v < old {
-			if !fall {
-				return
-			}
-			since := max(0, at-s.sampled.Load())
-			next += (old - v) * math.Exp(-float64(since)/float64(latencyDecay))
-		}
-		if s.ewma.CompareAndSwap(bits, math.Float64bits(next)) {
-			s.sampled.Store(at)
-			return
-		}
-	}
+	return float64(max(0, s.outstanding.Load())), s.lag(at, median), penaltyLevel(s.penalty.Load(), at)
 }
 
 func (s *State) addPenalty(at int64) {

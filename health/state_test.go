@@ -107,38 +107,6 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-func TestLatency(t *testing.T) {
-	s := NewState(epoch)
-	end := func(at time.Duration, r Result, d time.Duration, sample bool) {
-		s.Begin()
-		s.End(after(at), r, d, sample, "")
-	}
-	check := func(at, want time.Duration, fresh bool) {
-		t.Helper()
-		got, f := s.Latency(after(at))
-		if f != fresh || (got-want).Abs() > time.Microsecond {
-			t.Errorf("at %v: latency %v, fresh %v; want %v, %v", at, got, f, want, fresh)
-		}
-	}
-	check(0, 0, false)
-	end(0, Success, 10*ms, true)
-	check(0, 10*ms, true)
-	end(time.Second, Success, 100*ms, true) // up: at once
-	check(time.Second, 100*ms, true)
-	end(11*time.Second, Success, 0, true) // no headers: no sample
-	end(11*time.Second, Success, ms, false)
-	check(11*time.Second, 100*ms, false)
-	end(11*time.Second, Success, 10*ms, true) // down: to 1/e of the way in 10 s
-	check(11*time.Second, 10*ms+time.Duration(90e6*math.Exp(-1)), true)
-	end(12*time.Second, Failure, ms, true) // a fast failure isn't fast
-	end(12*time.Second, Neutral, ms, true) // nor is a quick cancel,
-	check(12*time.Second, 10*ms+time.Duration(90e6*math.Exp(-1)), true)
-	end(12*time.Second, Neutral, time.Second, true) // but a late one is slow
-	check(12*time.Second, time.Second, true)
-	check(17*time.Second-1, time.Second, true)
-	check(17*time.Second, time.Second, false)
-}
-
 func TestPenalty(t *testing.T) {
 	s := NewState(epoch)
 	check := func(at time.Duration, want float64) {
@@ -320,7 +288,7 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 		s.Begin()
 		s.Connected(now)
 		s.End(now, Success, time.Duration(n%7)*ms, true, "")
-		s.Load(now)
+		s.Load(now, 0)
 	}); allocs != 0 {
 		t.Errorf("%v allocations per call", allocs)
 	}

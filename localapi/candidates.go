@@ -45,30 +45,20 @@ type plan struct {
 
 const planAge = time.Second
 
-// The latency factor of 3.4.
-const (
-	latencyDeadBand = 2
-	latencyMax      = 10
-)
-
 func newPlan(v *table.View, now time.Time) *plan {
 	p := &plan{view: v, at: now}
 	in := usable(v)
 	if v.Panic {
 		in = spared(v, in, now)
 	}
-	median := float64(v.Service.Median())
+	median := v.Service.Median()
 	for i, ok := range in {
 		if !ok {
 			continue
 		}
 		b := &v.Backends[i]
-		w := b.Weight
-		if _, ewma, _ := b.State.Load(now); median > 0 && ewma > latencyDeadBand*median {
-			w /= min(ewma/median, latencyMax)
-		}
 		p.backends = append(p.backends, b)
-		p.weights = append(p.weights, w)
+		p.weights = append(p.weights, b.Weight/b.State.Lag(now, median))
 	}
 	return p
 }

@@ -34,18 +34,9 @@ func (p *p2c) Pick(now time.Time, _ uint64, not []*health.State) int {
 	return a // a tie goes to the first drawn: with equal scores the shares are exactly the weights
 }
 
-const (
-	deadBand = 2  // 3.4: up to this multiple of the median all latencies are the same, or equal backends would not get equal shares
-	lagMax   = 10 // 3.4
-)
-
 // score is (1 + outstanding x mean(w)/w) x L x (1 + penalty).
 func (p *p2c) score(now time.Time, i int, median float64) float64 {
 	c := &p.candidates[i]
-	outstanding, ewma, penalty := c.State.Load(now)
-	score := (1 + outstanding*p.mean/c.Weight) * (1 + penalty)
-	if median > 0 && ewma > deadBand*median {
-		score *= min(ewma/median, lagMax)
-	}
-	return score
+	outstanding, lag, penalty := c.State.Load(now, median)
+	return (1 + outstanding*p.mean/c.Weight) * lag * (1 + penalty)
 }

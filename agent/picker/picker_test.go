@@ -144,17 +144,23 @@ func TestWorseScoreLoses(t *testing.T) {
 		}, share: 0.5},
 		"penalty is gone in time": {worse: func(s *health.State) { s.ConnectionLost(start, errRefused.Error()) }, after: time.Minute, share: 1},
 		"slow": {worse: func(s *health.State) {
-			s.Begin()
-			s.End(start, health.Success, 21*ms, true, "")
+			for range 3 {
+				s.Begin()
+				s.End(start, health.Success, 21*ms, true, "")
+			}
 		}, median: 10 * ms, share: 0.5},
+		"one call was slow": {worse: func(s *health.State) {
+			s.Begin()
+			s.End(start, health.Success, 29*ms, true, "")
+		}, median: 10 * ms, share: 1},
 		"slow, within the dead band": {worse: func(s *health.State) {
 			s.Begin()
-			s.End(start, health.Success, 20*ms, true, "")
+			s.End(start, health.Success, 15*ms, true, "")
 		}, median: 10 * ms, share: 1},
 		"slow, long ago": {worse: func(s *health.State) {
 			s.Begin()
 			s.End(start, health.Success, time.Second, true, "")
-		}, median: 10 * ms, after: 5 * time.Second, share: 1},
+		}, median: 10 * ms, after: 2 * time.Minute, share: 1},
 		"slow, request had not ended": {worse: func(s *health.State) {
 			s.Begin()
 			s.End(start, health.Success, time.Second, false, "")

@@ -185,11 +185,11 @@ func TestRun(t *testing.T) {
 		if m := s.Median(); m != 2*time.Millisecond {
 			t.Errorf("median %v, want 2 ms", m)
 		}
-		advance(6 * time.Second)
+		advance(30 * time.Second)
 		if m := s.Median(); m != 0 {
-			t.Errorf("median %v of latencies of 6 s ago", m)
+			t.Errorf("median %v of latencies of 31 s ago", m)
 		}
-		advance(4*time.Minute + 50*time.Second)
+		advance(4*time.Minute + 25*time.Second)
 		s.Asked(time.Now())
 		advance(4*time.Minute + 50*time.Second)
 		if !active() {
