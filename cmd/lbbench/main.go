@@ -23,6 +23,7 @@ const usage = `lbbench measures lbagent beside other proxies, on this machine, i
 
 usage: lbbench [flags] [shape ...]
        lbbench fleet [flags]        what the discovery of many hosts costs one etcd
+       lbbench sim [flags] [name]   who gets a fleet's calls, in virtual time, when backends are slow or fail
 
 shapes (all, or none named, is every one):
 `
@@ -66,6 +67,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if len(args) > 0 && args[0] == fleetVerb {
 		return fleetMain(ctx, args[1:], stdout, stderr)
+	}
+	if len(args) > 0 && args[0] == simVerb {
+		return simMain(ctx, args[1:], stdout, stderr)
 	}
 	o, err := parse(args, stdout, stderr)
 	switch {
