@@ -91,7 +91,7 @@ func TestSerialShares(t *testing.T) {
 				i := p.Pick(now, 0, nil)
 				s := cs[i].State
 				s.Begin()
-				took := time.Millisecond * time.Duration(10+i%2*9) / 10
+				took := time.Millisecond * time.Duration(10+i%2*4) / 10
 				now = now.Add(took)
 				s.End(now, health.Success, took, true, "")
 				m.Set(time.Millisecond)

@@ -41,6 +41,8 @@ func TestGoals(t *testing.T) {
 			met: func(r *Result) bool { return r.Return > 0 && r.Return <= 60 && r.Relapses == 0 }, figures: back},
 		{name: "all gone and one back: every host has a success within 1 s", scenario: "outage",
 			met: func(r *Result) bool { return r.FirstOK > 0 && r.FirstOK <= 1000 }, figures: back},
+		{name: "who flaps is ejected 4 times a minute at most", scenario: "flapping",
+			met: func(r *Result) bool { return r.Outs > 0 && r.OutsMinute <= 4 }, figures: outs},
 		{name: "a slow method with impatient callers ejects nobody", scenario: "hasty",
 			met: func(r *Result) bool { return r.Fails > 1 && r.Wrong == 0 }, figures: outs},
 	} {
