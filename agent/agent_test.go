@@ -204,6 +204,8 @@ func TestStartOnTheLastGoodConfiguration(t *testing.T) {
 		want(t, "last good", get(port), "one")
 		if s := d.status(); s.GetConfigOk() || !strings.Contains(s.GetConfigError(), "nonsense") {
 			t.Errorf("status says ok %v, %q", s.GetConfigOk(), s.GetConfigError())
+		} else if files := s.GetConfigFiles(); len(files) != 2 || files[0] != d.path() {
+			t.Errorf("status names %q, want the file to mend first, then the copy in force", files)
 		}
 		d.write(entry("user", port, one))
 		if _, err := d.Reload(t.Context()); err != nil {
@@ -211,6 +213,9 @@ func TestStartOnTheLastGoodConfiguration(t *testing.T) {
 		}
 		if !d.status().GetConfigOk() {
 			t.Error("status is still red after the file was mended")
+		}
+		if files := d.status().GetConfigFiles(); len(files) != 1 || files[0] != d.path() {
+			t.Errorf("status names %q", files)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/event"
@@ -26,7 +27,7 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		Ready:       a.ready.Load(),
 		Missing:     a.missing(),
 		ConfigOk:    in.err == nil,
-		ConfigFiles: in.config.Files,
+		ConfigFiles: a.configFiles(in.config),
 		Node:        in.config.Node.Name,
 		Pid:         int32(os.Getpid()),
 		Etcd: &lbagentv1.EtcdStatus{
@@ -43,6 +44,15 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		out.Etcd.LastContact = timestamppb.New(e.LastContact)
 	}
 	return out
+}
+
+// configFiles are those that c was read from. The one that this process is told to read comes first, also while it runs on the copy of an older one (6.5): it is what a person has to
+// mend, and what doctor looks at.
+func (a *Agent) configFiles(c *config.Config) []string {
+	if a.options.Config != nil || slices.Contains(c.Files, a.options.ConfigPath) {
+		return c.Files
+	}
+	return append([]string{a.options.ConfigPath}, c.Files...)
 }
 
 // warnings are the sentences that a person should read first.
