@@ -102,7 +102,7 @@ func (l *login) stream(ctx context.Context, d door, cc *grpc.ClientConn, open fu
 	return &silentStream{s, own, cancel, sync.OnceFunc(func() {
 		heard()
 		l.wasGood(token)
-	}), heard}, nil
+	}), heard, func() { _ = l.renew(own, d, token) }}, nil
 }
 
 // silentStream is a stream on which nothing may come.
@@ -113,6 +113,7 @@ type silentStream struct {
 	cancel context.CancelCauseFunc
 	first  func()             // is called with the first message
 	heard  context.CancelFunc // ends the watching
+	renew  func()             // logs in again: what was said on the stream can't be said once more for the caller, but the next one has a token
 }
 
 func (s *silentStream) RecvMsg(m any) error {
@@ -122,6 +123,9 @@ func (s *silentStream) RecvMsg(m any) error {
 		return nil
 	}
 	s.heard()
+	if isExpired(rpctypes.Error(err)) {
+		s.renew()
+	}
 	if errors.Is(context.Cause(s.ctx), errStale) {
 		err = status.Error(codes.Unavailable, errStale.Error())
 	}

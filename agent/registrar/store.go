@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/etcd"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -83,6 +84,14 @@ func (e etcdStore) Grant(ctx context.Context, ttl time.Duration) (int64, header,
 // KeepAlive speaks to etcd directly: clientv3's KeepAliveOnce tries again in a loop without a pause while there is no connection. The revision of the answer is
 // that of the member asked, which may lag behind.
 func (e etcdStore) KeepAlive(ctx context.Context, lease int64) (header, error) {
+	h, err := e.keepAlive(ctx, lease)
+	if etcd.IsAuth(err) { // its token had expired, and there is another by now: no reason to make a new client, and end all watches
+		return e.keepAlive(ctx, lease)
+	}
+	return h, err
+}
+
+func (e etcdStore) keepAlive(ctx context.Context, lease int64) (header, error) {
 	ctx, cancel := call(ctx)
 	defer cancel()
 	s, err := pb.NewLeaseClient(e.c.ActiveConnection()).LeaseKeepAlive(ctx)
