@@ -32,7 +32,7 @@ type onDemand struct {
 	count  map[uint32]int    // uid -> services
 }
 
-// set takes a new configuration. What would be followed differently under it is dropped; the next ask follows it anew.
+// set takes a new configuration. What would be read elsewhere under it is dropped; the next ask follows it anew. Whatever else changes applies to what is followed.
 func (o *onDemand) set(c *config.Config) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -41,9 +41,12 @@ func (o *onDemand) set(c *config.Config) {
 	for name := range o.owner {
 		was, _ := old.OnDemandService(name)
 		is, on := c.OnDemandService(name)
-		if !on || !was.Equal(is) {
+		switch {
+		case !on || was.Prefix != is.Prefix || was.Format != is.Format || was.Namespace != is.Namespace:
 			o.forgetLocked(name)
 			o.drop(name)
+		case !was.Equal(is):
+			o.follow(is)
 		}
 	}
 }

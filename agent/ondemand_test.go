@@ -18,6 +18,7 @@ type demand struct {
 	onDemand
 
 	following []string
+	last      config.Service // that was followed, or followed in another way
 	idle      map[string]time.Duration
 }
 
@@ -28,6 +29,7 @@ func newDemand(t *testing.T, yaml string) *demand {
 			for _, s := range services {
 				d.drop(s.Name)
 				d.following = append(d.following, s.Name)
+				d.last = s
 			}
 		},
 		followed: func(name string) bool { return slices.Contains(d.following, name) },
@@ -145,9 +147,14 @@ func TestOnDemandReload(t *testing.T) {
 	if !slices.Contains(d.following, "late") {
 		t.Error("a service that was asked for when it had just been configured was dropped as idle")
 	}
+	d.last = config.Service{}
+	d.set(load(t, withEtcd+"state_dir: /elsewhere\n"))
+	if !slices.Contains(d.following, "order") || d.last.Name != "" {
+		t.Error("a reload that changes nothing of it dropped a service, or changed it")
+	}
 	d.set(load(t, withEtcd+"node: {zone: a}\n"))
-	if !slices.Contains(d.following, "order") {
-		t.Error("a reload that changes nothing of it dropped a service")
+	if !slices.Contains(d.following, "order") || d.last.Name != "order" || d.last.Zone != "a" {
+		t.Errorf("a reload with another zone left service %+v", d.last)
 	}
 	d.set(load(t, withEtcd+"on_demand: {prefix: \"elsewhere/{service}/\"}\n"))
 	if slices.Contains(d.following, "order") {
