@@ -294,8 +294,11 @@ func TestHandOn(t *testing.T) {
 			t.Errorf("%s at the process of before: %v", what, err)
 		}
 	}
-	held.Release()
 	await(t, "taken over", func() bool { return next.r.Stats().Announced == 3 })
+	held.Release()
+	if n := len(prepared(t, config, dir, 20*time.Second, reg(1)).r.Status()); n != 3 {
+		t.Errorf("the file has %d registrations after the end of one at the process of before", n)
+	}
 	if _, id, again := get(t, c, keyOf(3)); id != lease || again != create || next.r.Stats().Writes != 0 || gone.Load() != 0 {
 		t.Errorf("lease %x, created at %d, want %x and %d; %d keys written anew, %d gone", id, again, lease, create, next.r.Stats().Writes, gone.Load())
 	}
