@@ -47,9 +47,9 @@ func (e *epochs) remember(epoch uint64, revision int64) {
 
 // see takes the header of a linearizable answer. It shows all that had happened when it was asked for, when asked was the highest revision seen: a lower one is of
 // another life. What was seen since then proves nothing: answers may overtake each other.
+//
+// The caller holds e.mu.
 func (e *epochs) see(h *pb.ResponseHeader, asked int64) (epoch uint64, changed bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if !e.seen {
 		changed = e.first(h)
 	} else if h.ClusterId != e.cluster {
@@ -93,10 +93,8 @@ func (e *epochs) begin(h *pb.ResponseHeader, epoch uint64) {
 	}
 }
 
-// raise takes the header of any other answer: what it shows has happened, but more may have.
+// raise takes the header of any other answer: what it shows has happened, but more may have. The caller holds e.mu.
 func (e *epochs) raise(h *pb.ResponseHeader) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.seen && h.GetClusterId() == e.cluster {
 		e.highest = max(e.highest, h.GetRevision())
 	}
@@ -118,6 +116,8 @@ func (l *Link) Seen() int64 {
 // See notes the header of a linearizable answer, which was asked for when Seen was asked, and returns its epoch. Another epoch than before ends the link, so that all who use it look at everything anew; the
 // error is that, or why the link had ended before.
 func (l *Link) See(h *pb.ResponseHeader, asked int64) (epoch uint64, err error) {
+	l.epochs.mu.Lock() // until the link has ended: of several answers of another life, only the first begins an epoch
+	defer l.epochs.mu.Unlock()
 	if err := context.Cause(l.ctx); err != nil {
 		return 0, err // the answer may be of the life before
 	}
@@ -131,6 +131,8 @@ func (l *Link) See(h *pb.ResponseHeader, asked int64) (epoch uint64, err error) 
 
 // Saw notes the header of an answer that need not be the newest: of a watch, or a serializable read.
 func (l *Link) Saw(h *pb.ResponseHeader) {
+	l.epochs.mu.Lock()
+	defer l.epochs.mu.Unlock()
 	if l.ctx.Err() == nil {
 		l.epochs.raise(h)
 	}

@@ -1,7 +1,9 @@
 package etcd
 
 import (
+	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -108,5 +110,31 @@ func TestAnswersOvertakeEachOther(t *testing.T) {
 	}
 	if epoch, changed := e.see(&pb.ResponseHeader{ClusterId: 7, Revision: 12}, 13); epoch != 8 || !changed {
 		t.Errorf("epoch %d, changed %v: that is a restore", epoch, changed)
+	}
+}
+
+// Of several answers of another life that come at the same time, over one client, the first one begins an epoch, and what the old life still says counts for nothing.
+func TestOneRestoreOneEpoch(t *testing.T) {
+	for range 300 {
+		k := New(Options{})
+		l := newLink(t.Context(), nil, k.epochs)
+		if _, err := l.See(&pb.ResponseHeader{ClusterId: 7, Revision: 50}, 0); err != nil {
+			t.Fatal(err)
+		}
+		asked := l.Seen()
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				if i%4 == 3 {
+					l.Saw(&pb.ResponseHeader{ClusterId: 7, Revision: 51})
+				} else if _, err := l.See(&pb.ResponseHeader{ClusterId: 7, Revision: 4}, asked); !errors.Is(err, errNewEpoch) {
+					t.Errorf("error %v, want that there is a new epoch", err)
+				}
+			})
+		}
+		all.Wait()
+		if n := k.epochs.changes(); n != 1 || newLink(t.Context(), nil, k.epochs).Seen() != 4 {
+			t.Fatalf("%d epochs began, and revision %d was seen", n, l.Seen())
+		}
 	}
 }
