@@ -118,6 +118,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Status:   a.status,
 		Mutes:    a.mutes,
 		Hints:    a.hints,
+		Outlooks: a.monitor.Outlooks,
 	}); err != nil {
 		return err
 	}

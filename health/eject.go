@@ -184,6 +184,9 @@ func (c *core) startRolling(now time.Time, t *target) {
 // stopRolling drops t's windows: its group is in use no more.
 func (c *core) stopRolling(t *target) {
 	t.window, t.known = nil, true
+	if y := t.state.tally.Load(); y != nil {
+		y.recent.Store(0) // what it held then says nothing of now
+	}
 }
 
 // roll is the tick of a second for all windows that hold something.

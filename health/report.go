@@ -20,6 +20,7 @@ func (s *State) Report(now time.Time, uid uint32, result Result, elapsed time.Du
 		y.toldSuccesses.Add(uint64(n))
 	default:
 		y.told.note(result, elapsed, uint64(n))
+		y.remember(Outcome{At: now, Result: result, Cause: cause, Elapsed: elapsed, Calls: n, Reported: true})
 		if result == Failure || result == Timeout {
 			y.reporter.Store(uint64(uid) + 1)
 		}

@@ -113,13 +113,15 @@ func (s *State) End(now time.Time, result Result, firstByte time.Duration, sampl
 			s.move(streaks.cleared)
 		}
 	case Failure:
-		s.hardFailure(now, at, cause, streaks.plusFailure)
+		s.hardFailure(now, at, cause, firstByte, streaks.plusFailure)
 	case Neutral:
 	default:
 		if result == Overloaded {
 			s.addPenalty(at)
 		}
-		s.bad().own.note(result, firstByte, 1)
+		y := s.bad()
+		y.own.note(result, firstByte, 1)
+		y.remember(Outcome{At: now, Result: result, Cause: cause, Elapsed: firstByte, Calls: 1})
 		s.stir()
 	}
 	if s.trial.Load() == trialClaimed {
@@ -159,20 +161,21 @@ func (s *State) SpeaksHTTP2() {
 func (s *State) ConnectFailed(now time.Time, cause string) {
 	at := s.at(now)
 	s.connFailed.Store(at)
-	s.hardFailure(now, at, cause, streaks.plusConnect)
+	s.hardFailure(now, at, cause, 0, streaks.plusConnect)
 	s.decideTrialIfClaimed(trialFailed)
 }
 
 // ConnectionLost notes one connection that broke under running calls: one hard failure, whatever hung on it.
 func (s *State) ConnectionLost(now time.Time, cause string) {
-	s.hardFailure(now, s.at(now), cause, streaks.plusFailure)
+	s.hardFailure(now, s.at(now), cause, 0, streaks.plusFailure)
 	s.decideTrialIfClaimed(trialFailed)
 }
 
-func (s *State) hardFailure(now time.Time, at int64, cause string, next func(streaks) streaks) {
+func (s *State) hardFailure(now time.Time, at int64, cause string, elapsed time.Duration, next func(streaks) streaks) {
 	y := s.bad()
 	y.own.note(Failure, 0, 1)
 	y.failed.Store(at)
+	y.remember(Outcome{At: now, Result: Failure, Cause: cause, Elapsed: elapsed, Calls: 1})
 	s.failed.Store(&failure{cause, now}) // before the crossing, which the Monitor puts into words with it
 	s.addPenalty(at)
 	s.move(next)

@@ -22,6 +22,8 @@ type tally struct {
 	reporter      atomic.Uint64 // the uid that reported a failure last, + 1
 	returned      atomic.Int64  // when the backend was usable again last
 	recent        atomic.Uint64 // what the rate window holds, for Snapshot: units of calls in the upper half, of failures in the lower one
+
+	last atomic.Pointer[outcomes] // nil until there is one
 }
 
 // counts only grow, each alone: whatever a reader sees between two writes of one timeout, no difference of two looks is negative.

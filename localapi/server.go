@@ -63,6 +63,8 @@ type Config struct {
 	Status func() *lbagentv1.StatusResponse
 	// Upgrade has a successor take the agent's place, and returns when it has (6.3); an error says why this one goes on, ErrUpgradeBusy that it can't be tried now. nil = not supported.
 	Upgrade func(ctx context.Context) (*lbagentv1.UpgradeResponse, error)
+	// Outlooks is when backends of a service are probed and tried next, of one backend if only is valid (health.Monitor.Outlooks); nil if nobody knows before ctx ends. nil = unknown.
+	Outlooks Outlooks
 	// Mutes is what operators have taken out by hand. nil = not supported.
 	Mutes *mute.Mutes
 	// Registry keeps services of this host in etcd; nil = not supported.

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/agent/table"
@@ -45,7 +44,7 @@ func (t statusService) Status(context.Context, *lbagentv1.StatusRequest) (*lbage
 }
 
 // Explain says why each backend is in or out. It is for looking: it follows no service that nobody asked for.
-func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (*lbagentv1.ExplainResponse, error) {
+func (t statusService) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*lbagentv1.ExplainResponse, error) {
 	s, now := t.s, t.s.now()
 	svc := s.cfg.Table.Lookup(r.Service)
 	if svc == nil {
@@ -74,10 +73,10 @@ func (t statusService) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (
 	if err != nil {
 		return nil, invalid(r.Service, "%v", err)
 	}
-	usable := usable(v)
+	e := newExplainer(v, now, s.outlooks(ctx, r.Service, only))
 	for i := range v.Backends {
 		if b := &v.Backends[i]; !only.IsValid() || b.Addr == only {
-			resp.Backends = append(resp.Backends, explain(v, b, usable[i], now))
+			resp.Backends = append(resp.Backends, e.explain(i))
 		}
 	}
 	if only.IsValid() && resp.Backends == nil {
@@ -159,39 +158,6 @@ func sourceWords(l *service.List) string {
 		return fmt.Sprintf("the spool, etcd's at revision %d", l.Revision)
 	}
 	return fmt.Sprintf("%s at revision %d", l.Source, l.Revision)
-}
-
-// explain is one backend with its evidence.
-func explain(v *table.View, b *table.Backend, usable bool, now time.Time) *lbagentv1.BackendExplanation {
-	snap := b.State.Snapshot(now)
-	e := &lbagentv1.BackendExplanation{
-		Backend:       backendInfo(b, usable, now),
-		Sentence:      sentence(v, b, usable, now),
-		Key:           b.Key,
-		StaticWeight:  b.Backend.Weight,
-		Outstanding:   int32(snap.Outstanding),
-		Penalty:       snap.Penalty,
-		Successes:     snap.Successes,
-		Failures:      snap.Failures,
-		Streak:        int32(snap.Streak),
-		LastFailure:   snap.LastFailure,
-		LastFailureAt: stamp(snap.LastFailureAt),
-	}
-	f := b.Factors
-	e.WeightFactors = &lbagentv1.WeightFactors{Dynamic: float64(f.Dynamic), SlowStart: float64(f.SlowStart), Zone: float64(f.Zone), Load: float64(f.Load)}
-	if v.Subset() > 0 {
-		e.Subset = lbagentv1.Subset_SUBSET_INSIDE
-		if b.Outside {
-			e.Subset = lbagentv1.Subset_SUBSET_OUTSIDE
-		}
-	}
-	if snap.LatencyFresh {
-		e.Latency = durationpb.New(snap.Latency)
-	}
-	for _, p := range v.Parts(now, b) {
-		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Words(now), Since: stamp(p.Since), Next: stamp(p.Next)})
-	}
-	return e
 }
 
 // standbyFor says who goes before a backend that could get calls.

@@ -128,9 +128,30 @@ func TestSubsetInAnswers(t *testing.T) {
 		if in != b.Backend.Usable || in != (b.Backend.Weight > 0) || in == strings.Contains(b.Sentence, "gets no calls from this host, whose subset is 32 others") {
 			t.Fatal(b)
 		}
+		reason := "the 32 of zone eu-1a that are inside come before it in this host's order"
+		if in {
+			reason = "one of the first 32 usable backends of zone eu-1a in this host's order"
+		}
+		if b.SubsetReason != reason {
+			t.Fatalf("%v: %s", b.Subset, b.SubsetReason)
+		}
 	}
 	if len(inside) != 32 || len(e.Hints) != 1 || e.Hints[0] != "this host calls a subset of 32 of the 120 backends" {
 		t.Errorf("%d inside, hints %q", len(inside), e.Hints)
+	}
+	for i := 1; i <= 120; i++ { // one that is down is in no subset, and another one is
+		if inside[addr(i).String()] {
+			r.judge("user", i, health.Part{Kind: health.Down, Cause: "probe failed 3 times", Since: time.Now()})
+			down, err := r.status().Explain(testContext(t), &lbagentv1.ExplainRequest{Service: "user", Address: addr(i).String()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b := down.Backends[0]; b.Subset != lbagentv1.Subset_SUBSET_OUTSIDE || b.SubsetReason != "a backend that is not usable is in no subset" {
+				t.Errorf("%v: %s", b.Subset, b.SubsetReason)
+			}
+			r.judge("user", i, health.Part{Kind: health.Up})
+			break
+		}
 	}
 	p, err := r.lookup().Pick(testContext(t), &lbagentv1.PickRequest{Service: "user", Count: 1000})
 	if err != nil {

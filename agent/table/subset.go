@@ -3,6 +3,7 @@ package table
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -156,4 +157,31 @@ func (v *View) Subset() int {
 		return 0
 	}
 	return len(v.candidates)
+}
+
+// SubsetWords is asked whether the backend at i in Backends is in this host's subset, and why; nil if the service has none.
+func (v *View) SubsetWords() func(i int) (inside bool, why string) {
+	if v.Subset() == 0 {
+		return nil
+	}
+	var first zoneCounts
+	in := make([]bool, len(v.Backends))
+	for _, k := range v.at {
+		in[k] = true
+		first[v.Backends[k].zone]++
+	}
+	return func(i int) (bool, string) {
+		b := &v.Backends[i]
+		of := "those that say no zone"
+		if b.Zone != "" {
+			of = "zone " + b.Zone
+		}
+		switch {
+		case in[i]:
+			return true, fmt.Sprintf("one of the first %d usable backends of %s in this host's order", first[b.zone], of)
+		case !b.Outside || !b.Verdict.Usable():
+			return false, "a backend that is not usable is in no subset"
+		}
+		return false, fmt.Sprintf("the %d of %s that are inside come before it in this host's order", first[b.zone], of)
+	}
 }

@@ -210,15 +210,24 @@ func (f *fakeAgent) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*
 	backends := []*lbagentv1.BackendExplanation{
 		{
 			Backend: f.backends()[0], Sentence: "gets calls, weight 100; up", Key: "/prod/services/user/10.0.0.1:8080", StaticWeight: 100,
-			Outstanding: 3, Latency: durationpb.New(1234567 * time.Nanosecond), Successes: 12345,
+			Outstanding: 3, Latency: durationpb.New(1234567 * time.Nanosecond), Successes: 12345, Revision: 812, CreatedRevision: 700, Tier: 2,
+			WeightFactors: &lbagentv1.WeightFactors{Dynamic: 1, SlowStart: 1, Zone: 0.0816, Load: 1}, LatencyFactor: 2.5, LastSuccessAt: before(time.Second),
+			RecentCalls: 40, RecentFailed: 1, SuccessPercent: new(97.5), Outlook: &lbagentv1.Outlook{Words: "probe in 3 s", NextProbe: before(-3 * time.Second)},
+			Subset: lbagentv1.Subset_SUBSET_INSIDE, SubsetReason: "one of the first 16 usable backends of zone eu-1a in this host's order",
 		},
 		{
 			Backend:  f.backends()[2],
 			Sentence: `gets no calls; ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`, StaticWeight: 100, Penalty: 4.25, Successes: 10, Failures: 5, Streak: 5,
 			Parts: []*lbagentv1.VerdictPart{
-				{Verdict: "unreachable", Words: `unreachable: 3 connects failed`}, {Verdict: "ejected", Words: `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},
+				{Verdict: "unreachable", Words: `unreachable: 3 connects failed`, Since: before(10 * time.Second)}, {Verdict: "ejected", Words: `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},
 			},
 			LastFailure: "connection reset", LastFailureAt: before(12 * time.Second),
+			LastOutcomes: []*lbagentv1.PastOutcome{
+				{At: before(12 * time.Second), Result: "failure", Cause: "connection\x1b[2Jreset", Count: 1},
+				{At: before(13 * time.Second), Result: "app_error", Cause: "HTTP 500", Latency: durationpb.New(20 * time.Millisecond), Count: 1},
+				{At: before(2 * time.Minute), Result: "timeout", Count: 20, Reported: true},
+			},
+			Outlook: &lbagentv1.Outlook{Words: "probe in 400 ms, after 2 probes that failed; trial in 3 s, by a probe", NextTrial: before(-3 * time.Second)},
 		},
 	}
 	backends[1].Backend.Host = "db.internal"

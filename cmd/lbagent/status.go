@@ -141,40 +141,6 @@ func (a *app) printExplanation(r *lbagentv1.ExplainResponse) {
 	}
 }
 
-// printBackend writes what is known of one backend: the sentence first, then every verdict that applies, then the numbers.
-func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
-	b := e.GetBackend()
-	title := b.GetAddress()
-	if b.GetHost() != "" {
-		title += " (" + b.GetHost() + ")"
-	}
-	fmt.Fprintln(a.stdout, clean(title))
-	paragraph(a.stdout, "  ", e.GetSentence())
-	for i, p := range e.GetParts() {
-		if i > 0 { // the sentence has said the first
-			hanging(a.stdout, "  also ", p.GetWords())
-		}
-	}
-	numbers := fmt.Sprintf("weight %s (static %d), %d outstanding, %d succeeded, %d failed", number(b.GetWeight()), e.GetStaticWeight(),
-		e.GetOutstanding(), e.GetSuccesses(), e.GetFailures())
-	if l := e.GetLatency().AsDuration(); l > 0 {
-		numbers += ", latency " + fine(l)
-	}
-	if e.GetPenalty() >= 0.1 {
-		numbers += fmt.Sprintf(", penalty %.1f", e.GetPenalty())
-	}
-	if e.GetStreak() > 0 {
-		numbers += fmt.Sprintf(", %d failures in a row", e.GetStreak())
-	}
-	paragraph(a.stdout, "  ", numbers)
-	if e.GetLastFailure() != "" {
-		paragraph(a.stdout, "  ", fmt.Sprintf("last failure %s ago: %s", ago(a.now(), e.GetLastFailureAt()), e.GetLastFailure()))
-	}
-	if e.GetKey() != "" {
-		paragraph(a.stdout, "  ", "key "+e.GetKey())
-	}
-}
-
 func (a *app) eventsVerb() *cobra.Command {
 	var asJSON, follow bool
 	cmd := &cobra.Command{

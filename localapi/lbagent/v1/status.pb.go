@@ -757,7 +757,26 @@ type BackendExplanation struct {
 	// What static_weight is multiplied by.
 	WeightFactors *WeightFactors `protobuf:"bytes,30,opt,name=weight_factors,json=weightFactors,proto3" json:"weight_factors,omitempty"`
 	// Whether this host calls it, where the service is so large that each host calls a part of it.
-	Subset        Subset `protobuf:"varint,31,opt,name=subset,proto3,enum=lbagent.v1.Subset" json:"subset,omitempty"`
+	Subset Subset `protobuf:"varint,31,opt,name=subset,proto3,enum=lbagent.v1.Subset" json:"subset,omitempty"`
+	// Why it is in the subset, or isn't; empty where there is none.
+	SubsetReason string `protobuf:"bytes,32,opt,name=subset_reason,json=subsetReason,proto3" json:"subset_reason,omitempty"`
+	// Revisions of etcd: of the key's present value, and of its creation; 0 for backends that etcd doesn't keep.
+	Revision        int64 `protobuf:"varint,33,opt,name=revision,proto3" json:"revision,omitempty"`
+	CreatedRevision int64 `protobuf:"varint,34,opt,name=created_revision,json=createdRevision,proto3" json:"created_revision,omitempty"`
+	// Lower ones get the calls first.
+	Tier uint32 `protobuf:"varint,35,opt,name=tier,proto3" json:"tier,omitempty"`
+	// Calls of the last 10 s, reported ones included, and how many of them failed: a timeout counts by its length, as 100 ms make one failure.
+	RecentCalls  float64 `protobuf:"fixed64,36,opt,name=recent_calls,json=recentCalls,proto3" json:"recent_calls,omitempty"`
+	RecentFailed float64 `protobuf:"fixed64,37,opt,name=recent_failed,json=recentFailed,proto3" json:"recent_failed,omitempty"`
+	// Of recent_calls, in percent; unset without calls.
+	SuccessPercent *float64 `protobuf:"fixed64,38,opt,name=success_percent,json=successPercent,proto3,oneof" json:"success_percent,omitempty"`
+	// By how much less it is picked for being slower than the service's median: 1 = by nothing, at most 10.
+	LatencyFactor float64                `protobuf:"fixed64,39,opt,name=latency_factor,json=latencyFactor,proto3" json:"latency_factor,omitempty"`
+	LastSuccessAt *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=last_success_at,json=lastSuccessAt,proto3" json:"last_success_at,omitempty"`
+	// The last outcomes that were no success, at most 8, the newest first.
+	LastOutcomes []*PastOutcome `protobuf:"bytes,41,rep,name=last_outcomes,json=lastOutcomes,proto3" json:"last_outcomes,omitempty"`
+	// What comes next; unset for a service that is not in use.
+	Outlook       *Outlook `protobuf:"bytes,42,opt,name=outlook,proto3" json:"outlook,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -897,6 +916,246 @@ func (x *BackendExplanation) GetSubset() Subset {
 	return Subset_SUBSET_UNSPECIFIED
 }
 
+func (x *BackendExplanation) GetSubsetReason() string {
+	if x != nil {
+		return x.SubsetReason
+	}
+	return ""
+}
+
+func (x *BackendExplanation) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetCreatedRevision() int64 {
+	if x != nil {
+		return x.CreatedRevision
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetTier() uint32 {
+	if x != nil {
+		return x.Tier
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetRecentCalls() float64 {
+	if x != nil {
+		return x.RecentCalls
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetRecentFailed() float64 {
+	if x != nil {
+		return x.RecentFailed
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetSuccessPercent() float64 {
+	if x != nil && x.SuccessPercent != nil {
+		return *x.SuccessPercent
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetLatencyFactor() float64 {
+	if x != nil {
+		return x.LatencyFactor
+	}
+	return 0
+}
+
+func (x *BackendExplanation) GetLastSuccessAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSuccessAt
+	}
+	return nil
+}
+
+func (x *BackendExplanation) GetLastOutcomes() []*PastOutcome {
+	if x != nil {
+		return x.LastOutcomes
+	}
+	return nil
+}
+
+func (x *BackendExplanation) GetOutlook() *Outlook {
+	if x != nil {
+		return x.Outlook
+	}
+	return nil
+}
+
+// PastOutcome is a call, or a connection, that did not go well.
+type PastOutcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// failure, timeout, overloaded, or app_error.
+	Result string `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	// As it was seen, such as "HTTP 503".
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	// Until response headers, or until the caller gave up; unset if unknown.
+	Latency *durationpb.Duration `protobuf:"bytes,4,opt,name=latency,proto3" json:"latency,omitempty"`
+	// A program told of it.
+	Reported bool `protobuf:"varint,5,opt,name=reported,proto3" json:"reported,omitempty"`
+	// How many calls it stands for: more than 1 in a summary that was reported.
+	Count         uint32 `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PastOutcome) Reset() {
+	*x = PastOutcome{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PastOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PastOutcome) ProtoMessage() {}
+
+func (x *PastOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PastOutcome.ProtoReflect.Descriptor instead.
+func (*PastOutcome) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PastOutcome) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *PastOutcome) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *PastOutcome) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *PastOutcome) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *PastOutcome) GetReported() bool {
+	if x != nil {
+		return x.Reported
+	}
+	return false
+}
+
+func (x *PastOutcome) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// Outlook is what is going to be tried.
+type Outlook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of it, as a sentence.
+	Words string `protobuf:"bytes,1,opt,name=words,proto3" json:"words,omitempty"`
+	// Unset if none is planned.
+	NextProbe *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=next_probe,json=nextProbe,proto3" json:"next_probe,omitempty"`
+	// When an ejection, or unreachability that no probe can end, comes to its trial.
+	NextTrial *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_trial,json=nextTrial,proto3" json:"next_trial,omitempty"`
+	// It would be ejected, but max_percent keeps it in.
+	HeldBack      bool `protobuf:"varint,4,opt,name=held_back,json=heldBack,proto3" json:"held_back,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outlook) Reset() {
+	*x = Outlook{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outlook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outlook) ProtoMessage() {}
+
+func (x *Outlook) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outlook.ProtoReflect.Descriptor instead.
+func (*Outlook) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Outlook) GetWords() string {
+	if x != nil {
+		return x.Words
+	}
+	return ""
+}
+
+func (x *Outlook) GetNextProbe() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextProbe
+	}
+	return nil
+}
+
+func (x *Outlook) GetNextTrial() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTrial
+	}
+	return nil
+}
+
+func (x *Outlook) GetHeldBack() bool {
+	if x != nil {
+		return x.HeldBack
+	}
+	return false
+}
+
 // WeightFactors are the parts of an effective weight; 1 changes nothing.
 type WeightFactors struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -914,7 +1173,7 @@ type WeightFactors struct {
 
 func (x *WeightFactors) Reset() {
 	*x = WeightFactors{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1185,7 @@ func (x *WeightFactors) String() string {
 func (*WeightFactors) ProtoMessage() {}
 
 func (x *WeightFactors) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1198,7 @@ func (x *WeightFactors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WeightFactors.ProtoReflect.Descriptor instead.
 func (*WeightFactors) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WeightFactors) GetDynamic() float64 {
@@ -982,7 +1241,7 @@ type VerdictPart struct {
 
 func (x *VerdictPart) Reset() {
 	*x = VerdictPart{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1253,7 @@ func (x *VerdictPart) String() string {
 func (*VerdictPart) ProtoMessage() {}
 
 func (x *VerdictPart) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1266,7 @@ func (x *VerdictPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerdictPart.ProtoReflect.Descriptor instead.
 func (*VerdictPart) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VerdictPart) GetVerdict() string {
@@ -1051,7 +1310,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1322,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1335,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EventsRequest) GetService() string {
@@ -1114,7 +1373,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1385,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1398,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EventsResponse) GetId() uint64 {
@@ -1203,7 +1462,7 @@ type MuteInfo struct {
 
 func (x *MuteInfo) Reset() {
 	*x = MuteInfo{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1474,7 @@ func (x *MuteInfo) String() string {
 func (*MuteInfo) ProtoMessage() {}
 
 func (x *MuteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1487,7 @@ func (x *MuteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteInfo.ProtoReflect.Descriptor instead.
 func (*MuteInfo) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MuteInfo) GetService() string {
@@ -1295,7 +1554,7 @@ type MutesRequest struct {
 
 func (x *MutesRequest) Reset() {
 	*x = MutesRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1566,7 @@ func (x *MutesRequest) String() string {
 func (*MutesRequest) ProtoMessage() {}
 
 func (x *MutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1579,7 @@ func (x *MutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesRequest.ProtoReflect.Descriptor instead.
 func (*MutesRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{16}
 }
 
 type MutesResponse struct {
@@ -1333,7 +1592,7 @@ type MutesResponse struct {
 
 func (x *MutesResponse) Reset() {
 	*x = MutesResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[15]
+	mi := &file_lbagent_v1_status_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1604,7 @@ func (x *MutesResponse) String() string {
 func (*MutesResponse) ProtoMessage() {}
 
 func (x *MutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[15]
+	mi := &file_lbagent_v1_status_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1617,7 @@ func (x *MutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesResponse.ProtoReflect.Descriptor instead.
 func (*MutesResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MutesResponse) GetMutes() []*MuteInfo {
@@ -1431,7 +1690,7 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\x05hints\x18\x06 \x03(\tR\x05hints\"5\n" +
 	"\tBadRecord\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xdd\x04\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xbf\b\n" +
 	"\x12BackendExplanation\x12-\n" +
 	"\abackend\x18\x01 \x01(\v2\x13.lbagent.v1.BackendR\abackend\x12\x1a\n" +
 	"\bsentence\x18\x02 \x01(\tR\bsentence\x12-\n" +
@@ -1448,7 +1707,33 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\flast_failure\x18\f \x01(\tR\vlastFailure\x12B\n" +
 	"\x0flast_failure_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rlastFailureAt\x12@\n" +
 	"\x0eweight_factors\x18\x1e \x01(\v2\x19.lbagent.v1.WeightFactorsR\rweightFactors\x12*\n" +
-	"\x06subset\x18\x1f \x01(\x0e2\x12.lbagent.v1.SubsetR\x06subset\"p\n" +
+	"\x06subset\x18\x1f \x01(\x0e2\x12.lbagent.v1.SubsetR\x06subset\x12#\n" +
+	"\rsubset_reason\x18  \x01(\tR\fsubsetReason\x12\x1a\n" +
+	"\brevision\x18! \x01(\x03R\brevision\x12)\n" +
+	"\x10created_revision\x18\" \x01(\x03R\x0fcreatedRevision\x12\x12\n" +
+	"\x04tier\x18# \x01(\rR\x04tier\x12!\n" +
+	"\frecent_calls\x18$ \x01(\x01R\vrecentCalls\x12#\n" +
+	"\rrecent_failed\x18% \x01(\x01R\frecentFailed\x12,\n" +
+	"\x0fsuccess_percent\x18& \x01(\x01H\x00R\x0esuccessPercent\x88\x01\x01\x12%\n" +
+	"\x0elatency_factor\x18' \x01(\x01R\rlatencyFactor\x12B\n" +
+	"\x0flast_success_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\rlastSuccessAt\x12<\n" +
+	"\rlast_outcomes\x18) \x03(\v2\x17.lbagent.v1.PastOutcomeR\flastOutcomes\x12-\n" +
+	"\aoutlook\x18* \x01(\v2\x13.lbagent.v1.OutlookR\aoutlookB\x12\n" +
+	"\x10_success_percent\"\xce\x01\n" +
+	"\vPastOutcome\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\x123\n" +
+	"\alatency\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x1a\n" +
+	"\breported\x18\x05 \x01(\bR\breported\x12\x14\n" +
+	"\x05count\x18\x06 \x01(\rR\x05count\"\xb2\x01\n" +
+	"\aOutlook\x12\x14\n" +
+	"\x05words\x18\x01 \x01(\tR\x05words\x129\n" +
+	"\n" +
+	"next_probe\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tnextProbe\x129\n" +
+	"\n" +
+	"next_trial\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tnextTrial\x12\x1b\n" +
+	"\theld_back\x18\x04 \x01(\bR\bheldBack\"p\n" +
 	"\rWeightFactors\x12\x18\n" +
 	"\adynamic\x18\x01 \x01(\x01R\adynamic\x12\x1d\n" +
 	"\n" +
@@ -1506,7 +1791,7 @@ func file_lbagent_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_lbagent_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_lbagent_v1_status_proto_goTypes = []any{
 	(Subset)(0),                   // 0: lbagent.v1.Subset
 	(*StatusRequest)(nil),         // 1: lbagent.v1.StatusRequest
@@ -1518,58 +1803,67 @@ var file_lbagent_v1_status_proto_goTypes = []any{
 	(*ExplainResponse)(nil),       // 7: lbagent.v1.ExplainResponse
 	(*BadRecord)(nil),             // 8: lbagent.v1.BadRecord
 	(*BackendExplanation)(nil),    // 9: lbagent.v1.BackendExplanation
-	(*WeightFactors)(nil),         // 10: lbagent.v1.WeightFactors
-	(*VerdictPart)(nil),           // 11: lbagent.v1.VerdictPart
-	(*EventsRequest)(nil),         // 12: lbagent.v1.EventsRequest
-	(*EventsResponse)(nil),        // 13: lbagent.v1.EventsResponse
-	(*MuteInfo)(nil),              // 14: lbagent.v1.MuteInfo
-	(*MutesRequest)(nil),          // 15: lbagent.v1.MutesRequest
-	(*MutesResponse)(nil),         // 16: lbagent.v1.MutesResponse
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*ServiceInfo)(nil),           // 18: lbagent.v1.ServiceInfo
-	(*RegistrationStatus)(nil),    // 19: lbagent.v1.RegistrationStatus
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
-	(*Backend)(nil),               // 21: lbagent.v1.Backend
+	(*PastOutcome)(nil),           // 10: lbagent.v1.PastOutcome
+	(*Outlook)(nil),               // 11: lbagent.v1.Outlook
+	(*WeightFactors)(nil),         // 12: lbagent.v1.WeightFactors
+	(*VerdictPart)(nil),           // 13: lbagent.v1.VerdictPart
+	(*EventsRequest)(nil),         // 14: lbagent.v1.EventsRequest
+	(*EventsResponse)(nil),        // 15: lbagent.v1.EventsResponse
+	(*MuteInfo)(nil),              // 16: lbagent.v1.MuteInfo
+	(*MutesRequest)(nil),          // 17: lbagent.v1.MutesRequest
+	(*MutesResponse)(nil),         // 18: lbagent.v1.MutesResponse
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*ServiceInfo)(nil),           // 20: lbagent.v1.ServiceInfo
+	(*RegistrationStatus)(nil),    // 21: lbagent.v1.RegistrationStatus
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*Backend)(nil),               // 23: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
-	17, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	19, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	5,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
-	18, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
-	14, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	20, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
+	16, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
 	3,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
-	19, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
-	20, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	21, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
+	22, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
 	4,  // 7: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
-	17, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
-	17, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	18, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	19, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	19, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	20, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
 	9,  // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
 	8,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
-	21, // 13: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	11, // 14: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	20, // 15: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	17, // 16: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	10, // 17: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
+	23, // 13: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	13, // 14: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	22, // 15: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	19, // 16: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	12, // 17: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
 	0,  // 18: lbagent.v1.BackendExplanation.subset:type_name -> lbagent.v1.Subset
-	17, // 19: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	17, // 20: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	17, // 21: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	17, // 22: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
-	17, // 23: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
-	14, // 24: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
-	1,  // 25: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	6,  // 26: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	12, // 27: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	15, // 28: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
-	2,  // 29: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	7,  // 30: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	13, // 31: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	16, // 32: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
-	29, // [29:33] is the sub-list for method output_type
-	25, // [25:29] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	19, // 19: lbagent.v1.BackendExplanation.last_success_at:type_name -> google.protobuf.Timestamp
+	10, // 20: lbagent.v1.BackendExplanation.last_outcomes:type_name -> lbagent.v1.PastOutcome
+	11, // 21: lbagent.v1.BackendExplanation.outlook:type_name -> lbagent.v1.Outlook
+	19, // 22: lbagent.v1.PastOutcome.at:type_name -> google.protobuf.Timestamp
+	22, // 23: lbagent.v1.PastOutcome.latency:type_name -> google.protobuf.Duration
+	19, // 24: lbagent.v1.Outlook.next_probe:type_name -> google.protobuf.Timestamp
+	19, // 25: lbagent.v1.Outlook.next_trial:type_name -> google.protobuf.Timestamp
+	19, // 26: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	19, // 27: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	19, // 28: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	19, // 29: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
+	19, // 30: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
+	16, // 31: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	1,  // 32: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	6,  // 33: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	14, // 34: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	17, // 35: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
+	2,  // 36: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	7,  // 37: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	15, // 38: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	18, // 39: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
+	36, // [36:40] is the sub-list for method output_type
+	32, // [32:36] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -1579,13 +1873,14 @@ func file_lbagent_v1_status_proto_init() {
 	}
 	file_lbagent_v1_lookup_proto_init()
 	file_lbagent_v1_registry_proto_init()
+	file_lbagent_v1_status_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_status_proto_rawDesc), len(file_lbagent_v1_status_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
