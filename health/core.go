@@ -311,6 +311,7 @@ func (c *core) settle(now time.Time, t *target) {
 		c.changes = append(c.changes, Change{Group: t.group.name, Addr: t.addr, State: t.state, From: orUp(t.shown), To: orUp(to)})
 		if t.shown != nil && to == nil {
 			t.state.bad().returned.Store(t.state.at(now)) // 3.7
+			t.state.forgetLatency()
 		}
 		t.shown, t.untold = to, false
 	}

@@ -61,6 +61,36 @@ func TestEjectedByRate(t *testing.T) {
 	}
 }
 
+// How slow it was before it went out is forgotten when it is back, and only then: nobody would have called it often enough to see that it is well (3.4, 3.7).
+func TestLatencyIsForgottenByAReturn(t *testing.T) {
+	s := newStory(t, windows(), 2)
+	slow := func() {
+		s.states[0].Begin()
+		s.states[0].End(s.now, Timeout, 2*time.Second, true, "timeout")
+	}
+	for range 20 {
+		slow()
+	}
+	s.calls(0, 5, Failure)
+	s.is(0, Ejected)
+	if lag := s.states[0].Lag(s.now, 10*ms); lag != lagMost {
+		t.Errorf("while it is out its L is %v, want %v", lag, lagMost)
+	}
+	s.to(s.states[0].Verdict().Next.Sub(epoch))
+	if !s.states[0].TryTrial(s.now) {
+		t.Fatal("no trial at the end of the hold-down")
+	}
+	s.calls(0, 1, Success)
+	s.is(0)
+	if mean, fresh := s.states[0].Latency(s.now); fresh || s.states[0].Lag(s.now, 10*ms) != 1 {
+		t.Errorf("back, and still it is taken to need %v", mean)
+	}
+	slow()
+	if lag := s.states[0].Lag(s.now, 10*ms); lag <= lagFrom {
+		t.Errorf("L is %v after a slow call", lag)
+	}
+}
+
 func TestRateWords(t *testing.T) {
 	s := newStory(t, windows(), 2)
 	s.pass(250 * ms)

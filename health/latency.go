@@ -57,6 +57,13 @@ func (s *State) addLatency(at int64, d time.Duration, fall bool) {
 	}
 }
 
+// forgetLatency has the next samples begin anew. How long callers waited for a backend that was out says nothing of it once it is back; and with few calls, which its
+// lag would see to, it would be believed for half a minute.
+func (s *State) forgetLatency() {
+	s.latency.Store(0)
+	s.sampled.Store(0)
+}
+
 // Latency is the mean time to response headers (3.4), and whether there were samples lately.
 func (s *State) Latency(now time.Time) (mean time.Duration, fresh bool) {
 	sampled := s.sampled.Load()

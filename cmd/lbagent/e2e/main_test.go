@@ -25,7 +25,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(soakAs) != "" { // a backend of TestSoak
 		os.Exit(soakBackendMain())
 	}
-	if binary = os.Getenv(cutOff); binary != "" { // TestCutOff in its own network, where there is no etcd
+	if os.Getenv(brokenAs) != "" { // backends of TestBrokenBackends
+		os.Exit(brokenBackendMain())
+	}
+	if binary = os.Getenv(cutOff); binary != "" { // a test in a network of its own, where this etcd can't be reached
 		os.Exit(m.Run())
 	}
 	os.Exit(run(m))

@@ -1,0 +1,405 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/testneed"
+	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// The ways in which each breakage is met: through the port by gRPC and by HTTP, and by Pick, a call of one's own and Report, from Python.
+const (
+	byGRPC   = "grpc"
+	byHTTP   = "http"
+	byAsking = "asked"
+)
+
+const (
+	fair = 0.25 // four backends
+
+	// unseen is the share below which a backend's failures hardly matter: a quarter of the fair one.
+	unseen = fair / 4
+)
+
+// breakage is one thing that happens to one of four backends.
+type breakage struct {
+	name  string
+	hurt  func(*victim)
+	mend  func(*victim)
+	shows map[string]string // by way: what events and explain have to say, an expression
+	out   []string          // the ways in which it is taken out: nobody gets it who asks from then on. In the others it stays in, with less of a share
+	most  map[string]int    // by way: failed calls; none where nothing stands
+	share float64           // while it is broken it has at most as much; 0: nothing
+}
+
+func breakages(t *testing.T) []*breakage {
+	return []*breakage{{
+		name: "killed", out: []string{byGRPC, byHTTP, byAsking},
+		hurt:  func(v *victim) { v.host.kill() },
+		mend:  func(v *victim) { v.host.start() },
+		shows: all(`now (unreachable|ejected): (?s:.*)"connection refused"`),
+		most:  map[string]int{byGRPC: brokenWorkers, byHTTP: brokenWorkers, byAsking: 60},
+	}, {
+		name: "stopped", out: []string{byGRPC, byHTTP, byAsking},
+		hurt:  func(v *victim) { v.host.signal(syscall.SIGSTOP) },
+		mend:  func(v *victim) { v.host.signal(syscall.SIGCONT) },
+		shows: map[string]string{byGRPC: `now (unreachable|down|ejected): (?s:.*)no SETTINGS within`, byHTTP: `now (down|ejected): (?s:.*)no answer within 1 s`, byAsking: `now (unreachable|down|ejected): (?s:.*)no SETTINGS within`},
+		most:  map[string]int{byGRPC: 5 * brokenWorkers, byHTTP: 5 * brokenWorkers, byAsking: 60},
+	}, {
+		name: "dropped", out: []string{byGRPC, byHTTP, byAsking},
+		hurt: func(v *victim) {
+			ip, _, _ := strings.Cut(v.addr[byGRPC], ":")
+			network(t, "nft", fmt.Sprintf("add rule inet cut in ip daddr %s drop; add rule inet cut in ip saddr %[1]s drop", ip))
+		},
+		mend:  func(*victim) { network(t, "nft", "flush chain inet cut in") },
+		shows: all(`now (unreachable|down|ejected): (?s:.*)timeout`),
+		most:  map[string]int{byGRPC: 5 * brokenWorkers, byHTTP: 5 * brokenWorkers, byAsking: 60},
+	}, {
+		name: "misled", out: []string{byGRPC, byHTTP, byAsking}, // its record says the port of another program
+		hurt: func(v *victim) {
+			for _, way := range []string{byGRPC, byHTTP, byAsking} {
+				v.list(way, v.addr[way], v.other)
+				v.bad[way] = v.other
+			}
+		},
+		mend: func(v *victim) {
+			for _, way := range []string{byGRPC, byHTTP, byAsking} {
+				v.list(way, v.other, v.addr[way])
+			}
+		},
+		shows: map[string]string{byGRPC: `now (unreachable|down): (?s:.*)not an HTTP/2 answer`, byHTTP: `now (down|ejected): (?s:.*)not an HTTP answer`,
+			byAsking: `now (down|ejected): (?s:.*)not an HTTP/2 answer`},
+		most: map[string]int{byHTTP: 5 + brokenWorkers, byAsking: 60},
+	}, {
+		name: "failing", out: []string{byGRPC, byHTTP}, share: unseen,
+		hurt:  func(v *victim) { v.host.become(failing) },
+		mend:  func(v *victim) { v.host.become(well) },
+		shows: map[string]string{byGRPC: `now ejected: \d failures in a row, last "gRPC UNAVAILABLE"`, byHTTP: `now ejected: \d failures in a row, last "HTTP 503"`, byAsking: `dynamic weight is cut: `},
+	}, {
+		name: "half", share: unseen,
+		hurt:  func(v *victim) { v.host.become(half) },
+		mend:  func(v *victim) { v.host.become(well) },
+		shows: all(`dynamic weight is cut: \d+ of the last \d+ calls succeeded`),
+	}, {
+		name: "slow", share: fair / 2,
+		hurt:  func(v *victim) { v.host.become(slow) },
+		mend:  func(v *victim) { v.host.become(well) },
+		shows: all(`latency \d{3,} ms`),
+	}}
+}
+
+func all(s string) map[string]string { return map[string]string{byGRPC: s, byHTTP: s, byAsking: s} }
+
+// victim is the backend of a breakage's services that it happens to.
+type victim struct {
+	*breakage
+
+	w     *brokenWorld
+	host  *host
+	addr  map[string]string // by way
+	bad   map[string]string // by way: the address that is bad
+	other string            // of another program
+
+	hurtAt, mended time.Time
+	seen           map[string]time.Time // by way: when the agent was seen to know
+	full           map[string]time.Time // when it was seen to have all of its weight back
+	low            map[string]float64   // its dynamic weight when it was mended
+	reborn         map[string]bool
+	said           map[string]string
+}
+
+func (v *victim) service(way string) string { return v.name + "-" + way }
+
+// list takes the record of one address out of etcd, and brings another one in.
+func (v *victim) list(way, old, next string) {
+	unregister(v.w.t, v.w.etcd, v.service(way), old)
+	register(v.w.t, v.w.etcd, v.service(way), next)
+}
+
+// brokenWorld is the agent, what it calls, and who calls it.
+type brokenWorld struct {
+	t       *testing.T
+	a       *agent
+	etcd    *clientv3.Client
+	victims []*victim
+	ledger  *ledger
+	status  lbagentv1.StatusServiceClient
+}
+
+// Backends break in every way that there is, each met by callers through the port and by a Python program that picks and reports. Who is broken is out, or has next to
+// nothing left, and the agent says why; no call fails beyond what it took to notice, and none on others. Mended, they have their share again.
+func TestBrokenBackends(t *testing.T) {
+	testneed.Command(t, "python3-grpcio", python, "-c", "import grpc")
+	testneed.Command(t, "python3-protobuf", python, "-c", "import google.protobuf")
+	if !inOwnNetwork(t) {
+		return
+	}
+	w := newBrokenWorld(t)
+	began := time.Now()
+	stop := w.call()
+	w.each("its calls are even", func(v *victim, way string) bool {
+		part, n := share(w.ledger.among(v.service(way), began, time.Time{}), v.addr[way])
+		return n >= 40 && part > fair/2
+	})
+
+	for _, v := range w.victims {
+		v.hurtAt = time.Now()
+		v.hurt(v)
+	}
+	w.each("the agent knows", (*victim).known)
+	w.each("enough calls say so", func(v *victim, way string) bool {
+		_, n := share(w.ledger.among(v.service(way), v.seen[way], time.Time{}), "")
+		return n >= 100
+	})
+
+	for _, v := range w.victims {
+		for way := range v.addr {
+			v.said[way] = v.says(way)
+			v.low[way] = v.explain(way, v.bad[way]).GetWeightFactors().GetDynamic()
+		}
+		v.mended = time.Now()
+		v.mend(v)
+	}
+	w.each("it has its share again", (*victim).whole)
+	stop()
+	for _, v := range w.victims {
+		for way := range v.addr {
+			t.Run(v.service(way), func(t *testing.T) { v.judge(t, way) })
+		}
+	}
+}
+
+func newBrokenWorld(t *testing.T) *brokenWorld {
+	own, err := etcdtest.Run(etcdtest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { own.Close() })
+	w := &brokenWorld{t: t, etcd: etcdClient(t, own.Endpoints()...), ledger: &ledger{deeds: map[string][]deed{}}}
+	var others, services []string
+	for i, b := range breakages(t) {
+		v := &victim{breakage: b, w: w, other: fmt.Sprintf("127.9.%d.1:99", i),
+			addr: map[string]string{}, bad: map[string]string{}, seen: map[string]time.Time{}, full: map[string]time.Time{}, low: map[string]float64{}, reborn: map[string]bool{}, said: map[string]string{}}
+		for k := range 4 {
+			g, h := fmt.Sprintf("127.9.%d.%d:80", i, k+1), fmt.Sprintf("127.9.%d.%d:81", i, k+1)
+			if k == 0 {
+				v.host = newHost(t, "grpc", g, "http", h)
+				others = append(others, "other", v.other)
+				v.addr[byGRPC], v.addr[byHTTP], v.addr[byAsking] = g, h, g
+				v.bad[byGRPC], v.bad[byHTTP], v.bad[byAsking] = g, h, g
+			} else {
+				others = append(others, "grpc", g, "http", h)
+			}
+			register(t, w.etcd, v.service(byGRPC), g)
+			register(t, w.etcd, v.service(byAsking), g)
+			register(t, w.etcd, v.service(byHTTP), h)
+		}
+		w.victims = append(w.victims, v)
+		services = append(services,
+			fmt.Sprintf("  - {name: %s, prefix: services/%[1]s/, protocol: h2, listen: [%d]}", v.service(byGRPC), 7000+i),
+			fmt.Sprintf("  - {name: %s, prefix: services/%[1]s/, protocol: h2}", v.service(byAsking)),
+			fmt.Sprintf("  - {name: %s, prefix: services/%[1]s/, protocol: http1, listen: [%d], probe: {type: http, path: %s}, timeout: {request: 2s}}",
+				v.service(byHTTP), 7100+i, healthPath))
+	}
+	newHost(t, others...)
+	w.a = newAgent(t, strings.Join(services, "\n"), own.Endpoints()...)
+	w.a.extra = "defaults: {allow: [127.0.0.0/8], slow_start: 2s, probe: {interval: 1s}, eject: {max: 4s}}\n"
+	w.a.writeConfig()
+	w.a.start()
+	w.status = w.a.status()
+	return w
+}
+
+// call has everybody call, until stop is called.
+func (w *brokenWorld) call() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	var services []string
+	for i, v := range w.victims {
+		w.ledger.keepAt(ctx, &all, v.service(byGRPC), callGRPC(w.t, 7000+i))
+		w.ledger.keepAt(ctx, &all, v.service(byHTTP), callHTTP(w.t, 7100+i))
+		services = append(services, v.service(byAsking))
+	}
+	stopPython := w.ledger.ask(w.a, services)
+	stop = sync.OnceFunc(func() {
+		cancel()
+		all.Wait()
+		stopPython()
+	})
+	w.t.Cleanup(stop)
+	return stop
+}
+
+// each waits until cond has held once for every victim in every way.
+func (w *brokenWorld) each(what string, cond func(v *victim, way string) bool) {
+	w.t.Helper()
+	type one struct {
+		v   *victim
+		way string
+	}
+	left := map[one]bool{}
+	for _, v := range w.victims {
+		for way := range v.addr {
+			left[one{v, way}] = true
+		}
+	}
+	began := time.Now()
+	defer func() {
+		for o := range left {
+			w.t.Logf("%s: not of %s: %s", what, o.v.service(o.way), o.v.says(o.way))
+		}
+		w.t.Logf("%s: after %v", what, time.Since(began))
+	}()
+	pollFor(w.t, 3*patience, what, func() bool {
+		for o := range left {
+			if cond(o.v, o.way) {
+				delete(left, o)
+			}
+		}
+		return len(left) == 0
+	})
+}
+
+// explain is what the agent says of a backend; nil if it doesn't know it.
+func (v *victim) explain(way, addr string) *lbagentv1.BackendExplanation {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	e, err := v.w.status.Explain(ctx, &lbagentv1.ExplainRequest{Service: v.service(way), Address: addr})
+	if err != nil || len(e.GetBackends()) != 1 {
+		return nil
+	}
+	return e.GetBackends()[0]
+}
+
+// known reports whether the agent has drawn the conclusion that the breakage calls for, and notes when.
+func (v *victim) known(way string) bool {
+	e := v.explain(way, v.bad[way])
+	knows := false
+	switch {
+	case v.isOut(way):
+		knows = e != nil && !e.GetBackend().GetUsable()
+	case v.name == slow:
+		knows = e.GetLatency().AsDuration() > slowBy/2
+	default:
+		most := 0.5 // the penalty does the rest
+		if way == byAsking {
+			most = 0.08
+		}
+		knows = e != nil && e.GetWeightFactors().GetDynamic() < most
+	}
+	if knows {
+		v.seen[way] = time.Now()
+	}
+	return knows
+}
+
+func (v *victim) isOut(way string) bool { return slices.Contains(v.out, way) }
+
+// says is all that the agent tells of the backend: its events, and what explain says of it.
+func (v *victim) says(way string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var b strings.Builder
+	s, err := v.w.status.Events(ctx, &lbagentv1.EventsRequest{Service: v.service(way)})
+	for err == nil {
+		var e *lbagentv1.EventsResponse
+		if e, err = s.Recv(); err == nil && e.GetBackend() == v.bad[way] {
+			fmt.Fprintf(&b, "%s: %s\n", e.GetKind(), e.GetDetail())
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		v.w.t.Errorf("events: %v", err)
+	}
+	e := v.explain(way, v.bad[way])
+	fmt.Fprintf(&b, "%s\nlatency %d ms, last failure %q, %v\n", e.GetSentence(), e.GetLatency().AsDuration().Milliseconds(), e.GetLastFailure(), e.GetWeightFactors())
+	for _, p := range e.GetParts() {
+		fmt.Fprintln(&b, p.GetWords())
+	}
+	return b.String()
+}
+
+// whole reports whether the backend has all of its weight again, and its share of the last calls since. What only its dynamic weight kept away would be back in 20 steps:
+// once the first was taken, the process is one that was started anew (1.1).
+func (v *victim) whole(way string) bool {
+	e := v.explain(way, v.addr[way])
+	if e == nil || e.GetBackend().GetVerdict() != "up" {
+		return false
+	}
+	f := e.GetWeightFactors()
+	if f.GetDynamic() < 1 && !v.reborn[way] && f.GetDynamic() > v.low[way]+0.04 {
+		v.reborn[way] = true
+		v.list(way, v.addr[way], v.addr[way])
+		return false
+	}
+	if f.GetDynamic() < 1 || f.GetSlowStart() < 1 {
+		return false
+	}
+	if v.full[way].IsZero() {
+		v.full[way] = time.Now()
+	}
+	const last = 120
+	deeds := v.w.ledger.among(v.service(way), v.full[way], time.Time{})
+	part, n := share(deeds[max(0, len(deeds)-last):], v.addr[way])
+	return n == last && part >= 0.7*fair
+}
+
+// judge judges all calls of one way.
+func (v *victim) judge(t *testing.T, way string) {
+	service := v.service(way)
+	within := func(from, to time.Time) []deed { return v.w.ledger.among(service, from, to) }
+	for _, f := range faults(within(time.Time{}, v.hurtAt)) {
+		if f.ended.Before(v.hurtAt) {
+			t.Errorf("a call failed before anything was broken: %s", f.fault)
+		}
+	}
+	if !regexp.MustCompile(v.shows[way]).MatchString(v.said[way]) {
+		t.Errorf("the agent says\n%s\nwant %s", v.said[way], v.shows[way])
+	}
+	if way == byAsking || v.share > 0 {
+		for _, f := range faults(within(time.Time{}, time.Time{})) {
+			if f.backend != v.bad[way] {
+				t.Errorf("a call failed at %q: %s", f.backend, f.fault)
+			}
+		}
+	}
+	early, late := within(time.Time{}, v.seen[way]), within(v.seen[way], v.mended)
+	part, n := share(late, v.bad[way])
+	rounds := strings.Count(v.said[way], "now ejected")
+	t.Logf("known after %v: %d of %d calls had failed; then %d of %d did, and it had a share of %.3f; its weight back %v after it was mended\n%s",
+		v.seen[way].Sub(v.hurtAt), len(faults(early)), len(early), len(faults(late)), n, part, v.full[way].Sub(v.mended), v.said[way])
+	if part > v.share {
+		t.Errorf("while it was broken and known to be it had %.1f %% of %d calls", part*100, n)
+	}
+	switch f := faults(within(time.Time{}, v.mended)); {
+	case v.share == 0:
+		if len(f) > v.most[way] {
+			t.Errorf("%d calls failed, as %v; want %d at most", len(f), f[0], v.most[way])
+		}
+		if f := faults(late); len(f) > 0 {
+			t.Errorf("%d calls failed after it was out, as %v", len(f), f[0])
+		}
+	case v.isOut(way):
+		if most := 5 + brokenWorkers*rounds; len(f) > most { // 2.5: 5 in a row and those that were on their way; then one after each trial, likewise
+			t.Errorf("%d calls failed in %d ejections, want %d at most", len(f), rounds, most)
+		}
+	case v.name == slow:
+		if len(f) > 0 {
+			t.Errorf("%d calls failed, as %v", len(f), f[0])
+		}
+	}
+	if f := faults(within(v.mended, time.Time{})); len(f) > 0 {
+		t.Errorf("%d calls failed after it was mended, as %v", len(f), f[0])
+	}
+}
