@@ -23,6 +23,14 @@ type conn struct {
 
 	ahead   []byte // read, not yet given out; only the reader touches it
 	release func()
+
+	serve  func()          // says that a server serves it: grpc the connection, net/http its first request
+	served <-chan struct{} // closed by serve, or by Close
+}
+
+func newConn(raw *net.UnixConn, peer Peer, release func()) *conn {
+	served := make(chan struct{})
+	return &conn{UnixConn: raw, peer: peer, release: sync.OnceFunc(release), serve: sync.OnceFunc(func() { close(served) }), served: served}
 }
 
 // Read gives out what was looked at, then the rest.
@@ -38,10 +46,11 @@ func (c *conn) Read(p []byte) (int, error) {
 // Close closes, and gives the place back the first time.
 func (c *conn) Close() error {
 	c.release()
+	c.serve()
 	return c.UnixConn.Close()
 }
 
-// accept runs until the socket is closed. Each connection is looked at by a goroutine of its own, for Limits.FirstBytes at most.
+// accept runs until the socket is closed and each connection that it accepted is a server's. Each is looked at by a goroutine of its own, for Limits.FirstBytes at most.
 func (f *front) accept(h2, h1 *handoff) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -70,7 +79,7 @@ func (f *front) accept(h2, h1 *handoff) error {
 		}
 		full := f.quota.take(peer.UID)
 		if full == "" {
-			c := &conn{UnixConn: raw, peer: peer, release: sync.OnceFunc(func() { f.quota.give(peer.UID) })}
+			c := newConn(raw, peer, func() { f.quota.give(peer.UID) })
 			wg.Go(func() { f.admit(c, h2, h1) })
 			continue
 		}
@@ -79,7 +88,7 @@ func (f *front) accept(h2, h1 *handoff) error {
 		select {
 		case refusals <- struct{}{}:
 			wg.Go(func() {
-				refuse(raw, full)
+				refuse(f.s.settled, raw, full)
 				<-refusals
 			})
 		default:
@@ -88,18 +97,18 @@ func (f *front) accept(h2, h1 *handoff) error {
 	}
 }
 
-// admit tells the protocols apart and hands c to its server.
+// admit tells the protocols apart and hands c to its server. It returns when that serves it.
 func (f *front) admit(c *conn, h2, h1 *handoff) {
-	cut := context.AfterFunc(f.s.stopping, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
-	defer cut()
 	_ = c.SetReadDeadline(time.Now().Add(f.s.limits.FirstBytes))
+	cut := context.AfterFunc(f.s.settled, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer cut()
 	ahead, isH2, err := sniff(c.UnixConn)
 	if err != nil {
 		_ = c.Close()
 		return
 	}
 	c.ahead = ahead
-	if !cut() { // stopping
+	if !cut() { // too late
 		_ = c.Close()
 		return
 	}
@@ -109,6 +118,11 @@ func (f *front) admit(c *conn, h2, h1 *handoff) {
 		to = h2
 	}
 	to.give(c)
+	// A server that is told to stop closes what it took and doesn't serve yet.
+	select {
+	case <-c.served:
+	case <-f.s.settled.Done():
+	}
 }
 
 // sniff reads until it can tell HTTP/2's preface from anything else, and returns what it read. "PRI " is no method of HTTP/1.

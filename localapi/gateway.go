@@ -53,7 +53,7 @@ func (s *Server) dialGateway(mem *bufconn.Listener) (*grpc.ClientConn, error) {
 	return cc, nil
 }
 
-type httpPeerKey struct{}
+type httpConnKey struct{}
 
 // httpServer returns the JSON face. No header of a request becomes metadata; who called comes from the connection.
 func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
@@ -68,11 +68,11 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 		runtime.WithWriteContentLength(),
 		runtime.WithErrorHandler(writeError),
 		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD {
-			p, ok := ctx.Value(httpPeerKey{}).(Peer)
+			c, ok := ctx.Value(httpConnKey{}).(*conn)
 			if !ok {
 				return nil // refused as unknown
 			}
-			return metadata.Pairs(peerKey, p.String())
+			return metadata.Pairs(peerKey, c.peer.String())
 		}),
 	)
 	ctx := context.Background()
@@ -92,10 +92,7 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 		MaxHeaderBytes:    s.limits.HeaderBytes,
 		ErrorLog:          log.New(io.Discard, "", 0), // callers' mistakes only
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if c, ok := c.(*conn); ok {
-				ctx = context.WithValue(ctx, httpPeerKey{}, c.peer)
-			}
-			return ctx
+			return context.WithValue(ctx, httpConnKey{}, c)
 		},
 	}, nil
 }
@@ -103,6 +100,9 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 // bounded limits the body and the time of a request. A stream's answer has no end; a reader that is slow only holds up itself.
 func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(httpConnKey{}).(*conn); ok {
+			c.serve()
+		}
 		rc := http.NewResponseController(w)
 		r.Body = http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))
 		if r.URL.Path == "/v1/registrations/hold" {

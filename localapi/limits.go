@@ -29,8 +29,8 @@ type Limits struct {
 	IdleHTTP, IdleGRPC time.Duration
 	// FirstList is how long an ask waits for the first list of a service that was just followed, 1 s (1.15). A caller's deadline may be shorter.
 	FirstList time.Duration
-	// Goodbye is how long calls may take to end when the agent stops, 2 s.
-	Goodbye time.Duration
+	// Settle is how long connections that were accepted just before the agent stops may take to say which protocol they speak, 500 ms; Goodbye how long calls may take to end then, 2 s.
+	Settle, Goodbye time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -47,6 +47,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.IdleHTTP, time.Minute)
 	def(&l.IdleGRPC, 30*time.Minute)
 	def(&l.FirstList, time.Second)
+	def(&l.Settle, 500*time.Millisecond)
 	def(&l.Goodbye, 2*time.Second)
 	return l
 }

@@ -3,6 +3,7 @@ package localapi
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -16,10 +17,11 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// refuse tells the caller why in its own protocol, and closes. It takes a second at most.
-func refuse(c *net.UnixConn, why string) {
+// refuse tells the caller why in its own protocol, and closes. It takes a second at most, and ends with ctx.
+func refuse(ctx context.Context, c *net.UnixConn, why string) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(time.Second))
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	ahead, isH2, err := sniff(c)
 	if err != nil {
 		return

@@ -88,6 +88,8 @@ type Server struct {
 
 	stopping context.Context // ends when Run begins to stop
 	stop     context.CancelCauseFunc
+	settled  context.Context // ends when Run waits no longer for what accepted connections speak
+	settle   context.CancelFunc
 
 	mu sync.Mutex
 
@@ -135,6 +137,7 @@ func New(cfg Config) (*Server, error) {
 		health: health.NewServer(),
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
+	s.settled, s.settle = context.WithCancel(context.Background())
 	for _, name := range []string{lbagentv1.LookupService_ServiceDesc.ServiceName, lbagentv1.StatusService_ServiceDesc.ServiceName,
 		lbagentv1.AdminService_ServiceDesc.ServiceName, lbagentv1.RegistryService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
@@ -198,19 +201,19 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 
 	failed := make(chan error, 3+len(s.fronts))
-	var wg sync.WaitGroup
-	serve := func(what string, f func() error) {
+	var wg, accepting sync.WaitGroup
+	serve := func(wg *sync.WaitGroup, what string, f func() error) {
 		wg.Go(func() {
 			if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("local api: %s: %w", what, err)
 			}
 		})
 	}
-	serve("grpc", func() error { return direct.Serve(h2) })
-	serve("gateway", func() error { return inner.Serve(gatewayListener{mem}) })
-	serve("json", func() error { return web.Serve(h1) })
+	serve(&wg, "grpc", func() error { return direct.Serve(h2) })
+	serve(&wg, "gateway", func() error { return inner.Serve(gatewayListener{mem}) })
+	serve(&wg, "json", func() error { return web.Serve(h1) })
 	for _, f := range s.fronts {
-		serve(f.sock.Addr().String(), func() error { return f.accept(h2, h1) })
+		serve(&accepting, f.sock.Addr().String(), func() error { return f.accept(h2, h1) })
 	}
 
 	select {
@@ -232,6 +235,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.stop(why)
 	s.health.Shutdown()
+	s.awaitSettled(&accepting)
 	s.goodbye(direct, web)
 	_ = gateway.Close()
 	inner.Stop()
@@ -294,6 +298,14 @@ func (s *Server) Ping(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// awaitSettled returns when each connection that was accepted is a server's, and cuts those that don't say in time what they speak. Its caller has no reason yet to call again:
+// it sees a connection that was there and closes before an answer.
+func (s *Server) awaitSettled(accepting *sync.WaitGroup) {
+	defer s.settle()
+	defer time.AfterFunc(s.limits.Settle, s.settle).Stop()
+	accepting.Wait()
 }
 
 // goodbye lets unary calls end; streams were told by s.stop. After Limits.Goodbye it cuts what is left.

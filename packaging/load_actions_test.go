@@ -113,9 +113,8 @@ func (s *story) reload(t *testing.T) {
 // drainLimit is what running calls get at a restart and at a stop (6.2).
 const drainLimit = 5 * time.Second
 
-// drained is a restart's: callers wait in the backlog, and what takes longer than the limit ends (6.2). The API ends connections that it accepted in its last moment, of which it had read
-// nothing yet: gRPC's status for that is one that callers try again.
-var drained = rule{wait: time.Second, away: drainLimit, ends: map[string][]string{stream: {unavailable}, transfer: {cut}, "api new": {unavailable}}}
+// drained is a restart's: callers wait in the backlog, and what takes longer than the limit ends (6.2).
+var drained = rule{wait: time.Second, away: drainLimit, ends: map[string][]string{stream: {unavailable}, transfer: {cut}}}
 
 func (s *story) restart(t *testing.T) {
 	before := s.registry(t)
