@@ -27,7 +27,11 @@ func (s *story) known(t *testing.T) string {
 		slices.Sort(info.Listeners)
 		fmt.Fprintf(&b, "%s: %s, at %v, from %s, epoch %d\n", info.GetName(), info.GetOrigin(), info.GetListeners(), list.GetProvenance().GetSource(), list.GetProvenance().GetEpoch())
 		for _, one := range list.GetBackends() {
-			fmt.Fprintf(&b, "  %s %s, weight %v, usable %v\n", one.GetAddress(), one.GetVerdict(), one.GetWeight(), one.GetUsable())
+			weight := "any weight" // of one that is out it moves with each failed probe and call (3.3), and begins anew with a process
+			if one.GetUsable() {
+				weight = fmt.Sprint("weight ", one.GetWeight())
+			}
+			fmt.Fprintf(&b, "  %s %s, %s, usable %v\n", one.GetAddress(), one.GetVerdict(), weight, one.GetUsable())
 		}
 	}
 	return b.String()
