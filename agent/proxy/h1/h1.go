@@ -78,7 +78,7 @@ func kindOf(name []byte) kind {
 	return endToEnd
 }
 
-// is compares without regard to the case of ASCII letters; lower has none in upper case.
+// Is compares without regard to the case of ASCII letters; lower has none in upper case.
 // Is reports whether a field's name is that one, which is in lower case.
 func Is(name []byte, lower string) bool { return is(name, lower) }
 
