@@ -42,7 +42,7 @@ func startOld(ctx context.Context, o options, j job) (*process, error) {
 
 // startStatic starts lbagent with one service whose backends are written down.
 func startStatic(ctx context.Context, binary string, env []string, j job) (*process, error) {
-	head, err := agentHead(j.dir)
+	head, err := agentHead(j.dir, j.listen)
 	if err != nil {
 		return nil, err
 	}
@@ -58,10 +58,14 @@ func startStatic(ctx context.Context, binary string, env []string, j job) (*proc
 	return startAgent(ctx, binary, env, j, text)
 }
 
-func agentHead(dir string) (string, error) {
-	admin, err := freePort()
-	if err != nil {
-		return "", err
+// agentHead is the part of a configuration that isn't about services, of which one listens on listen.
+func agentHead(dir, listen string) (string, error) {
+	admin := listen
+	for admin == listen { // it is free, too, before it is listened on
+		var err error
+		if admin, err = freePort(); err != nil {
+			return "", err
+		}
 	}
 	return fmt.Sprintf(lbagentHead, dir, admin), nil
 }

@@ -186,7 +186,7 @@ func (r *rig) noisyAgent(ctx context.Context, endpoint, prefix string, procs int
 	if err != nil {
 		return fail(err)
 	}
-	text, err := agentHead(dir)
+	text, err := agentHead(dir, listen)
 	if err != nil {
 		return fail(err)
 	}

@@ -73,7 +73,11 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("for people: %d\n%s", code, stdout)
 	}
 
-	// The agent is killed, so that its sockets stay; somebody takes its port.
+	// The agent is killed, so that its sockets stay; somebody takes its port. Its configuration has proved good by then: that is noted within a second.
+	poll(t, "config.good", func() bool {
+		_, err := os.Stat(filepath.Join(a.dir, "state", "config.good"))
+		return err == nil
+	})
 	a.signal(9)
 	<-a.exited
 	a.cmd = nil
