@@ -207,12 +207,15 @@ func (s *story) upgradeFails(t *testing.T) {
 	s.registered(t, before)
 }
 
+// packaged: as lossless, beside a package manager that unpacks and syncs: 107 ms were seen with nothing else to do, half of it for calls on kept connections as well.
+var packaged = rule{wait: 150 * time.Millisecond}
+
 // upgradePackage is the same by the package manager, to the newer package and back.
 func (s *story) upgradePackage(t *testing.T) {
 	for i := range 2 {
 		next := s.debs[(i+1)%2]
 		pid := s.pid(t)
-		s.during(t, "dpkg -i "+next, s.long, lossless, func() {
+		s.during(t, "dpkg -i "+next, s.long, packaged, func() {
 			s.m.run(t, "dpkg -i "+next)
 			s.upgraded(t, pid)
 		})
@@ -276,7 +279,7 @@ func (s *story) crashLoop(t *testing.T) {
 	}
 	s.m.run(t, "journalctl --no-pager -q -o cat -u lbagent -p err | grep 'a crash loop'")
 	s.m.run(t, "systemctl restart lbagent")
-	s.during(t, "after the crash loop", 2*time.Second, lossless, func() {})
+	s.during(t, "after the crash loop", 2*time.Second, rule{wait: time.Second}, func() {}) // nothing fails any more; the first calls still find a process that has just begun
 }
 
 // serves waits for another process than before.
