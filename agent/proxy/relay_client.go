@@ -19,7 +19,8 @@ type clientConn struct {
 	limits *Limits
 
 	credits credits
-	noted   int // of output, in relay.parked
+	noted   int // of output and of half, in relay.parked
+	half    int // bytes of a frame and of a header block that have begun and not ended
 	timer   loop.Timer
 	due     time.Time // when it fires
 	began   time.Time // when it was accepted
@@ -68,8 +69,8 @@ func (c *clientConn) heldMost() int {
 // flush has what was appended written at the end of this wake-up, and holds DATA and reading back while the client doesn't keep up.
 func (c *clientConn) flush() {
 	c.lc.Flush()
-	if (len(c.lc.Out) > outputAt || c.noted > 0) && !c.gone {
-		c.relay.output(&c.noted, c.lc.Unwritten())
+	if (len(c.lc.Out) > outputAt || c.half > outputAt || c.noted > 0) && !c.gone {
+		c.relay.output(&c.noted, c.lc.Unwritten()+c.half)
 	}
 	if len(c.lc.Out) > fullAt {
 		if n := c.lc.Unwritten(); n > fullAt {
@@ -97,7 +98,7 @@ func (c *clientConn) Written(total uint64) {
 		}
 	}
 	left := c.lc.Unwritten()
-	c.relay.output(&c.noted, left)
+	c.relay.output(&c.noted, left+c.half)
 	c.wrote(left)
 	if c.ending == finSent { // it reads on: the last answers are to reach it whole
 		c.relay.loop.Arm(&c.timer, goawayPatience)

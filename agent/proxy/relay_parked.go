@@ -10,7 +10,7 @@ import (
 )
 
 // limits.buffered bounds what is parked in the process: chunks, with the DATA that a reader has not taken or that is kept for a retry, the header lists and
-// trailers that are kept (as RFC 9113 6.5.2 counts), and output that the kernel has not taken. Not counted: HTTP/1.1 and TCP, whose buffers are a fixed size per connection.
+// trailers that are kept (as RFC 9113 6.5.2 counts), header blocks of clients that have begun and not ended, and output that the kernel has not taken. Not counted: HTTP/1.1 and TCP, whose buffers are a fixed size per connection.
 //
 // Each loop counts its own and adds it to one number of the process in steps of parkStep, so that all of the limit is there for whoever needs it, at the cost
 // of an atomic addition per 64 chunks (dividing the limit by the loops would cut off the busy ones while others have room). The number is right to parkStep per
@@ -141,7 +141,7 @@ func (h *holder) shed(limit int64) {
 		k.shed()
 	case h.client != nil && !h.client.gone:
 		c := h.client
-		c.relay.w.protect(c.rt, protectBuffered, c, over+"its connection, which takes too little, was closed", int(limit))
+		c.relay.w.protect(c.rt, protectBuffered, c, over+"its connection, which takes too little or ends no header block, was closed", int(limit))
 		c.lc.Reset()
 		c.over()
 	case h.backend != nil && !h.backend.gone:

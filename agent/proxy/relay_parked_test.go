@@ -347,3 +347,39 @@ func heap() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
+
+// Header blocks that never end count as well: who holds most of them is closed, and whoever sends whole ones is served.
+func TestBufferedHalfHeaders(t *testing.T) {
+	r := newRig(t, nil)
+	r.backends(newHTTP2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") }))
+	const each = 60 << 10
+	var clients []*rawConn
+	for range 4 {
+		c := newRawClient(t, r.addr)
+		c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: make([]byte, each/4)})
+		for range 3 {
+			c.fr.WriteContinuation(1, false, make([]byte, each/4))
+		}
+		clients = append(clients, c)
+	}
+	r.awaitParked(4 * each)
+	r.limitBuffered(100_000)
+	r.onLoop(func(k *relay) { k.report() })
+	r.await("no more than the limit", func(k *relay) bool { return k.parked <= 100_000 && len(k.clients) < 4 })
+	if n := r.protected(protectBuffered); n < 3 {
+		t.Errorf("counted %d times", n)
+	}
+	good := newRawClient(t, r.addr)
+	good.get(1, "/")
+	good.answerOf(1)
+	for _, c := range clients {
+		c.Close()
+	}
+	good.Close()
+	r.quiet()
+	r.onLoop(func(k *relay) {
+		if k.parked != 0 {
+			t.Errorf("%d bytes are still parked", k.parked)
+		}
+	})
+}

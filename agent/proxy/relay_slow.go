@@ -79,6 +79,7 @@ func (u *holdUp) over(now, began time.Time, l *slowness, ready, paused bool, unw
 
 // received notes what a read left over.
 func (c *clientConn) received(consumed, rest int) {
+	c.half = rest + c.h2.HalfBlock()
 	if c.slow.hello {
 		c.slow.hello = !c.h2.Ready() || !c.h2.Acked()
 	}

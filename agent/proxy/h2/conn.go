@@ -288,6 +288,9 @@ func (c *Conn) Drop(n int) { c.held -= n }
 // MidBlock is the number of the stream whose header block has begun and not ended, 0 if there is none.
 func (c *Conn) MidBlock() uint32 { return c.blockID }
 
+// HalfBlock is how many bytes are kept of it.
+func (c *Conn) HalfBlock() int { return len(c.block) }
+
 // HeaderLimit is the peer's SETTINGS_MAX_HEADER_LIST_SIZE.
 func (c *Conn) HeaderLimit() int { return c.maxHeader }
 
