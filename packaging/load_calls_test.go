@@ -114,7 +114,7 @@ func (c *callers) keepCalling(k kind) {
 func (c *callers) timed(p *phase, kind string, call func() (first time.Time, err error)) {
 	begun := time.Now()
 	first, err := call()
-	p.note(kind, begun, first.Sub(begun), time.Since(begun), err)
+	p.note(kind, first.Sub(begun), time.Since(begun), err)
 }
 
 // enter returns the current phase, to which the caller belongs until running.Done.

@@ -51,12 +51,10 @@ type tally struct {
 	Said   map[string]string // by how: the first error's text
 	Waits  []time.Duration   // of those that worked, until their first byte; sorted in a report
 	Fails  time.Duration     // the longest that failed
-	// Refused is from the first to the last call that was refused.
-	Refused struct{ First, Last time.Time }
 }
 
-// gap is how long nobody listened.
-func (t *tally) gap() time.Duration { return t.Refused.Last.Sub(t.Refused.First) }
+// wait is how long a caller waited for an answer, or to learn that there is none.
+func (t *tally) wait() time.Duration { return max(t.longest(), t.Fails) }
 
 func (t *tally) longest() time.Duration { return t.quantile(1) }
 
@@ -98,7 +96,7 @@ type phase struct {
 	report report
 }
 
-func (p *phase) note(kind string, begun time.Time, wait, whole time.Duration, err error) {
+func (p *phase) note(kind string, wait, whole time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.report[kind]
@@ -114,13 +112,6 @@ func (p *phase) note(kind string, begun time.Time, wait, whole time.Duration, er
 	how := failureOf(err)
 	t.Failed[how]++
 	t.Fails = max(t.Fails, whole)
-	if how == refused {
-		at := begun.Add(whole)
-		if t.Refused.First.IsZero() {
-			t.Refused.First = at
-		}
-		t.Refused.Last = at
-	}
 	if t.Said[how] == "" {
 		t.Said[how] = err.Error()
 	}
