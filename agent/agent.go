@@ -22,6 +22,7 @@ import (
 	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/mute"
+	"github.com/lbagent/lbagent/agent/notify"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
@@ -69,6 +70,8 @@ type Agent struct {
 	api       *localapi.Server
 	lists     *localapi.Lists
 	admin     *admin.Server
+	notify    *notify.Notifier
+	counts    counts
 	ondemand  *onDemand
 	own       own
 	notifier  handoff.Notifier
@@ -174,6 +177,8 @@ func (a *Agent) make(strange error) error {
 	}
 	p.change.Commit()
 	a.applied.Store(&applied{files: c, config: p.config, err: a.applied.Load().err})
+	a.counts.inForce(a.now())
+	a.outlets(c)
 	a.fleet.Settle(a.started, p.entries, p.outcomes)
 	return nil
 }
@@ -249,6 +254,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"etcd", a.etcd.Run},
 		stage{"health", a.monitor.Run},
 		stage{"table", a.table.Run},
+		stage{"notify", a.notify.Run}, // last: it tells what the others did
 	)
 	cancel()
 	watching.Wait()

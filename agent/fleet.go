@@ -132,6 +132,7 @@ func (a *Agent) applyFleet(ctx context.Context) {
 	}
 	a.swap(ctx, p)
 	a.applied.Store(&applied{files: in.files, config: p.config, err: in.err})
+	a.counts.inForce(a.now())
 	a.log.Info("the fleet's items were applied", "changes", change.String())
 	a.events.Add(event.Event{Time: a.now(), Kind: event.Config, Detail: "the fleet's configuration changed: " + change.String()})
 	if a.ready.Load() {

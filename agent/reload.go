@@ -19,12 +19,14 @@ func (a *Agent) Reload(ctx context.Context) ([]string, error) {
 	now := a.now()
 	lines, err := a.reloadLocked(ctx)
 	if err != nil {
+		a.counts.refused.Add(1)
 		in := a.applied.Load()
 		a.applied.Store(&applied{files: in.files, config: in.config, err: err})
 		a.log.Error("reload refused, the old configuration stays in force", "file", a.options.ConfigPath, "error", err)
 		a.events.Add(event.Event{Time: now, Kind: event.Config, Detail: "reload refused: " + err.Error()})
 		return nil, err
 	}
+	a.counts.reloads.Add(1)
 	detail := "reloaded: nothing changed"
 	if len(lines) > 0 {
 		detail = "reloaded: " + firstFew(lines, 10)
@@ -59,6 +61,10 @@ func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
 	a.swap(ctx, p)
 	if files.Limits != old.Limits {
 		a.proxy.SetLimits(limits(files.Limits))
+	}
+	a.outlets(files)
+	if len(lines) > 0 {
+		a.counts.inForce(a.now())
 	}
 	a.log.SetLevel(hclog.LevelFromString(files.Log.Level))
 	a.applied.Store(&applied{files: files, config: p.config})

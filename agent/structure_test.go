@@ -36,6 +36,7 @@ func levels() map[string]int {
 		"agent/picker":           1,
 		"agent/discovery/format": 1,
 		"agent/etcd":             1,
+		"agent/notify":           1,
 		"localapi/client":        1,
 
 		"agent/discovery":      2,
@@ -328,6 +329,7 @@ func dependencies() map[string]string {
 		"golang.org/x/sync":                         "errgroup",
 		"golang.org/x/sys":                          "unix: epoll, splice, SO_PEERCRED",
 		"github.com/prometheus/client_golang":       "metrics",
+		"github.com/prometheus/client_model":        "the type that client_golang's Metric writes, for histograms with classic and native buckets",
 		"github.com/coreos/go-systemd/v22":          "readiness, socket activation",
 		"github.com/spf13/cobra":                    "verbs, completions, man pages",
 		"github.com/spf13/pflag":                    "the flags of cobra, for the manual pages of verbs",

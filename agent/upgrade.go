@@ -61,6 +61,7 @@ func (a *Agent) Upgrade(ctx context.Context) (*lbagentv1.UpgradeResponse, error)
 	// That whoever asked has gone changes nothing.
 	out, err := a.handOn(context.WithoutCancel(ctx))
 	if err != nil {
+		a.counts.upgradesFailed.Add(1)
 		text := fmt.Sprintf("the upgrade failed, %s (pid %d) goes on: %v", a.options.Version, unix.Getpid(), err)
 		a.log.Error("the upgrade failed, this process goes on", "path", a.options.Binary, "error", err)
 		a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: text})

@@ -15,6 +15,7 @@ import (
 	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/mute"
+	"github.com/lbagent/lbagent/agent/notify"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
@@ -56,6 +57,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	}); err != nil {
 		return err
 	}
+	a.notify = notify.New(notify.Config{Log: a.log.Named("notify"), Events: a.events, Node: c.Node.Name, Version: a.options.Version, Started: a.started})
 	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: EtcdOf(c.Etcd)})
 	if a.fleet, err = fleet.New(fleet.Config{
 		Log: a.log.Named("fleet"), Events: a.events, Dir: c.StateDir, Etcd: a.etcd, OnChange: a.applyFleet,
@@ -142,6 +144,9 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Registrar:     a.registrar.Stats,
 		Proxy:         a.proxyStats,
 		Mutes:         a.mutes.Stats,
+		Process:       a.processStats,
+		Ask:           a.askStats,
+		Notify:        a.notify.Stats,
 	})
 	return err
 }

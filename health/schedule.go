@@ -76,7 +76,7 @@ func (c *core) tick(now time.Time) []probeJob {
 			c.running++
 			c.starts++
 			c.stats.probes.Add(1)
-			c.stats.lateness.add(now.Sub((*row)[0].due))
+			c.stats.lateness.add(now.Sub((*row)[0].due), LatenessBounds())
 			jobs = append(jobs, probeJob{t, t.probeOptions(), t.addr})
 		}
 		t.waits = false
@@ -176,6 +176,7 @@ func (c *core) probed(now time.Time, r result) {
 	c.running--
 	t.probing = false
 	c.stats.results[r.kind].Add(1)
+	c.stats.durations.add(now.Sub(t.orphan.at), DurationBounds())
 	if r.kind != probePassed && r.kind != probeLocal {
 		c.stats.probeFailures.Add(1)
 	}

@@ -9,9 +9,10 @@ import (
 type Stats struct {
 	Probes, ProbeFailures uint64 // that were run, that failed
 	Results               ProbeResults
-	Lateness              Lateness
-	ProbesSpared          uint64 // a good outcome stood for them (2.3)
-	ProbesPutOff          uint64 // this host could not run them: out of descriptors or ports
+	Lateness              Histogram // how long probes waited between being due and their start: for the pace of 2.3, or for a processor
+	Durations             Histogram // how long probes took until their end was seen, which for tcp probes is up to 50 ms later (wakeGrain)
+	ProbesSpared          uint64    // a good outcome stood for them (2.3)
+	ProbesPutOff          uint64    // this host could not run them: out of descriptors or ports
 	ProbesRunning         int
 	ProbesWaiting         int // due, but held back by the limit per second (2.3)
 	Watches               int // connections on which backends say how they are (2.1)
@@ -38,9 +39,14 @@ func LatenessBounds() []time.Duration {
 	return []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second}
 }
 
-// Lateness says how long probes waited between being due and their start: for the pace of 2.3, or for a processor.
-type Lateness struct {
-	Buckets [5]uint64 // by LatenessBounds; the last is above all of them
+// DurationBounds are the buckets of Durations.
+func DurationBounds() []time.Duration {
+	return []time.Duration{60 * time.Millisecond, 250 * time.Millisecond, time.Second, 5 * time.Second}
+}
+
+// Histogram counts durations in buckets by its bounds; the last is above all of them.
+type Histogram struct {
+	Buckets [5]uint64
 	Sum     time.Duration
 }
 
@@ -50,16 +56,24 @@ type stats struct {
 	heldBack, suspicions, withheld                    atomic.Uint64
 	running, waiting, targets, watches                atomic.Int64
 	results                                           [probeLocal + 1]atomic.Uint64
-	lateness                                          lateness
+	lateness, durations                               histogram
 }
 
-type lateness struct {
+type histogram struct {
 	buckets [5]atomic.Uint64
 	sum     atomic.Int64
 }
 
-func (l *lateness) add(d time.Duration) {
-	i, bounds := 0, LatenessBounds()
+func (l *histogram) export() (out Histogram) {
+	for i := range out.Buckets {
+		out.Buckets[i] = l.buckets[i].Load()
+	}
+	out.Sum = time.Duration(l.sum.Load())
+	return out
+}
+
+func (l *histogram) add(d time.Duration, bounds []time.Duration) {
+	i := 0
 	for i < len(bounds) && d > bounds[i] {
 		i++
 	}
@@ -76,7 +90,7 @@ func (m *Monitor) Stats() Stats {
 			Passed: s.results[probePassed].Load(), Answered: s.results[probeAnswered].Load(), Unreachable: s.results[probeUnreachable].Load(),
 			Silent: s.results[probeSilent].Load(), PutOff: s.results[probeLocal].Load(),
 		},
-		Lateness:     Lateness{Sum: time.Duration(s.lateness.sum.Load())},
+		Lateness: s.lateness.export(), Durations: s.durations.export(),
 		ProbesSpared: s.probesSpared.Load(), ProbesPutOff: s.probesPutOff.Load(),
 		ProbesRunning: int(s.running.Load()), ProbesWaiting: int(s.waiting.Load()),
 		Watches: int(s.watches.Load()), Suspicion: m.Suspicion(), Suspicions: s.suspicions.Load(), Withheld: s.withheld.Load(),
@@ -84,9 +98,6 @@ func (m *Monitor) Stats() Stats {
 	}
 	for i := range Reasons {
 		out.Ejections[i], out.WouldEject[i] = s.ejections[i].Load(), s.wouldEject[i].Load()
-	}
-	for i := range out.Lateness.Buckets {
-		out.Lateness.Buckets[i] = s.lateness.buckets[i].Load()
 	}
 	return out
 }

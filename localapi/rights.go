@@ -93,6 +93,8 @@ func (s *Server) authorise(ctx context.Context, method string) error {
 }
 
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	ended := s.counts.begin(info.FullMethod)
+	defer func() { ended(err) }()
 	if err := s.authorise(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
@@ -101,6 +103,8 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	ended := s.counts.begin(info.FullMethod)
+	defer func() { ended(err) }()
 	if err := s.authorise(ss.Context(), info.FullMethod); err != nil {
 		return err
 	}

@@ -81,6 +81,7 @@ type Server struct {
 	log     hclog.Logger
 	limits  Limits
 	rights  rights
+	counts  counts
 	health  *health.Server
 	answers serviceCache[viewAnswer]
 	plans   serviceCache[*plan]
@@ -110,6 +111,7 @@ type Stats struct {
 	Refused     uint64 // connections refused because a limit was reached
 	Picks       uint64 // picks given, each of a batch counted
 	Reports     uint64 // outcomes taken
+	Methods     []Method
 }
 
 // ErrUpgradeBusy is what Config.Upgrade returns, wrapped, while none can be tried. Package scripts look for "try again" in it.
@@ -134,6 +136,7 @@ func New(cfg Config) (*Server, error) {
 		log:    cfg.Log,
 		limits: cfg.Limits.withDefaults(),
 		rights: newRights(cfg),
+		counts: newCounts(),
 		health: health.NewServer(),
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
@@ -324,7 +327,7 @@ func (s *Server) goodbye(direct *grpc.Server, web *http.Server) {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load(), Calls: s.rights.streams.sum()}
+	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load(), Calls: s.rights.streams.sum(), Methods: s.counts.methods()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.fronts {

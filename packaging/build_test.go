@@ -54,6 +54,7 @@ func installed() []string {
 		"/etc/default/lbagent",
 		"/etc/lbagent/lbagent.yaml",
 		"/etc/lbagent/services.d",
+		"/etc/logrotate.d/lbagent",
 		"/usr/bin/lbagent",
 		"/usr/lib/systemd/system/lbagent-admin.socket",
 		"/usr/lib/systemd/system/lbagent-again.timer",
@@ -69,7 +70,10 @@ func installed() []string {
 		"/usr/share/doc/lbagent/examples/daemonset.yaml",
 		"/usr/share/doc/lbagent/examples/lbagent.yaml",
 		"/usr/share/doc/lbagent/examples/low-ports.conf",
+		"/usr/share/doc/lbagent/metrics.md",
 		"/usr/share/fish/vendor_completions.d/lbagent.fish",
+		"/usr/share/lbagent/grafana/lbagent.json",
+		"/usr/share/lbagent/prometheus/lbagent.rules.yml",
 		"/usr/share/man/man5/lbagent.yaml.5.gz",
 		"/usr/share/doc/lbagent/lbagent.cdx.json",
 		"/usr/share/doc/lbagent/third-party-licences.gz",
@@ -113,7 +117,7 @@ func testDeb(t *testing.T, p built) {
 	}
 	dir := t.TempDir()
 	output(t, dpkg, "--control", p.deb, dir)
-	if got := read(t, filepath.Join(dir, "conffiles")); got != "/etc/default/lbagent\n/etc/lbagent/lbagent.yaml\n" {
+	if got := read(t, filepath.Join(dir, "conffiles")); got != "/etc/default/lbagent\n/etc/lbagent/lbagent.yaml\n/etc/logrotate.d/lbagent\n" {
 		t.Errorf("conffiles %q", got)
 	}
 	for _, script := range []string{"postinst", "prerm", "postrm"} {
@@ -130,7 +134,7 @@ func testRpm(t *testing.T, p built) {
 			t.Errorf("no %s in\n%s", path, list)
 		}
 	}
-	if got := output(t, rpm, "-qcp", p.rpm); got != "/etc/default/lbagent\n/etc/lbagent/lbagent.yaml\n" {
+	if got := output(t, rpm, "-qcp", p.rpm); got != "/etc/default/lbagent\n/etc/lbagent/lbagent.yaml\n/etc/logrotate.d/lbagent\n" {
 		t.Errorf("configuration files %q", got)
 	}
 	scripts := output(t, rpm, "-qp", "--scripts", p.rpm)

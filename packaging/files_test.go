@@ -74,6 +74,7 @@ func TestExample(t *testing.T) {
 register: [{name: user, address: ":8080"}]
 register_allow: [{user: app, services: ["order-*"]}]
 etcd: {endpoints: ["https://etcd-1:2379", "https://etcd-2:2379"]}
+access_log: {path: /var/log/lbagent/access.log}
 services:
   - {name: user, prefix: services/user/, listen: [7001, "127.0.0.2:7001", "unix:/run/lbagent/user.sock"]}
   - {name: one, key: lists/one, format: plain}
@@ -87,7 +88,7 @@ services:
 			}
 		}
 	}
-	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "limits", "on_demand", "mute", "register", "registration_ttl", "register_allow", "log", "defaults", "services"}
+	keys := []string{"node", "etcd", "api", "admin", "metrics", "state_dir", "proxy", "limits", "on_demand", "mute", "register", "registration_ttl", "register_allow", "log", "access_log", "notify", "defaults", "services"}
 	for _, key := range keys {
 		if !strings.Contains(read(t, "etc/example.yaml"), "\n"+key+":") {
 			t.Errorf("the example has no %s", key)

@@ -38,7 +38,7 @@ func TestUnitDirectives(t *testing.T) {
 	known := map[string][]string{
 		"Unit": strings.Fields("Description Documentation After Wants StartLimitIntervalSec StartLimitBurst StopPropagatedFrom PartOf"),
 		"Service": strings.Fields(`Type NotifyAccess User Group EnvironmentFile ExecStart ExecStop RemainAfterExit SupplementaryGroups ExecReload Restart RestartSec TimeoutStartSec TimeoutStopSec
-			WatchdogSec FileDescriptorStoreMax LimitNOFILE OOMScoreAdjust StateDirectory StateDirectoryMode UMask CapabilityBoundingSet AmbientCapabilities
+			WatchdogSec FileDescriptorStoreMax LimitNOFILE OOMScoreAdjust StateDirectory StateDirectoryMode LogsDirectory LogsDirectoryMode UMask CapabilityBoundingSet AmbientCapabilities
 			NoNewPrivileges ProtectSystem ReadWritePaths ProtectHome ProtectProc PrivateDevices ProtectClock ProtectControlGroups ProtectHostname ProtectKernelLogs
 			ProtectKernelModules ProtectKernelTunables LockPersonality MemoryDenyWriteExecute RemoveIPC RestrictAddressFamilies RestrictNamespaces
 			RestrictRealtime RestrictSUIDSGID SystemCallArchitectures SystemCallFilter SystemCallErrorNumber`),

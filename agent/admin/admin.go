@@ -19,6 +19,7 @@ import (
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/fleet"
 	"github.com/lbagent/lbagent/agent/mute"
+	"github.com/lbagent/lbagent/agent/notify"
 	"github.com/lbagent/lbagent/agent/registrar"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
@@ -62,6 +63,13 @@ type Config struct {
 	Proxy func() Proxy
 	// Mutes counts what operators have taken out. Nil = none of its metrics.
 	Mutes func() mute.Stats
+	// Process counts reloads and upgrades. Nil = none of its metrics.
+	Process func() Process
+	// Ask is what the ask door has to do. Nil = none of its metrics.
+	Ask func() Ask
+	// AccessLog and Notify count what leaves the host. Nil = none of their metrics.
+	AccessLog func() AccessLog
+	Notify    func() notify.Stats
 	// Registrar says how this host's services fare in etcd. Nil = none of its metrics.
 	Registrar func() registrar.Stats
 	// Inherited returns the listener of an address that a former process made (SEMANTICS 6.2), nil if there is none. Nil = there are none.

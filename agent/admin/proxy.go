@@ -4,11 +4,15 @@ import "time"
 
 // Proxy is what went through the proxy since the start. Counts only rise.
 type Proxy struct {
-	Services      []Calls         // at most one per service
-	LatencyBounds []time.Duration // upper bounds of every Latency's buckets but the last, rising
-	Clients       int             // client connections now
-	Refused       uint64          // client connections over the limit
-	Buffered      int64           // bytes parked for peers that don't take them
+	Services       []Calls         // at most one per service
+	LatencyBounds  []time.Duration // upper bounds of every Latency's buckets but the last, rising
+	OverheadBounds []time.Duration // likewise, of every Overhead's
+	ClientsLimit   int             // the most that Clients may be; 0 = none is set
+	BufferedLimit  int64           // likewise
+	Loops          []Loop
+	Clients        int    // client connections now
+	Refused        uint64 // client connections over the limit
+	Buffered       int64  // bytes parked for peers that don't take them
 	// Missing is the number of loops that did not answer in time. Their counts are not in Services, which are left out of the scrape then: a counter that
 	// falls looks like a restart.
 	Missing int
@@ -19,6 +23,9 @@ type Calls struct {
 	Service   string
 	Codes     []Code // at most one per protocol and class
 	Latencies []Latency
+	Overheads []Latency         // what the agent added
+	Sniffed   map[string]uint64 // connections told apart, by protocol
+	Silent    uint64            // of these, those that said nothing
 	Active    map[string]int    // client connections now, by protocol
 	NoBackend uint64            // calls without a usable backend (4.5)
 	Retried   map[string]uint64 // attempts after the first, by reason (4.1, 4.2)
@@ -43,9 +50,53 @@ type Code struct {
 	Count           uint64
 }
 
-// Latency is a histogram of how long calls of one protocol took, from arrival to end.
+// Latency is a histogram of one protocol.
 type Latency struct {
 	Protocol string
-	Buckets  []uint64 // one per bound, not cumulative, and one more for what is above
-	Sum      time.Duration
+	Histogram
+}
+
+// Histogram counts durations, in one form or two.
+type Histogram struct {
+	Buckets []uint64 // one per bound, not cumulative, and one more for what is above
+	Native  []uint64 // of the keys from -79 on of Prometheus's schema 2, as agent/proxy has them; nil = it has only the other form
+	None    uint64   // what is too short for a native bucket
+	Sum     time.Duration
+}
+
+// Loop is an event loop.
+type Loop struct {
+	Index   int
+	Busy    time.Duration
+	Wakeups uint64
+	Conns   int
+}
+
+// Ask is what the ask door has to do.
+type Ask struct {
+	Connections             int
+	Refused, Picks, Reports uint64
+	Methods                 []Method // each once
+}
+
+// Method is one method of the API.
+type Method struct {
+	Name  string
+	Open  int
+	Ended map[string]uint64 // by gRPC code
+}
+
+// Process is what is known of the process and its configuration.
+type Process struct {
+	Generation, Reloads, Refused uint64
+	Applied                      time.Time
+	CrashLoop                    int  // starts in a minute; 0 = no loop
+	TookOver, Predecessor        bool // this process followed another one, which still runs
+	UpgradesFailed               uint64
+}
+
+// AccessLog is what became of the access log.
+type AccessLog struct {
+	On, OK           bool
+	Written, Dropped uint64 // lines
 }

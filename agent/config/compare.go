@@ -39,6 +39,8 @@ func Compare(old, new *Config) Change {
 		{"fleet", old.Fleet, new.Fleet},
 		{"mute", old.MutePrefix, new.MutePrefix},
 		{"log", old.Log, new.Log},
+		{"access_log", old.AccessLog, new.AccessLog},
+		{"notify", old.NotifyURL, new.NotifyURL},
 		{"defaults", old.Defaults, new.Defaults},
 		{"register_allow", old.RegisterAllow, new.RegisterAllow},
 		{"registration_ttl", old.RegistrationTTL, new.RegistrationTTL},

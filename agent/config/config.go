@@ -34,6 +34,8 @@ type Config struct {
 	Fleet       *Fleet    // nil = off
 	MutePrefix  string    // of fleet-wide mutes, with the namespace; "" = off, or no etcd
 	Log         Log
+	AccessLog   AccessLog
+	NotifyURL   string    // where events are posted; "" = nowhere
 	Defaults    Service   // what defaults: makes of a service that says nothing itself; without Name
 	Services    []Service // sorted by name
 

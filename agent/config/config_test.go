@@ -150,7 +150,8 @@ limits: {connections: 20, streams_per_connection: 7, header_bytes: 16KiB, header
 on_demand: {prefix: "od/{service}/", format: plain, idle: 10m}
 mute: {prefix: ops/mutes/}
 log: {level: debug, format: json}
-access_log: off
+access_log: {path: /var/log/lbagent/access.log, sample: 0.25, errors: sampled}
+notify: {url: "https://ops.example:8443/events?key=k"}
 services:
   - name: user
     prefix: services/user/
@@ -182,7 +183,7 @@ services:
 `)
 	v4, v6 := netip.MustParseAddrPort("127.0.0.1:7001"), netip.MustParseAddrPort("[::1]:7001")
 	user := Service{
-		Name: "user", At: "lbagent.yaml:21", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
+		Name: "user", At: "lbagent.yaml:22", Prefix: "services/user/", EtcdPrefix: "/prod/services/user/", Namespace: "/prod/", Format: "plain",
 		Listen: []Listen{{TCP: v4}, {TCP: v6}, {TCP: netip.MustParseAddrPort("127.0.0.2:7002")},
 			{TCP: netip.MustParseAddrPort("[::1]:7003")}, {Unix: "/run/user.sock"}},
 		Protocol: "h2", Authority: "user.local:80", Policy: "hash", HashHeader: "x-user-id",
@@ -198,7 +199,7 @@ services:
 		GuardHold: 5 * time.Minute,
 	}
 	http := defaultService()
-	http.Name, http.At = "http", "lbagent.yaml:43"
+	http.Name, http.At = "http", "lbagent.yaml:44"
 	http.Zone = "eu-1a"
 	for _, a := range []string{"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"} {
 		http.Backends = append(http.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
@@ -223,6 +224,7 @@ services:
 		OnDemand: &OnDemand{Prefix: "od/{service}/", Format: "plain", Idle: 10 * time.Minute}, Fleet: &Fleet{Prefix: "/prod/lbagent/config/"},
 		MutePrefix: "/prod/ops/mutes/",
 		Log:        Log{Level: "debug", Format: "json"}, Defaults: defaults, Services: []Service{http, user},
+		AccessLog: AccessLog{Path: "/var/log/lbagent/access.log", Sample: 0.25}, NotifyURL: "https://ops.example:8443/events?key=k",
 		RegistrationTTL: time.Minute,
 		DrainTimeout:    5 * time.Minute,
 	}
@@ -241,6 +243,7 @@ metrics: {listen: ""}
 on_demand: off
 mute: {prefix: ""}
 access_log: off
+notify: {url: ""}
 limits: {connections: off, buffered: 0}
 defaults: {retry: {on: [503]}}
 services:
@@ -249,7 +252,7 @@ services:
   - {name: c, prefix: c/, retry: {on: off}, probe: {type: none}, eject: {consecutive: 0, success_rate: off}}
   - {name: d, prefix: d/, retry: {on: }, probe: {type: off}, eject: {max_percent: off}}
 `)
-	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil || c.MutePrefix != "" {
+	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil || c.MutePrefix != "" || c.AccessLog.Path != "" || c.NotifyURL != "" {
 		t.Errorf("%+v", c)
 	}
 	for _, s := range c.Services {

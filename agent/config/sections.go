@@ -40,7 +40,8 @@ func (s *sections) keys() keys {
 		"fleet":      s.fleet,
 		"mute":       func(v value) { v.object(keys{"prefix": func(v value) { v.prefix(&s.mute, true) }}) },
 		"log":        cfg.Log.decode,
-		"access_log": accessLog,
+		"access_log": cfg.AccessLog.decode,
+		"notify":     s.notify,
 		"defaults":   func(value) {}, // read before the services
 		"services":   func(v value) { s.services = append(s.services, v) },
 		"register":   s.registrations,
@@ -51,15 +52,11 @@ func (s *sections) keys() keys {
 	}
 }
 
-func laterSections() others {
-	return notYet("notify")
-}
-
 // decode reads all files into cfg, which has the defaults already.
 func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 	onDemand := defaultOnDemand()
 	s := &sections{cfg: cfg, onDemand: &onDemand, mute: defaultMutePrefix}
-	s.written = main.object(s.keys(), laterSections())
+	s.written = main.object(s.keys())
 	for _, root := range dropIns {
 		s.dropIn(root, main.file)
 	}
@@ -101,7 +98,7 @@ func (d *decoder) decode(cfg *Config, main value, dropIns []value) {
 func (s *sections) dropIn(root value, main string) {
 	known := keys{"services": s.keys()["services"]}
 	elsewhere := others{words(s.keys()), "has no place in a drop-in, which holds services: only", "write it in " + main}
-	root.object(known, elsewhere, laterSections())
+	root.object(known, elsewhere)
 }
 
 func (n *Node) decode(v value) {
@@ -226,11 +223,4 @@ func (l *Log) decode(v value) {
 		"level":  func(v value) { v.oneOf(&l.Level, []string{"trace", "debug", "info", "warn", "error"}) },
 		"format": func(v value) { v.oneOf(&l.Format, []string{"auto", "text", "json"}) },
 	})
-}
-
-// accessLog is not built yet, but saying that there is none is true.
-func accessLog(v value) {
-	if !v.isOff() {
-		v.fail("off is allowed", "is not supported yet")
-	}
 }

@@ -50,14 +50,15 @@ type Event struct {
 type Log struct {
 	mu sync.Mutex
 
-	ring []Event // ring[(id-1)%cap] holds event id
-	last uint64
-	wake chan struct{} // closed and replaced at each Add
+	ring  []Event // ring[(id-1)%cap] holds event id
+	last  uint64
+	kinds map[Kind]uint64 // how many there were
+	wake  chan struct{}   // closed and replaced at each Add
 }
 
 // NewLog returns a Log that keeps the last size events, at least one.
 func NewLog(size int) *Log {
-	return &Log{ring: make([]Event, max(1, size)), wake: make(chan struct{})}
+	return &Log{ring: make([]Event, max(1, size)), kinds: map[Kind]uint64{}, wake: make(chan struct{})}
 }
 
 // Add appends e, whose ID it sets. It never blocks.
@@ -66,6 +67,7 @@ func (l *Log) Add(e Event) {
 	defer l.mu.Unlock()
 	l.last++
 	e.ID = l.last
+	l.kinds[e.Kind]++
 	l.ring[(e.ID-1)%uint64(len(l.ring))] = e
 	close(l.wake)
 	l.wake = make(chan struct{})

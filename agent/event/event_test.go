@@ -107,3 +107,22 @@ func TestManyReadersAndWriters(t *testing.T) {
 	}
 	all.Wait()
 }
+
+func TestLastAndCounts(t *testing.T) {
+	l := NewLog(2)
+	if l.Last() != 0 || len(l.Counts()) != 0 {
+		t.Error("there was none yet")
+	}
+	for range 5 { // more than it keeps
+		l.Add(Event{Kind: List})
+	}
+	l.Add(Event{Kind: Mute})
+	counts := l.Counts()
+	if l.Last() != 6 || counts[List] != 5 || counts[Mute] != 1 {
+		t.Errorf("last %d, %v", l.Last(), counts)
+	}
+	counts[List] = 0
+	if l.Counts()[List] != 5 {
+		t.Error("a reader changed the log")
+	}
+}

@@ -15,12 +15,14 @@ const collectPatience = time.Second
 
 // Stats are counters of the proxy since its start.
 type Stats struct {
-	Services []ServiceStats // sorted by name; those that had a connection
-	Loops    []LoopStats
-	Clients  int    // client connections now
-	Refused  uint64 // client connections over the limit
-	Buffered int64  // bytes parked for peers that don't take them, HTTP/2 (limits.buffered)
-	Missing  int    // loops that did not answer in time; their counters are missing
+	Services      []ServiceStats // sorted by name; those that had a connection
+	Loops         []LoopStats
+	Clients       int    // client connections now
+	ClientsLimit  int    // the most that they may be; 0 = none is set
+	Refused       uint64 // client connections over the limit
+	Buffered      int64  // bytes parked for peers that don't take them, HTTP/2 (limits.buffered)
+	BufferedLimit int64  // the most that Buffered may be; 0 = none is set
+	Missing       int    // loops that did not answer in time; their counters are missing
 }
 
 // LoopStats are counters of one event loop.
@@ -31,9 +33,12 @@ type LoopStats struct {
 
 // ServiceStats are counters of one service.
 type ServiceStats struct {
-	Service   string
-	Calls     []CallCount // those that are not 0
-	Latency   []Latency   // of whole calls; for tcp, of whole connections
+	Service string
+	Calls   []CallCount // those that are not 0
+	Latency []Latency   // of whole calls; for tcp, of whole connections
+	// Overhead is what this agent added to calls of HTTP: from their arrival until they were written to the backend that answered, waits for a connection
+	// and earlier attempts included, and from the arrival of the response's head until that was written.
+	Overhead  []Latency
 	Active    map[string]int
 	Sniffed   map[string]uint64 // connections told apart by their first bytes: h2, http1, tcp
 	Silent    uint64            // of these, the ones that said nothing for 200 ms (4.9)
@@ -62,13 +67,10 @@ type CallCount struct {
 	Count           uint64
 }
 
-// Latency is a histogram: Buckets[i] counts calls up to LatencyBounds()[i] and above the bound before; the last has no bound. Protocol is http1, h2 (gRPC
-// as well) or tcp.
+// Latency is a histogram of one protocol: http1, h2 (gRPC as well) or tcp.
 type Latency struct {
 	Protocol string
-	Buckets  []uint64
-	Sum      time.Duration
-	Count    uint64
+	Histogram
 }
 
 // snapshot is what one worker, or HTTP/1.1, has.
@@ -80,6 +82,8 @@ type snapshot struct {
 // Stats collects the counters of all loops. It waits at most a second; a loop that has ended gives its last ones.
 func (p *Proxy) Stats() Stats {
 	out := Stats{Clients: int(p.clients.Load()), Refused: p.refused.Load(), Buffered: max(0, p.parked.Load())}
+	l := p.limits.Load()
+	out.ClientsLimit, out.BufferedLimit = l.Connections, int64(l.Buffered)
 	if !p.running.Load() {
 		return out
 	}
@@ -124,7 +128,7 @@ func (p *Proxy) Stats() Stats {
 func (w *worker) snapshot() snapshot {
 	s := snapshot{services: make(map[string]serviceStats, len(w.stats)), loop: LoopStats{Index: w.index, Stats: w.loop.Stats()}}
 	for name, one := range w.stats {
-		s.services[name] = *one
+		s.services[name] = one.clone()
 	}
 	return s
 }
@@ -150,13 +154,11 @@ func export(name string, s *serviceStats) ServiceStats {
 				out.Calls = append(out.Calls, CallCount{c.label(k), c.String(), n})
 			}
 		}
-		h := &s.latency[k]
-		l := Latency{Protocol: k.String(), Buckets: slices.Clone(h.count[:]), Sum: h.sum}
-		for _, n := range h.count {
-			l.Count += n
+		if h := s.latency[k]; h != nil {
+			out.Latency = append(out.Latency, Latency{k.String(), h.export()})
 		}
-		if l.Count > 0 {
-			out.Latency = append(out.Latency, l)
+		if h := s.overhead[k]; h != nil {
+			out.Overhead = append(out.Overhead, Latency{k.String(), h.export()})
 		}
 		out.Active[k.String()] = s.active[k]
 		out.Sniffed[k.String()] = s.sniffed[k]

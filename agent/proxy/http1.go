@@ -186,7 +186,7 @@ func (h *http1) snapshot() snapshot {
 	defer h.mu.Unlock()
 	s := snapshot{services: make(map[string]serviceStats, len(h.stats))}
 	for name, one := range h.stats {
-		s.services[name] = *one
+		s.services[name] = one.clone()
 	}
 	return s
 }

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h1"
 )
@@ -92,6 +93,10 @@ func (x *exchange) copyAnswer(a *attempt, body *wireBody, out []byte, chunked bo
 			if err := x.send(out); err != nil {
 				x.cancel(errClientGone)
 				return false, false, err
+			}
+			if !x.returned {
+				x.returned = true
+				x.delay += time.Since(a.picked) - a.first
 			}
 			out = x.work.out[:0]
 		}

@@ -114,6 +114,7 @@ func (a *attempt) ask() (written bool, err error) {
 	if n, err := conn.Write(out); err != nil {
 		return n > 0, err
 	}
+	x.delay = time.Since(x.began) // waits for a connection, and earlier attempts
 	waiting := false
 	switch {
 	case x.hasBody && x.expects && len(x.replay.kept) == 0:

@@ -73,6 +73,9 @@ type exchange struct {
 
 	retries int // by the policy
 
+	delay    time.Duration // what this agent added: until the request was written to the backend, and from its response's head until that was
+	returned bool          // that was
+
 	mu sync.Mutex
 
 	cause    error // why it was ended from here
@@ -237,7 +240,12 @@ func (x *exchange) end() {
 	}
 	x.replay.drop()
 	took := time.Since(x.began)
-	x.s.h.count(x.s.rt, func(st *serviceStats) { st.http(protoHTTP1, x.status, took) })
+	x.s.h.count(x.s.rt, func(st *serviceStats) {
+		st.http(protoHTTP1, x.status, took)
+		if x.returned {
+			st.added(protoHTTP1, x.delay)
+		}
+	})
 }
 
 // cancel ends a running request: whatever it waits for ends with an error. From any goroutine.

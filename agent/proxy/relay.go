@@ -83,6 +83,7 @@ type relay struct {
 	slowness         slowness
 	scratch          []h2.Field
 	streams          []*h2.Stream
+	hops             []hop // of this wake-up
 	draining         bool
 	silence          time.Duration // hangSilence
 }

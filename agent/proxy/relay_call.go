@@ -38,6 +38,7 @@ type call struct {
 	start, began time.Time // of the call, of the attempt
 	deadline     time.Time // of grpc-timeout; zero: none
 	firstByte    time.Duration
+	delay        time.Duration // from the call's arrival until its request was written to the attempt's backend
 	timer        loop.Timer
 	waitUntil    time.Time // for a stream slot
 
@@ -249,6 +250,7 @@ func (c *call) send(conn *backendConn) {
 		c.rewriteAuthority()
 	}
 	conn.begins()
+	c.relay.passes(c)
 	conn.h2.OpenStream(&c.bs, c.head)
 	p := &c.req
 	whole := p.end && p.got == 0 && !p.trailing
@@ -289,6 +291,7 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 	c.answered, c.status, c.sized = true, head.Status, head.HasLength
 	c.firstByte = max(now.Sub(c.began), 1)
 	c.expected = !c.bs.Sending()
+	c.relay.returns(c)
 	c.drop() // from now on there is no retry
 	if c.req.keep {
 		c.req.keep = false

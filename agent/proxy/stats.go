@@ -1,9 +1,6 @@
 package proxy
 
-import (
-	"math/bits"
-	"time"
-)
+import "time"
 
 // class is what a call came to.
 type class uint8
@@ -34,38 +31,12 @@ func (c class) label(k protocol) string {
 	return k.String()
 }
 
-const (
-	// The histogram's bounds are powers of two in microseconds: 64 µs, 128 µs, ... 67 s, and everything above.
-	firstBucket = 6
-	buckets     = 22
-)
-
-// LatencyBounds are the upper bounds of the histogram's buckets but the last, which has none: 2^6 to 2^26 µs, each twice the one before.
-func LatencyBounds() []time.Duration {
-	b := make([]time.Duration, buckets-1)
-	for i := range b {
-		b[i] = time.Microsecond << (firstBucket + i)
-	}
-	return b
-}
-
-// histogram of durations.
-type histogram struct {
-	count [buckets]uint64
-	sum   time.Duration
-}
-
-func (h *histogram) add(d time.Duration) {
-	us := uint64(max(0, d) / time.Microsecond)
-	h.count[min(buckets-1, max(0, bits.Len64(us)-firstBucket))]++
-	h.sum += d
-}
-
 // serviceStats are the counters of one service on one loop: plain, written by that loop only, and copied by it (HTTP2.md 2).
 type serviceStats struct {
 	calls     [protocols][classes]uint64
-	latency   [protocols]histogram // whole calls; of tcp, whole connections
-	active    [protocols]int       // client connections
+	latency   [protocols]*histogram // whole calls; of tcp, whole connections. nil: none yet
+	overhead  [protocols]*histogram // what the agent added to calls, up to the response's head; not of tcp
+	active    [protocols]int        // client connections
 	picks     uint64
 	noBackend uint64          // calls and connections that found no usable backend (4.5)
 	retried   [reasons]uint64 // attempts after the first
@@ -82,6 +53,31 @@ type serviceStats struct {
 	connectsFailed uint64
 }
 
+// took counts how long a call took.
+func (s *serviceStats) took(k protocol, d time.Duration) {
+	if s.latency[k] == nil {
+		s.latency[k] = new(histogram)
+	}
+	s.latency[k].add(d, firstOfCalls)
+}
+
+// added counts what the agent added to a call.
+func (s *serviceStats) added(k protocol, d time.Duration) {
+	if s.overhead[k] == nil {
+		s.overhead[k] = new(histogram)
+	}
+	s.overhead[k].add(d, firstOfOverhead)
+}
+
+// clone is a copy that shares nothing.
+func (s *serviceStats) clone() serviceStats {
+	c := *s
+	for k := range c.latency {
+		c.latency[k], c.overhead[k] = c.latency[k].clone(), c.overhead[k].clone()
+	}
+	return c
+}
+
 // http counts a call that ended with an HTTP status.
 func (s *serviceStats) http(k protocol, status int, d time.Duration) {
 	c := http2xx
@@ -94,7 +90,7 @@ func (s *serviceStats) http(k protocol, status int, d time.Duration) {
 		c = http3xx
 	}
 	s.calls[k][c]++
-	s.latency[k].add(d)
+	s.took(k, d)
 }
 
 // grpc counts a gRPC call by the status that the backend gave, or the caller's cancel (1).
@@ -107,13 +103,13 @@ func (s *serviceStats) grpc(code int, d time.Duration) {
 		c = grpcClientError
 	}
 	s.calls[protoH2][c]++
-	s.latency[protoH2].add(d)
+	s.took(protoH2, d)
 }
 
 // unavailable counts a gRPC call that was answered here with status 14.
 func (s *serviceStats) unavailable(d time.Duration) {
 	s.calls[protoH2][grpcUnavailable]++
-	s.latency[protoH2].add(d)
+	s.took(protoH2, d)
 }
 
 // tcp counts a connection that is over.
@@ -123,7 +119,7 @@ func (s *serviceStats) tcp(ok bool, in, out uint64, d time.Duration) {
 		c = tcpOK
 	}
 	s.calls[protoTCP][c]++
-	s.latency[protoTCP].add(d)
+	s.took(protoTCP, d)
 	s.in += in
 	s.out += out
 }
@@ -134,10 +130,8 @@ func (s *serviceStats) add(o *serviceStats) {
 		for c := range s.calls[k] {
 			s.calls[k][c] += o.calls[k][c]
 		}
-		for i := range s.latency[k].count {
-			s.latency[k].count[i] += o.latency[k].count[i]
-		}
-		s.latency[k].sum += o.latency[k].sum
+		s.latency[k] = s.latency[k].merge(o.latency[k])
+		s.overhead[k] = s.overhead[k].merge(o.overhead[k])
 		s.active[k] += o.active[k]
 		s.sniffed[k] += o.sniffed[k]
 	}

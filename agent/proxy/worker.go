@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/proxy/tcp"
@@ -33,17 +34,17 @@ type worker struct {
 }
 
 func newWorker(p *Proxy, index int) (*worker, error) {
-	l, err := loop.New(loop.Config{Log: p.log})
-	if err != nil {
-		return nil, fmt.Errorf("make event loop %d: %w", index, err)
-	}
 	w := &worker{
-		loop: l, proxy: p, index: index,
+		proxy: p, index: index,
 		stats:    map[string]*serviceStats{},
 		sessions: map[*table.Service]map[*session]struct{}{},
 		awaiting: map[*binding]struct{}{},
 		dirty:    map[*table.Service]struct{}{},
 		ended:    make(chan struct{}),
+	}
+	var err error
+	if w.loop, err = loop.New(loop.Config{Log: p.log, OnTurn: func(took time.Duration) { w.relay.turned(took) }}); err != nil {
+		return nil, fmt.Errorf("make event loop %d: %w", index, err)
 	}
 	w.relay = newRelay(w)
 	return w, nil
