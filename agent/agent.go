@@ -100,7 +100,7 @@ type applied struct {
 	err    error          // why the file at hand isn't in force; nil if it is
 }
 
-// New reads the configuration, binds every socket and loads the lists that need no etcd; Run starts the stages. An error says what to mend. ctx ends the wait of a crash loop (6.6);
+// New reads the configuration and binds every socket; Run starts the stages. An error says what to mend. ctx ends the wait of a crash loop (6.6);
 // the error is its own then.
 func New(ctx context.Context, o Options) (*Agent, error) {
 	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents), opened: make(chan struct{}), handing: make(chan struct{})}
@@ -170,7 +170,6 @@ func (a *Agent) make(strange error) error {
 			}
 		}
 	}
-	a.discovery.LoadSpool(a.started)
 	if err := a.api.Listen(); err != nil {
 		p.change.Abort() // or its unix sockets stay behind
 		return err
@@ -251,7 +250,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"discovery", a.discovery.Run},
 		stage{"mutes", a.mutes.Run},
 		stage{"registrar", door(func(ctx context.Context) error { return a.keepsRegistrations.run(ctx, a.registrar.Run) })},
-		stage{"etcd", a.etcd.Run},
+		stage{"etcd", after(a.Loaded(), a.etcd.Run)},
 		stage{"health", a.monitor.Run},
 		stage{"table", a.table.Run},
 		stage{"notify", a.notify.Run}, // last: it tells what the others did
@@ -261,6 +260,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("stopped")
 	return err
 }
+
+// Loaded is closed when Run has read what the spool has; then etcd is asked.
+func (a *Agent) Loaded() <-chan struct{} { return a.discovery.Loaded() }
 
 func (a *Agent) config() *config.Config { return a.applied.Load().config }
 

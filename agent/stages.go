@@ -65,6 +65,18 @@ func runStages(ctx context.Context, log hclog.Logger, grace time.Duration, stage
 	return first
 }
 
+// after runs a stage once begin is closed.
+func after(begin <-chan struct{}, run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-begin:
+			return run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // later runs a stage once the agent has settled, or has to end.
 func later(run func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {

@@ -262,14 +262,7 @@ func (a *Agent) succeed(ctx context.Context) error {
 
 // onceOpened runs a stage once this process may serve: at once, unless it follows another one.
 func (a *Agent) onceOpened(run func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		select {
-		case <-a.opened:
-			return run(ctx)
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	return after(a.opened, run)
 }
 
 // awaitPredecessor notes when the process before this one has ended: then the next upgrade may come.

@@ -113,6 +113,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 
 		AdminGID: groupID(adminGroup),
 		Follow:   func(_ context.Context, name string, uid uint32) error { return a.ondemand.ask(name, uid) },
+		Hasten:   a.discovery.Hasten,
 		Accept:   a.discovery.Accept,
 		Reload:   a.Reload,
 		Upgrade:  a.Upgrade,

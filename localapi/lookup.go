@@ -47,6 +47,7 @@ func (s *Server) service(ctx context.Context, now time.Time, name string) (*tabl
 	// Only asks within FirstList of the service's beginning wait; later ones hear at once that there is no list.
 	wait := time.NewTimer(v.At.Add(s.limits.FirstList).Sub(now))
 	defer wait.Stop()
+	s.hasten(v)
 	for {
 		v, changed := svc.Changed()
 		switch {
@@ -65,6 +66,13 @@ func (s *Server) service(ctx context.Context, now time.Time, name string) (*tabl
 		case <-s.stopping.Done():
 			return nil, nil, s.goodbyeError()
 		}
+	}
+}
+
+// hasten has the first list of a service come, if that depends on nobody else.
+func (s *Server) hasten(v *table.View) {
+	if !v.Ready && !v.Gone && s.cfg.Hasten != nil {
+		s.cfg.Hasten(v.Service.Name())
 	}
 }
 
@@ -207,6 +215,7 @@ func (l lookupService) Watch(r *lbagentv1.WatchRequest, stream grpc.ServerStream
 		return err
 	}
 	svc.Asked(s.now())
+	s.hasten(svc.View())
 	asked := time.NewTicker(askedEvery)
 	defer asked.Stop()
 	var sent *table.View

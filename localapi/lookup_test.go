@@ -106,6 +106,44 @@ func TestOnDemand(t *testing.T) {
 	}
 }
 
+// Who asks for a service without a list has it come now, if it can, and waits no longer than that takes; of one that has a list nothing has to come.
+func TestHasten(t *testing.T) {
+	var r *rig
+	hastened := make(chan string, 10)
+	r = newRig(t, func(c *Config) {
+		c.Limits.FirstList = 10 * time.Second
+		c.Hasten = func(name string) {
+			r.set(name, 9)
+			hastened <- name
+		}
+	})
+	for _, name := range []string{"picked", "watched"} {
+		r.table.SetSpec(time.Now(), specOf(name))
+	}
+	p, err := r.lookup().Pick(testContext(t), &lbagentv1.PickRequest{Service: "picked"})
+	if err != nil || p.Picks[0].Address != "10.0.0.9:80" {
+		t.Fatal(p, err)
+	}
+	w, err := r.lookup().Watch(testContext(t), &lbagentv1.WatchRequest{Service: "watched"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := w.Recv(); err != nil || len(v.Backends) != 1 {
+		t.Fatal(v, err)
+	}
+	if _, err := r.lookup().Pick(testContext(t), &lbagentv1.PickRequest{Service: "user"}); err != nil {
+		t.Fatal(err)
+	}
+	close(hastened)
+	var got []string
+	for name := range hastened {
+		got = append(got, name)
+	}
+	if !slices.Equal(got, []string{"picked", "watched"}) {
+		t.Errorf("hastened %v", got)
+	}
+}
+
 // Explain follows nothing: it is for looking.
 func TestExplainFollowsNothing(t *testing.T) {
 	r := newRig(t, func(c *Config) {

@@ -55,6 +55,8 @@ type Config struct {
 	// Follow starts to follow a service that is not in the table because uid asked for it (1.15). It returns once Table.Lookup finds the service, without
 	// waiting for a list; else ErrUnknownService or ErrTooManyServices, wrapped with what a person can do. nil = on demand is off.
 	Follow func(ctx context.Context, name string, uid uint32) error
+	// Hasten is called when somebody asks for a service that has no list yet: at a start it may be one of many that are being read. nil = nothing is to be done.
+	Hasten func(service string)
 	// Accept lets go of a service's orphans and returns them (1.10). nil = not supported.
 	Accept func(service string) ([]netip.AddrPort, error)
 	// Reload reads the configuration again and says what changed, a line each; an error says why nothing did (6.1). nil = not supported.

@@ -80,7 +80,8 @@ type Discovery struct {
 	// How often lists were compared with etcd's (1.6), and how often a watch had missed something.
 	audits, repairs atomic.Uint64
 
-	wake chan struct{} // tend has something to do
+	wake   chan struct{} // tend has something to do
+	loaded chan struct{} // closed when the spool has been read
 
 	names   atomic.Int64  // that are asked for
 	lookups chan struct{} // has room for those that may run at once
@@ -121,45 +122,50 @@ func New(cfg Config) (*Discovery, error) {
 		log:     cfg.Log,
 		spool:   newSpool(cfg.SpoolDir, cfg.Log),
 		wake:    make(chan struct{}, 1),
+		loaded:  make(chan struct{}),
 		notes:   make(map[string]map[netip.AddrPort]string),
 		follows: make(map[string]*follower),
 		ending:  make(map[string]<-chan struct{}),
 	}, nil
 }
 
-// LoadSpool calls OnList with every spooled list among follows, and with static ones; before Run, so that the first answer needs no etcd (1.8). Services are
-// read in parallel.
-func (d *Discovery) LoadSpool(now time.Time) {
+// loadSpool calls OnList with every spooled list among follows, and with static ones (1.8), those aside that Hasten has. One core is left to those who ask.
+func (d *Discovery) loadSpool(ctx context.Context) {
+	now := time.Now()
 	d.mu.Lock()
-	var todo []*follower
-	if d.ctx == nil {
-		for _, f := range d.follows {
-			todo = append(todo, f)
-		}
-	}
+	todo := slices.Collect(maps.Values(d.follows))
 	d.mu.Unlock()
 	slices.SortFunc(todo, func(a, b *follower) int { return strings.Compare(a.follow.Name, b.follow.Name) })
-	var next atomic.Int64
+	var next, spooled atomic.Int64
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(todo)) {
+	for range min(max(1, runtime.GOMAXPROCS(0)-1), len(todo)) {
 		wg.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(todo); i = int(next.Add(1)) - 1 {
-				todo[i].seed(now)
+			for i := int(next.Add(1)) - 1; i < len(todo) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if todo[i].seed(now) {
+					spooled.Add(1)
+				}
 			}
 		})
 	}
 	wg.Wait()
-	d.reportSpool(now, todo)
+	d.reportSpool(now, int(spooled.Load()))
+}
+
+// Loaded is closed when every list that the spool has is given.
+func (d *Discovery) Loaded() <-chan struct{} { return d.loaded }
+
+// Hasten gives OnList the list of a service that has none yet, if it needs no etcd: somebody waits for it, and has it before its turn comes in loadSpool.
+func (d *Discovery) Hasten(name string) {
+	d.mu.Lock()
+	f := d.follows[name]
+	d.mu.Unlock()
+	if f != nil && f.after == nil { // else the follower before it is to end first
+		f.seed(time.Now())
+	}
 }
 
 // reportSpool says once how many lists came from the spool.
-func (d *Discovery) reportSpool(now time.Time, seeded []*follower) {
-	n := 0
-	for _, f := range seeded {
-		if f.list != nil && f.list.Source == service.FromSpool {
-			n++
-		}
-	}
+func (d *Discovery) reportSpool(now time.Time, n int) {
 	if n == 0 {
 		return
 	}
@@ -169,14 +175,17 @@ func (d *Discovery) reportSpool(now time.Time, seeded []*follower) {
 	}
 }
 
-// Run keeps lists until ctx ends; the last dirty lists are spooled before it returns.
+// Run keeps lists until ctx ends; the last dirty lists are spooled before it returns. It begins with what needs no etcd; who asks for a service meanwhile has its list
+// first (Hasten). Followers start afterwards, and etcd should be asked by nobody before Loaded: what it says is compared with all that the spool knows of its lives (1.5).
 func (d *Discovery) Run(ctx context.Context) error {
+	d.loadSpool(ctx)
 	d.mu.Lock()
 	if d.ctx != nil {
 		d.mu.Unlock()
 		return errors.New("discovery: Run was called twice")
 	}
 	d.ctx = ctx
+	close(d.loaded)
 	followed := slices.Collect(maps.Keys(d.follows))
 	for name, f := range d.follows {
 		followed = append(followed, name+fallbackSuffix)
@@ -296,7 +305,8 @@ func (d *Discovery) Remove(name string) {
 func (d *Discovery) endLocked(name string) {
 	f := d.follows[name]
 	delete(d.follows, name)
-	if f.cancel == nil { // never started
+	if f.cancel == nil { // never started, but it may be read from the spool at the moment
+		f.end()
 		d.spool.remove(name)
 		d.spool.remove(name + fallbackSuffix)
 		return

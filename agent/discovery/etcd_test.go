@@ -298,8 +298,8 @@ func TestNewestAgreesWithRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		count, newest := snap.records.keys()
-		if r.Count != int64(count) || len(r.Kvs) != 1 || r.Kvs[0].ModRevision != newest || r.Header.Revision != snap.revision || r.Header.ClusterId != snap.epoch {
-			t.Fatalf("step %d: newest says %v, the read %d keys, newest %d, revision %d", i, r, count, newest, snap.revision)
+		if r.Count != int64(count) || len(r.Kvs) != 1 || r.Kvs[0].ModRevision != newest || r.Header.Revision != snap.at.Revision || r.Header.ClusterId != snap.at.Epoch {
+			t.Fatalf("step %d: newest says %v, the read %d keys, newest %d, revision %d", i, r, count, newest, snap.at.Revision)
 		}
 	}
 }

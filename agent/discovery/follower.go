@@ -11,38 +11,31 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// follower keeps one service's list. Its goroutine owns all that follows the blank line.
+// follower keeps one service's list. It is the etcd.Keys of its own goroutine, which owns all that follows the blank line.
 type follower struct {
 	d      *Discovery
 	follow Follow
-	after  <-chan struct{}    // closed when the follower before it, of the same service, has ended
+	after  <-chan struct{}    // closed when the follower before it, of the same service, has ended; nil if there is none
 	cancel context.CancelFunc // set when it is started
 	done   chan struct{}      // closed when it has ended
 	keeps  atomic.Bool        // the guard keeps orphans
+
+	seeding sync.Once // of seed
 
 	fallback *follower                    // of the service's fallback, nil without; its goroutine gives spare
 	parent   *follower                    // whose fallback this is; nil if it is none
 	spare    atomic.Pointer[service.List] // the fallback's list of now, nil before its first
 
-	seeded   bool
-	decoder  *format.Decoder
-	back     etcd.Backoff
-	fresh    etcd.Budget
-	audit    *inventory // that the watch has not yet come level with; nil = none
-	level    int64      // the revision up to which the watch has told all
-	watching bool       // the watch was made
-	doubt    bool       // by a member with a lower revision than the list has: it is behind, or it was restored
-	trouble  string     // the last error that was logged
+	decoder *format.Decoder
+	trouble string // the last error that was logged
 
 	mu sync.Mutex // held while a list is made and OnList runs, whoever makes it. What follows is written under it, records, epoch and rev by the goroutine alone
 
 	guard     guard
 	records   records
 	spooled   *service.List // what the spool had, less orphans, until etcd says what is; nil without
-	cluster   uint64        // of records
 	epoch     uint64        // of records
 	rev       int64         // of records
 	confirmed time.Time     // when the list's source last said that it is so
@@ -90,7 +83,6 @@ func (f *follower) run(ctx context.Context) {
 	defer f.stopNames()
 	if f.after != nil {
 		<-f.after
-		f.after = nil
 	}
 	f.seed(time.Now())
 	f.startNames(ctx)
@@ -107,23 +99,8 @@ func (f *follower) run(ctx context.Context) {
 		return
 	}
 	f.decoder = dec
-	for {
-		l, err := f.d.cfg.Etcd.Get(ctx)
-		if err != nil {
-			return
-		}
-		both, cancel := l.Join(ctx)
-		err = f.attempt(both, l)
-		ended := context.Cause(l.Context())
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		if ended == nil {
-			f.report(l, err)
-		}
-		etcd.Sleep(ctx, f.back.Next(), nil)
-	}
+	with := etcd.Follower{Links: f.d.cfg.Etcd, Prefix: f.follow.keys(), Keys: f, Audits: &f.d.audits}
+	with.Run(ctx)
 }
 
 func (f *follower) end() {
@@ -133,32 +110,24 @@ func (f *follower) end() {
 	close(f.done)
 }
 
-// answered notes that etcd answers, and that this service's watch is well.
-func (f *follower) answered() {
-	f.d.cfg.Etcd.OK()
+// Well: see etcd.Keys.
+func (f *follower) Well() {
 	if f.trouble != "" {
 		f.d.log.Info("service is followed again", "service", f.follow.Name)
 		f.trouble = ""
 	}
 }
 
-// report says why an attempt ended, to whom it concerns: the link if a new client is needed, a person if it is about this service only.
-func (f *follower) report(l *etcd.Link, err error) {
+// Ended: see etcd.Keys.
+func (f *follower) Ended(err error) (own bool) {
 	f.d.log.Debug("reading the list again", "service", f.follow.Name, "cause", err)
-	switch {
-	case errors.Is(err, errMute):
-		f.d.cfg.Etcd.Fail(err)
-		l.Fail(err)
-	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded): // as it should be
-	case errors.Is(err, errMissed):
+	if errors.Is(err, etcd.ErrMissed) {
 		f.d.repairs.Add(1)
 		f.d.log.Warn("a list was out of date", "service", f.follow.Name, "cause", err)
-	case etcd.IsDenied(err), etcd.IsTooLarge(err), errors.Is(err, errMixed):
-		if f.trouble != err.Error() {
-			f.trouble = err.Error()
-			f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
-		}
-	default:
-		f.d.cfg.Etcd.Fail(err)
 	}
+	if own = etcd.IsOwn(err); own && f.trouble != err.Error() {
+		f.trouble = err.Error()
+		f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
+	}
+	return own
 }

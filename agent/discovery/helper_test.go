@@ -25,6 +25,10 @@ const (
 	readsAtOnce = 8
 	linkSettles = 10 * time.Second
 	errorShown  = time.Minute
+	silence     = 30 * time.Second
+	silenceJoin = 3 * time.Second
+	auditEvery  = 10 * time.Minute
+	pageSize    = 1000
 )
 
 // eventually fails the test unless ok is true within d.
@@ -220,11 +224,11 @@ func (s setup) start(t *testing.T, follows ...Follow) *running {
 	for _, f := range follows {
 		d.Set(f)
 	}
-	d.LoadSpool(time.Now())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
-	go func() { ended <- links.Run(ctx) }()
 	go func() { ended <- d.Run(ctx) }()
+	<-d.Loaded()
+	go func() { ended <- links.Run(ctx) }()
 	var once sync.Once
 	stop := func() {
 		once.Do(func() {

@@ -10,17 +10,24 @@ import (
 	"github.com/lbagent/lbagent/agent/service"
 )
 
-// seed gives OnList the list that needs no etcd: the static one, or the one in the spool.
-func (f *follower) seed(now time.Time) {
-	if f.seeded {
-		return
-	}
-	f.seeded = true
+// seed gives OnList the list that needs no etcd: the static one, or the one in the spool; the first time that it is called. It reports whether that is of the spool, and
+// returns when it is given, whoever does it.
+func (f *follower) seed(now time.Time) (spooled bool) {
+	f.seeding.Do(func() { f.seedOnce(now) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.list != nil && f.list.Source == service.FromSpool
+}
+
+func (f *follower) seedOnce(now time.Time) {
 	if f.fallback != nil {
 		f.fallback.seed(now)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
 	var orphans service.List
 	if f.follow.spools() {
 		if l := f.d.spool.load(f.follow, now); l != nil {
@@ -141,11 +148,11 @@ func (f *follower) emit(now time.Time, l *service.List) {
 	f.parent.remake()
 }
 
-// confirm tells that the list is still so.
-func (f *follower) confirm(now time.Time) {
+// Confirm tells that the list is still so.
+func (f *follower) Confirm() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.confirmLocked(now)
+	f.confirmLocked(time.Now())
 }
 
 func (f *follower) confirmLocked(now time.Time) {

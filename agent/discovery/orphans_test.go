@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
-	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -380,57 +378,4 @@ func TestAudit(t *testing.T) {
 
 func fakeKey(e *fakeEtcd, key, addr string) *mvccpb.KeyValue {
 	return &mvccpb.KeyValue{Key: []byte(key), Value: []byte(record(addr, 1)), CreateRevision: e.revision, ModRevision: e.revision}
-}
-
-// On a prefix that always changes, what an audit finds and what the watch has told up to then are of different moments: they are compared at the same revision, and nothing
-// is read again (1.6).
-func TestAuditWhileBusy(t *testing.T) {
-	ev := func(rev int64, key string, del bool) *mvccpb.Event {
-		kv := &mvccpb.KeyValue{Key: []byte("services/user/" + key), ModRevision: rev}
-		if del {
-			return &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: kv}
-		}
-		kv.Value, kv.CreateRevision = []byte(record("10.0.0."+key+":80", 1)), rev
-		return &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: kv}
-	}
-	for name, c := range map[string]struct {
-		audit   inventory
-		level   int64
-		batches [][]*mvccpb.Event
-		missed  bool
-		pending bool
-	}{
-		"on its way":         {inventory{11, 2, 11}, 0, [][]*mvccpb.Event{{ev(11, "2", false)}}, false, false},
-		"and more":           {inventory{11, 2, 11}, 0, [][]*mvccpb.Event{{ev(11, "2", false), ev(12, "3", false)}}, false, false},
-		"in two batches":     {inventory{12, 3, 12}, 0, [][]*mvccpb.Event{{ev(11, "2", false)}, {ev(12, "3", false), ev(13, "3", true)}}, false, false},
-		"level by progress":  {inventory{15, 2, 11}, 15, [][]*mvccpb.Event{{ev(11, "2", false)}}, false, false},
-		"not level yet":      {inventory{15, 2, 15}, 14, [][]*mvccpb.Event{{ev(11, "2", false)}}, false, true},
-		"lost put":           {inventory{11, 2, 11}, 0, [][]*mvccpb.Event{{ev(12, "3", false)}}, true, false},
-		"lost put, quiet":    {inventory{11, 2, 11}, 12, [][]*mvccpb.Event{nil}, true, false},
-		"lost delete":        {inventory{11, 0, 0}, 0, [][]*mvccpb.Event{{ev(12, "2", false)}}, true, false},
-		"delete on its way":  {inventory{11, 0, 0}, 0, [][]*mvccpb.Event{{ev(11, "1", true), ev(12, "2", false)}}, false, false},
-		"same key, rewriten": {inventory{12, 1, 12}, 0, [][]*mvccpb.Event{{ev(11, "1", false), ev(12, "1", false)}}, false, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			d, err := New(Config{OnList: func(time.Time, *service.List) {}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			f := &follower{d: d, follow: naming("user"), rev: 10}
-			if f.decoder, err = format.New("grpc-naming", nil); err != nil {
-				t.Fatal(err)
-			}
-			f.apply(context.Background(), nil, []*mvccpb.Event{ev(10, "1", false)})
-			f.audit, f.level = &c.audit, c.level
-			var missed error
-			for _, b := range c.batches {
-				if missed = f.applyAudited(context.Background(), nil, b); missed != nil {
-					break
-				}
-			}
-			if (missed != nil) != c.missed || (f.audit != nil) != c.pending {
-				t.Errorf("error %v, pending %v", missed, f.audit != nil)
-			}
-		})
-	}
 }

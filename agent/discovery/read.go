@@ -2,12 +2,9 @@ package discovery
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"iter"
 	"maps"
 	"strings"
-	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/etcd"
@@ -15,75 +12,35 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
-const (
-	pageSize    = 1000             // keys (1.2)
-	readTimeout = 10 * time.Second // of one page
-)
-
-// errMixed says that two answers came from different clusters, which only a wrong list of endpoints explains.
-var errMixed = errors.New("etcd's endpoints belong to different clusters")
-
 // snapshot is a whole prefix at one revision.
 type snapshot struct {
-	records  records
-	cluster  uint64
-	epoch    uint64
-	revision int64
+	records records
+	at      etcd.Position
 }
 
-// read reads prefix whole: pages of one revision (1.2).
-func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string) (snapshot, error) {
-	release, err := l.Acquire(ctx)
-	if err != nil {
-		return snapshot{}, err
-	}
-	defer release()
-	var (
-		s       snapshot
-		fresh   []service.Backend
-		unused  = make(map[string]other)
-		from    = prefix
-		limit   = pageSize
-		more    = true
-		current []service.Backend
-	)
-	if j := dec.Joiner(); j != nil {
+// read reads prefix whole.
+func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string) (s snapshot, err error) {
+	var fresh, room []service.Backend
+	unused := make(map[string]other)
+	j := dec.Joiner()
+	if j != nil {
 		j.Reset()
 	}
-	for more {
-		pctx, cancel := context.WithTimeout(ctx, readTimeout)
-		asked := l.Seen()
-		r, err := l.Page(pctx, prefix, from, s.revision, limit)
-		cancel()
-		if etcd.IsTooLarge(err) && limit > 1 {
-			limit = max(1, limit/8)
-			continue
-		}
-		if err != nil {
-			return snapshot{}, fmt.Errorf("read %q: %w", prefix, err)
-		}
-		if s.revision == 0 {
-			if s.epoch, err = l.See(r.Header, asked); err != nil {
-				return snapshot{}, fmt.Errorf("read %q: %w", prefix, err)
-			}
-			s.cluster, s.revision = r.Header.ClusterId, r.Header.Revision
-		} else if r.Header.ClusterId != s.cluster {
-			return snapshot{}, fmt.Errorf("read %q: %w", prefix, errMixed)
-		}
-		for _, kv := range r.Kvs {
-			c := decode(dec, current[:0], kv)
+	s.at, err = l.ReadAll(ctx, prefix, func(kvs []*mvccpb.KeyValue) error {
+		for _, kv := range kvs {
+			c := decode(dec, room[:0], kv)
 			fresh = append(fresh, c.backends...)
 			if c.other != nil {
 				unused[string(kv.Key)] = *c.other
 			}
-			current = c.backends
+			room = c.backends
 		}
-		more = r.More && len(r.Kvs) > 0
-		if more {
-			from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
-		}
+		return nil
+	})
+	if err != nil {
+		return s, err
 	}
-	if j := dec.Joiner(); j != nil {
+	if j != nil {
 		for key, c := range joined(j) {
 			fresh = append(fresh, c.backends...)
 			if c.other == nil {

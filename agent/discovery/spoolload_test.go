@@ -1,7 +1,14 @@
 package discovery
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +40,77 @@ func spoolFull(t testing.TB, dir string, services, backends int) []Follow {
 	return follows
 }
 
+// The list of a service that somebody waits for is given while the others' are still being read, once, and by the time that Hasten returns (1.8). One that the spool doesn't
+// have, or that nobody follows, has Hasten do nothing.
+func TestHasten(t *testing.T) {
+	dir := t.TempDir()
+	follows := spoolFull(t, dir, runtime.GOMAXPROCS(0)+1, 2) // more than are read at once
+	slices.SortFunc(follows, func(a, b Follow) int { return strings.Compare(a.Name, b.Name) })
+	last := follows[len(follows)-1].Name
+	rec, hold := newRecorder(t), make(chan struct{})
+	out := &logBuffer{}
+	d, err := New(Config{SpoolDir: dir, Log: hclog.New(&hclog.LoggerOptions{Output: out}), OnList: func(now time.Time, l *service.List) {
+		if l.Service != last {
+			<-hold
+		}
+		rec.onList(now, l)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range append(follows, naming("unknown")) {
+		d.Set(f)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	for range 2 {
+		d.Hasten(last)
+		if n := len(rec.all(last)); n != 1 {
+			t.Errorf("%d lists of a service that is waited for", n)
+		}
+	}
+	d.Hasten("unknown")
+	d.Hasten("nobody")
+	select {
+	case <-d.Loaded():
+		t.Error("all is loaded, though lists could not be given yet")
+	default:
+	}
+	close(hold)
+	<-d.Loaded()
+	for _, f := range follows {
+		if n := len(rec.all(f.Name)); n != 1 {
+			t.Errorf("%d lists of %s", n, f.Name)
+		}
+	}
+	if want := fmt.Sprint("count=", len(follows)); !strings.Contains(out.String(), want) {
+		t.Errorf("log %q, want %s", out.String(), want)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// A service that is dropped while its list is read from the spool has no list any more, and no file.
+func TestRemoveWhileLoading(t *testing.T) {
+	dir := t.TempDir()
+	f := spoolFull(t, dir, 1, 2)[0]
+	d, err := New(Config{SpoolDir: dir, OnList: func(time.Time, *service.List) { t.Error("a list of a service that nobody follows") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Set(f)
+	of := d.follows[f.Name]
+	d.Remove(f.Name)
+	of.seed(time.Now()) // by who looked for it a moment before
+	d.spool.flush()
+	if _, err := os.Stat(d.spool.path(f.Name, listSuffix)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its file: %v", err)
+	}
+}
+
 // 1,000 services with 100 backends each are read in well under 100 ms.
 func BenchmarkLoadSpool(b *testing.B) {
 	dir := b.TempDir()
@@ -50,7 +128,7 @@ func BenchmarkLoadSpool(b *testing.B) {
 		}
 		begin := cpuTime()
 		b.StartTimer()
-		d.LoadSpool(time.Now())
+		d.loadSpool(b.Context())
 		used += cpuTime() - begin
 	}
 	b.ReportMetric(float64(used)/float64(b.N)/1e6, "cpu-ms/op")

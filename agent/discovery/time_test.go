@@ -103,7 +103,7 @@ func TestSilenceMissed(t *testing.T) {
 				if got := addrs(d.last("user")); got == before || len(e.seen().reads) != 2 {
 					t.Errorf("after %d reads the list is %q", len(e.seen().reads), got)
 				}
-				if !strings.Contains(d.log.String(), errMissed.Error()) {
+				if !strings.Contains(d.log.String(), etcd.ErrMissed.Error()) {
 					t.Error("nothing in the log")
 				}
 			})

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type contact struct {
 	lastError  string
 	failedAt   time.Time // of lastError
 	reconnects uint64
+	well       chan struct{} // closed and replaced when etcd has answered again for a while; nil if nobody waits
 }
 
 // Status is what is known of how etcd answers.
@@ -37,6 +39,10 @@ type Status struct {
 
 // errorShown is how long an error is shown while etcd answers: an endpoint that is down fails again within MaxBackoff and a dial.
 const errorShown = time.Minute
+
+// wellAfter is the most for which etcd answers after a loss until those who wait for their next try go on, half of it the least: not all hosts of a fleet do at one moment. Lower has
+// them try an etcd that is lost again at once, higher makes their lists late.
+const wellAfter = time.Second
 
 type contactState int
 
@@ -59,8 +65,29 @@ func (c *contact) ok() {
 		c.log.Info("etcd answers again", "elapsed", now.Sub(c.since).Round(time.Millisecond), "cause", c.lastError)
 		c.event(now, fmt.Sprintf("etcd answers again, after %v", now.Sub(c.since).Round(100*time.Millisecond)))
 		c.reconnects++
+		time.AfterFunc(wellAfter/2+rand.N(wellAfter/2), func() { c.tellWell(now) })
 	}
 	c.state, c.since, c.lastError = connected, now, ""
+}
+
+// again is closed when etcd was lost and has answered since for wellAfter: what waits for its next try needs not wait longer.
+func (c *contact) again() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.well == nil {
+		c.well = make(chan struct{})
+	}
+	return c.well
+}
+
+// tellWell closes what again returned, unless etcd was lost once more since then.
+func (c *contact) tellWell(since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.well != nil && c.state == connected && c.since.Equal(since) {
+		close(c.well)
+		c.well = nil
+	}
 }
 
 // fail notes that etcd did not answer, or not as it should.

@@ -179,6 +179,9 @@ func (l *Link) elsewhere(now time.Time) {
 	l.Elsewhere()
 }
 
+// well is closed when etcd was lost and answers again.
+func (k *Links) well() <-chan struct{} { return k.contact.again() }
+
 // Status is what is known of etcd.
 func (k *Links) Status() Status {
 	var s Status

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,8 @@ const (
 
 	keepRemoved = 1000 // names in the mark of removed items
 	writeTries  = 10
+
+	writeTimeout = 10 * time.Second
 )
 
 // Errors of Store.
@@ -263,7 +266,7 @@ func (s *Store) commit(ctx context.Context, by By, changes []Change, now *Snapsh
 		}
 		ops = append(ops, clientv3.OpPut(s.prefix+removedKey, string(mark)))
 	}
-	tctx, cancel := context.WithTimeout(ctx, readTimeout)
+	tctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	r, err := s.client.Raw().Txn(tctx).If(conditions...).Then(ops...).Commit()
 	if err != nil {
@@ -278,28 +281,13 @@ func (s *Store) versionKey(key string, version int) string {
 	return fmt.Sprintf("%s%s/%010d", s.history, key, version)
 }
 
-// pages reads prefix at one revision.
+// pages reads prefix at rev, or now if that is 0; then it sets rev.
 func (s *Store) pages(ctx context.Context, prefix string, rev *int64, each func(*mvccpb.KeyValue)) error {
-	for from, limit, more := prefix, pageSize, true; more; {
-		pctx, cancel := context.WithTimeout(ctx, readTimeout)
-		r, err := s.client.Page(pctx, prefix, from, *rev, limit)
-		cancel()
-		if etcd.IsTooLarge(err) && limit > 1 {
-			limit = max(1, limit/8)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read %q: %w", prefix, err)
-		}
-		if *rev == 0 {
-			*rev = r.Header.Revision
-		}
+	return etcd.Pages(ctx, s.client, prefix, *rev, func(r *clientv3.GetResponse) error {
+		*rev = cmp.Or(*rev, r.Header.Revision)
 		for _, kv := range r.Kvs {
 			each(kv)
 		}
-		if more = r.More && len(r.Kvs) > 0; more {
-			from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
-		}
-	}
-	return nil
+		return nil
+	})
 }

@@ -3,33 +3,17 @@ package mute
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/etcd"
 	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-const (
-	readTimeout = 10 * time.Second
-	silence     = 30 * time.Second // without a word on the watch: read again (1.3)
-	silenceJoin = 3 * time.Second  // and up to this much more
-	auditEvery  = 10 * time.Minute // ±50 %: read again although all seems well (1.6)
-	settles     = 10 * time.Second // a watch that lived this long was a good one
-)
-
-// Why a watch is given up although it did not fail.
 var (
-	errAudit    = errors.New("it is time to look")
-	errSilent   = errors.New("etcd does not answer on the watch")
-	errRestored = errors.New("etcd was replaced or restored from a backup")
-	errEnded    = errors.New("the watch ended")
-	errRoom     = errors.New("there is room for mutes that were left out")
-	errPrefix   = errors.New("the prefix changed")
+	errTooMany = errors.New("more than are honoured")                     // ends a read
+	errRoom    = errors.New("there is room for mutes that were left out") // has all keys read anew
 )
 
 // followed is how the following fares.
@@ -48,6 +32,8 @@ func (m *Mutes) SetPrefix(now time.Time, prefix string) {
 		return
 	}
 	m.prefix = prefix
+	close(m.moved)
+	m.moved = make(chan struct{})
 	clear(m.fleets)
 	m.followed = followed{}
 	m.settleLocked(now, true)
@@ -61,126 +47,98 @@ func (m *Mutes) changedLocked() {
 
 // follow keeps the fleet's mutes as etcd has them, until ctx ends. Whatever happens to etcd, what is known stays, each until its own end.
 func (m *Mutes) follow(ctx context.Context) {
-	var back etcd.Backoff
-	for ctx.Err() == nil {
+	etcd.FollowWhere(ctx, m.cfg.Etcd, func() (string, <-chan struct{}) {
 		m.mu.Lock()
-		prefix, changed := m.prefix, m.changed
-		m.mu.Unlock()
-		if prefix == "" {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		l, err := m.cfg.Etcd.Get(ctx)
-		if err != nil {
-			return
-		}
-		both, cancel := l.Join(ctx)
-		began := time.Now()
-		err = m.attempt(both, l, prefix)
-		ended := context.Cause(l.Context())
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) >= settles || errors.Is(err, errPrefix) {
-			back.Reset()
-		}
-		if ended == nil {
-			m.report(l, err, &back)
-		}
-		m.mu.Lock()
-		m.followed.now = m.followed.now && errors.Is(err, errAudit)
-		m.mu.Unlock()
-		etcd.Sleep(ctx, back.Next(), nil)
-	}
+		defer m.mu.Unlock()
+		return m.prefix, m.moved
+	}, func(prefix string) etcd.Keys { return &keys{m, prefix} })
 }
 
-// report says why an attempt ended, to whom it concerns.
-func (m *Mutes) report(l *etcd.Link, err error, back *etcd.Backoff) {
-	m.log.Debug("reading the fleet's mutes again", "cause", err)
-	switch {
-	case etcd.IsAuth(err):
-		l.Fail(err)
-	case errors.Is(err, errSilent):
-		m.cfg.Etcd.Fail(err)
-		l.Fail(err)
-	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errRestored), errors.Is(err, errEnded), errors.Is(err, errAudit), errors.Is(err, errRoom), errors.Is(err, errPrefix):
-	case etcd.IsDenied(err), etcd.IsTooLarge(err):
-		m.cfg.Etcd.OK() // it did answer
-		back.Most()     // nothing that will be better in a second
-		if m.setTrouble(err.Error()) {
-			m.log.Error("fleet-wide mutes can't be followed; grant the agent's etcd user to read the prefix, or turn them off (mute.prefix)", "cause", err)
+// keys are those below a prefix, which counts as long as it is that of Mutes.
+type keys struct {
+	m      *Mutes
+	prefix string
+}
+
+// Read: see etcd.Keys.
+func (k *keys) Read(ctx context.Context, l *etcd.Link) (etcd.Position, error) {
+	var all []*mvccpb.KeyValue
+	at, err := l.ReadAll(ctx, k.prefix, func(kvs []*mvccpb.KeyValue) error {
+		if all = append(all, kvs...); len(all) > maxFleet {
+			return errTooMany
 		}
-	default:
-		m.cfg.Etcd.Fail(err)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errTooMany) {
+		return at, err
 	}
+	k.m.install(time.Now(), k.prefix, all)
+	return at, nil
+}
+
+// Apply: see etcd.Keys.
+func (k *keys) Apply(_ context.Context, _ *etcd.Link, events []*mvccpb.Event) error {
+	return k.m.apply(time.Now(), k.prefix, events)
+}
+
+// Confirm: see etcd.Keys.
+func (k *keys) Confirm() {}
+
+// Inventory: see etcd.Keys. What can't be read, or is too much, isn't known here; but a read is one page.
+func (k *keys) Inventory() (count int, newest int64, known bool) { return 0, 0, false }
+
+// Well: see etcd.Keys.
+func (k *keys) Well() { k.setTrouble("") }
+
+// Ended: see etcd.Keys.
+func (k *keys) Ended(err error) (own bool) {
+	m := k.m
+	m.log.Debug("reading the fleet's mutes again", "cause", err)
+	m.mu.Lock()
+	if m.prefix == k.prefix {
+		m.followed.now = m.followed.now && errors.Is(err, etcd.ErrLook)
+	}
+	m.mu.Unlock()
+	if errors.Is(err, errRoom) {
+		return true
+	}
+	if own = etcd.IsOwn(err); own && k.setTrouble(err.Error()) {
+		m.log.Error("fleet-wide mutes can't be followed; grant the agent's etcd user to read the prefix, or turn them off (mute.prefix)", "cause", err)
+	}
+	return own
 }
 
 // setTrouble notes why the mutes can't be followed, and says whether that is news.
-func (m *Mutes) setTrouble(why string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	news := m.followed.trouble != why
-	m.followed.trouble = why
-	return news
-}
-
-// attempt reads the mutes and watches them until something fails; it never returns nil.
-func (m *Mutes) attempt(ctx context.Context, l *etcd.Link, prefix string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	read, err := m.read(ctx, l, prefix)
-	if err != nil {
-		return fmt.Errorf("read %q: %w", prefix, err)
-	}
-	m.cfg.Etcd.OK()
-	if !m.install(time.Now(), prefix, read) {
-		return errPrefix
-	}
-	guard := time.AfterFunc(silence, func() { cancel(errSilent) }) // until etcd has made the watch nobody else sets a limit
-	defer guard.Stop()
-	err = m.watch(ctx, l, prefix, read.Header.ClusterId, read.Header.Revision, guard)
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	return fmt.Errorf("watch %q: %w", prefix, err)
-}
-
-func (m *Mutes) read(ctx context.Context, l *etcd.Link, prefix string) (*clientv3.GetResponse, error) {
-	release, err := l.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	return l.Page(ctx, prefix, prefix, 0, maxFleet)
-}
-
-// install makes what a whole read found all that is known; false if another prefix counts by now. A list that is empty, or is another cluster's, is believed:
-// to mute somebody by what etcd no longer says would be worse than to give them calls.
-func (m *Mutes) install(now time.Time, prefix string, r *clientv3.GetResponse) bool {
-	m.mu.Lock()
-	if m.prefix != prefix {
-		m.mu.Unlock()
+func (k *keys) setTrouble(why string) bool {
+	k.m.mu.Lock()
+	defer k.m.mu.Unlock()
+	if k.m.prefix != k.prefix || k.m.followed.trouble == why {
 		return false
 	}
-	was := m.fleets
-	m.fleets = make(map[key]fleetMute, len(r.Kvs))
-	m.followed.bad = nil
-	if m.followed.over = r.More; r.More {
-		m.log.Error("there are more fleet-wide mutes than are honoured", "prefix", prefix, "count", r.Count, "honoured", maxFleet)
+	k.m.followed.trouble = why
+	return true
+}
+
+// install makes what a whole read found all that is known. A list that is empty, or is another cluster's, is believed: to mute somebody by what etcd no longer says would be
+// worse than to give them calls.
+func (m *Mutes) install(now time.Time, prefix string, all []*mvccpb.KeyValue) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.prefix != prefix {
+		return
 	}
-	for _, kv := range r.Kvs {
+	was := m.fleets
+	m.fleets = make(map[key]fleetMute, len(all))
+	m.followed.bad = nil
+	if m.followed.over = len(all) > maxFleet; m.followed.over {
+		m.log.Error("there are more fleet-wide mutes than are honoured", "prefix", prefix, "honoured", maxFleet)
+		all = all[:maxFleet]
+	}
+	for _, kv := range all {
 		m.takeLocked(prefix, kv)
 	}
-	m.followed.now, m.followed.trouble = true, ""
+	m.followed.now = true
 	m.settleLocked(now, !equal(was, m.fleets))
-	m.mu.Unlock()
-	return true
 }
 
 func equal(a, b map[key]fleetMute) bool {
@@ -241,56 +199,12 @@ func (m *Mutes) settleLocked(now time.Time, changed bool) {
 	m.changedLocked()
 }
 
-// watch follows from the revision that was read (1.2) until the watch fails.
-func (m *Mutes) watch(ctx context.Context, l *etcd.Link, prefix string, epoch uint64, rev int64, guard *time.Timer) error {
-	responses := l.Watch(ctx, prefix, rev)
-	quiet := time.NewTimer(silence + rand.N(silenceJoin))
-	defer quiet.Stop()
-	audit := time.NewTimer(auditEvery/2 + rand.N(auditEvery))
-	defer audit.Stop()
-	for {
-		m.mu.Lock()
-		changed, current := m.changed, m.prefix
-		m.mu.Unlock()
-		if current != prefix {
-			return errPrefix
-		}
-		select {
-		case r, ok := <-responses:
-			guard.Stop()
-			switch {
-			case !ok:
-				return errEnded
-			case r.Err != nil:
-				return r.Err
-			case r.Header.GetClusterId() != epoch, r.Created && r.Header.GetRevision() < rev:
-				return errRestored
-			}
-			m.cfg.Etcd.OK()
-			if err := m.apply(time.Now(), prefix, r.Events); err != nil {
-				return err
-			}
-			quiet.Reset(silence + rand.N(silenceJoin))
-		case <-changed:
-		case <-quiet.C:
-			return errAudit // a read tells more than a question would: it is one page
-		case <-audit.C:
-			return errAudit
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// apply takes what happened, one response of etcd at a time.
-func (m *Mutes) apply(now time.Time, prefix string, events []*clientv3.Event) error {
-	if len(events) == 0 {
-		return nil
-	}
+// apply takes what happened.
+func (m *Mutes) apply(now time.Time, prefix string, events []*mvccpb.Event) error {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.prefix != prefix {
-		m.mu.Unlock()
-		return errPrefix
+		return nil // the end of this is near
 	}
 	left := false
 	for _, e := range events {
@@ -302,10 +216,8 @@ func (m *Mutes) apply(now time.Time, prefix string, events []*clientv3.Event) er
 				"service", one.Service, "backend", one.Addr, "author", one.Author, "host", one.Host, "until", one.Until)
 		}
 	}
-	over := m.followed.over
 	m.settleLocked(now, true)
-	m.mu.Unlock()
-	if over && left {
+	if m.followed.over && left {
 		return errRoom
 	}
 	return nil

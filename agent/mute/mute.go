@@ -70,7 +70,8 @@ type Mutes struct {
 	mu sync.Mutex
 
 	prefix   string
-	changed  chan struct{}          // closed and replaced when prefix, or what is known of the fleet's mutes, changes
+	moved    chan struct{}          // closed and replaced when prefix changes
+	changed  chan struct{}          // closed and replaced when what is known of the fleet's mutes changes
 	hosts    map[key]service.Mute   // of this host
 	fleets   map[key]fleetMute      // as etcd said last, those whose time is over included
 	shown    map[shown]service.Mute // what OnMutes was told
@@ -108,7 +109,7 @@ func New(cfg Config) (*Mutes, error) {
 		cfg.Backends = func(string) ([]Backend, bool) { return nil, false }
 	}
 	m := &Mutes{
-		cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), prefix: cfg.Prefix, changed: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), prefix: cfg.Prefix, moved: make(chan struct{}), changed: make(chan struct{}),
 		hosts: make(map[key]service.Mute), fleets: make(map[key]fleetMute), shown: make(map[shown]service.Mute),
 	}
 	m.here, m.fleet = &file{log: cfg.Log}, &file{log: cfg.Log}

@@ -77,9 +77,9 @@ func thisProgram() string {
 	return path
 }
 
-// startGC lets the heap grow while the lists of the spool are read, of which nearly all stays: looking at them again and again on the way would be half of what a
-// start takes. Higher gives the first answer sooner, and costs memory until the collection that follows.
-const startGC = 400
+// startGC lets the heap grow while configuration and spool are read, of which nearly all stays: looking at it again and again on the way would be half of what a start
+// takes. Higher gives the first answers sooner, and costs memory until the collection that follows.
+const startGC = 1000
 
 // usualGC lets the heap grow by two thirds between two collections, by which a host that follows 1,000 services stays below 100 MiB. Higher costs memory, lower CPU time: a
 // collection looks at all that lives, some 40 ms for those. GOGC in the environment goes before it.
@@ -101,7 +101,6 @@ func runAgent(ctx context.Context, o agent.Options) error {
 		usual = usualGC
 	}
 	a, err := agent.New(ctx, o)
-	debug.SetGCPercent(usual)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil // stopped before it began
@@ -111,8 +110,12 @@ func runAgent(ctx context.Context, o agent.Options) error {
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
+		loaded := a.Loaded()
 		for {
 			select {
+			case <-loaded:
+				debug.SetGCPercent(usual)
+				loaded = nil
 			case <-hangUps:
 				_, _ = a.Reload(ctx) // the agent logs what came of it
 			case <-ended:

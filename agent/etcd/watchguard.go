@@ -1,10 +1,8 @@
-package discovery
+package etcd
 
 import (
 	"sync"
 	"time"
-
-	"github.com/lbagent/lbagent/agent/etcd"
 )
 
 // watchGuard gives a watch up that etcd has not made within the silence of 1.3, for which nobody else sets a limit. While etcd says something on another
@@ -15,7 +13,7 @@ type watchGuard struct {
 	timer *time.Timer // nil once it is stopped
 }
 
-func newWatchGuard(l *etcd.Link, giveUp func()) *watchGuard {
+func newWatchGuard(l *Link, giveUp func()) *watchGuard {
 	g := &watchGuard{}
 	g.mu.Lock()
 	defer g.mu.Unlock()
