@@ -16,8 +16,8 @@ import (
 // A token of before etcd was restored from a backup is not refused: etcd lets calls wait until its log, which began anew, is as long as the one was in which the token
 // was given out, and that may take days. So a call that waits has somebody look.
 const (
-	staleAfter    = time.Second      // without any answer; lower costs a slow etcd more looks, higher is the time without lists after a restore
-	stalePatience = time.Second      // for an answer that costs etcd nothing, beyond four times as long as it took without the token
+	staleAfter    = time.Second / 2  // without any answer; lower costs a slow etcd more looks, higher is the time without lists after a restore, as is the next
+	stalePatience = time.Second / 2  // for an answer that costs etcd nothing, beyond four times as long as it took without the token
 	lookEvery     = 10 * time.Second // at most, while the token is found good
 	lookFor       = 10 * time.Second // whether etcd answers anybody
 )
