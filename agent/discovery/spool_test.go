@@ -239,6 +239,41 @@ func TestSpoolLoadWhileRemoved(t *testing.T) {
 	}
 }
 
+// A list of which a whole read finds only other bad records is written, too: what a start without etcd says of them is what etcd said last (1.7, 1.8).
+func TestSpoolOfBadRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, dir := newFakeEtcd(), t.TempDir()
+		e.put("services/user/a", record("10.0.0.1:80", 1))
+		for _, want := range []string{"", "b", "c"} { // another number of them, then others
+			d := startFake(t, e, setup{SpoolDir: dir}, naming("user"))
+			advance(t, spoolEvery+time.Second)
+			if want != "" {
+				e.disconnect()
+				e.set(func() { delete(e.keys, "services/user/b") })
+				e.put("services/user/"+want, "garbage")
+				e.connect()
+				advance(t, spoolEvery+time.Second)
+			}
+			d.stop()
+			e.disconnect()
+			d = startFake(t, e, setup{SpoolDir: dir}, naming("user"))
+			l := d.last("user")
+			if l == nil || l.Source != service.FromSpool || addrs(l) != "10.0.0.1:80" {
+				t.Fatalf("from the spool: %+v", l)
+			}
+			var bad []string
+			for _, r := range l.Bad {
+				bad = append(bad, strings.TrimPrefix(r.Key, "services/user/"))
+			}
+			if got := strings.Join(bad, " "); got != want || l.BadCount != len(bad) {
+				t.Errorf("%d bad records %q, want %q", l.BadCount, got, want)
+			}
+			d.stop()
+			e.connect()
+		}
+	})
+}
+
 func TestSpoolSweep(t *testing.T) {
 	s, _ := testSpool(t)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {

@@ -339,7 +339,7 @@ func TestTakeBack(t *testing.T) {
 	await(t, "both are announced", func() bool { return l.r.Stats().Announced == 2 })
 }
 
-// Users: a token that expired costs nothing, and a key that the user may not write only itself.
+// Users: a token that expired costs nothing, least of all the client that all of the agent's watches hang on, and a key that the user may not write only itself.
 func TestUser(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{TokenTTL: time.Second})
 	c := etcdtest.NewClient(t, s)
@@ -377,6 +377,10 @@ func TestUser(t *testing.T) {
 	})
 	_, lease, _ := get(t, root, keyOf(1))
 	gone := watcher(t, root)
+	link, err := l.links.Get(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Each check finds its token expired: simple tokens live for a second here, and the checks are 2 s apart at most, 1.6 s at least.
 	ok := l.r.Stats().LastOK
 	for range 3 {
@@ -385,6 +389,9 @@ func TestUser(t *testing.T) {
 	}
 	if _, id, _ := get(t, root, keyOf(1)); id != lease || gone.Load() != 0 {
 		t.Errorf("lease %x, was %x; %d keys went", id, lease, gone.Load())
+	}
+	if err := context.Cause(link.Context()); err != nil {
+		t.Errorf("an expired token ended the client: %v", err)
 	}
 }
 
