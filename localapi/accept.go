@@ -24,7 +24,7 @@ type conn struct {
 	ahead   []byte // read, not yet given out; only the reader touches it
 	release func()
 
-	serve  func()          // says that a server serves it: grpc the connection, net/http its first request
+	serve  func()          // says that a server serves it: grpc once it has shaken hands, net/http its first request
 	served <-chan struct{} // closed by serve, or by Close
 }
 
@@ -41,6 +41,14 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return c.UnixConn.Read(p)
+}
+
+// SetDeadline is called by grpc before its handshake, which is to read HTTP/2's whole preface, and with no time after it.
+func (c *conn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.serve()
+	}
+	return c.UnixConn.SetDeadline(t)
 }
 
 // Close closes, and gives the place back the first time.
@@ -118,10 +126,16 @@ func (f *front) admit(c *conn, h2, h1 *handoff) {
 		to = h2
 	}
 	to.give(c)
-	// A server that is told to stop closes what it took and doesn't serve yet.
+	// A server that is told to stop closes what it took and doesn't serve yet; and grpc doesn't end, nor say GOAWAY to others, while it shakes hands.
 	select {
 	case <-c.served:
+		return
 	case <-f.s.settled.Done():
+	}
+	select {
+	case <-c.served:
+	default:
+		_ = c.Close()
 	}
 }
 

@@ -86,7 +86,6 @@ func (viaGateway) AuthType() string { return "gateway" }
 func (peerCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	switch c := raw.(type) {
 	case *conn:
-		c.serve()
 		return c, c.peer, nil
 	case gatewayConn:
 		return c, viaGateway{}, nil

@@ -111,6 +111,32 @@ func TestStopCutsSilent(t *testing.T) {
 	ended()
 }
 
+// Likewise who begins to say something and doesn't go on: grpc's end would wait for it, and so would the GOAWAY for all others (6.2).
+func TestStopCutsHalfSaid(t *testing.T) {
+	for name, said := range map[string]string{"h2": "PRI ", "h2 without settings": http2.ClientPreface, "http": "GET /v1/services HTTP/1.1\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) {
+				c.Limits.FirstBytes, c.Limits.Settle, c.Limits.Goodbye = time.Hour, 50*time.Millisecond, time.Hour
+			})
+			c, _ := raw(t, r.cfg.Socket)
+			if _, err := io.WriteString(c, said); err != nil {
+				t.Fatal(err)
+			}
+			if name == "http" {
+				eventually(t, func() string {
+					if got := r.Stats().Connections; got != 1 {
+						return fmt.Sprintf("%d connections", got)
+					}
+					return ""
+				})
+			} else if _, err := c.Read(make([]byte, 1)); err != nil { // grpc says its SETTINGS first
+				t.Fatal(err)
+			}
+			r.stop()
+		})
+	}
+}
+
 // A socket that systemd keeps is served by one process after the other: nobody's call fails (6.2).
 func TestRestartLosesNoCall(t *testing.T) {
 	const callers, restarts, callsBetween = 6, 5, 30
