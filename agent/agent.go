@@ -169,6 +169,11 @@ func (a *Agent) make(strange error) error {
 				a.log.Warn("a service is no longer followed on demand", "service", on.Service, "cause", err)
 			}
 		}
+		for _, k := range i.Backends { // what was used is, also if no listener says so: what was known of its backends goes on
+			if s := a.table.Lookup(k.Service); s != nil {
+				s.Asked(a.started)
+			}
+		}
 	}
 	if err := a.api.Listen(); err != nil {
 		p.change.Abort() // or its unix sockets stay behind

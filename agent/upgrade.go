@@ -11,6 +11,7 @@ import (
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/handoff"
 	"github.com/lbagent/lbagent/agent/service"
+	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	"github.com/lbagent/lbagent/localapi"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
@@ -40,6 +41,17 @@ type known struct {
 	Created int64          `json:"created,omitempty"`
 	Addr    netip.AddrPort `json:"addr"`
 	Health  health.Dump    `json:"health"`
+	// Factors of its weight that tell what happened to it (3.3, 3.7); 0, which isn't written, is 1.
+	Dynamic   float32 `json:"dynamic,omitempty"`
+	SlowStart float32 `json:"slow_start,omitempty"`
+}
+
+// unlessWhole is a factor as it is told.
+func unlessWhole(f float32) float32 {
+	if f == 1 {
+		return 0
+	}
+	return f
 }
 
 // Upgrade has the program that is installed now take this process's place (6.3). Until it serves, this one does; if it doesn't get there, this one goes on, and the error says why.
@@ -137,7 +149,8 @@ func (a *Agent) offer() offer {
 			if b.State == nil {
 				continue // nobody has used the service
 			}
-			o.Backends = append(o.Backends, known{Service: s.Name(), Epoch: v.List.Epoch, Created: b.Created, Addr: b.Addr, Health: b.State.Dump(now)})
+			o.Backends = append(o.Backends, known{Service: s.Name(), Epoch: v.List.Epoch, Created: b.Created, Addr: b.Addr, Health: b.State.Dump(now),
+				Dynamic: unlessWhole(b.Factors.Dynamic), SlowStart: unlessWhole(b.Factors.SlowStart)})
 		}
 	}
 	return o
@@ -215,14 +228,14 @@ func (a *Agent) takeOver() error {
 	return nil
 }
 
-// newState is what is known of a backend when it joins: what the predecessor knew, if it is the same life of it (1.1).
-func (a *Agent) newState(now time.Time, name string, epoch uint64, b *service.Backend) *health.State {
+// known is what the predecessor knew of a backend that joins, if it is the same life of it (1.1).
+func (a *Agent) known(now time.Time, name string, epoch uint64, b *service.Backend) (*health.State, table.Factors) {
 	if i := a.inherited.Load(); i != nil {
 		if k, ok := i.states[place{name, b.Addr}]; ok && k.Epoch == epoch && k.Created == b.Created {
-			return health.Restore(now, i.Time, k.Health)
+			return health.Restore(now, i.Time, k.Health), table.Factors{Dynamic: k.Dynamic, SlowStart: k.SlowStart}
 		}
 	}
-	return health.NewState(now)
+	return nil, table.Factors{}
 }
 
 // succeed takes the predecessor's place: with every list that it had (6.3), and without a moment at which nobody accepts.

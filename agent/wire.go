@@ -43,7 +43,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		OnTargets: a.monitor.SetGroup,
 		OnActive:  a.monitor.SetActive,
 		OnGone:    func(service string, addr netip.AddrPort, cause string) { a.discovery.Gone(service, addr, cause) },
-		NewState:  a.newState,
+		Known:     a.known,
 		Seed:      hostSeed(c.Node.Name),
 		OnPublish: func(s *table.Service) { a.proxy.Publish(s); a.lists.Published(s) },
 	}); err != nil {

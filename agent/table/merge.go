@@ -118,12 +118,18 @@ func (s *Service) newState(now time.Time) *health.State {
 	return health.NewState(now)
 }
 
-// joined is newState of a backend of which another process may have known something (Config.NewState).
-func (s *Service) joined(now time.Time, l *service.List, b *Backend) *health.State {
+// resume has b go on with what another process knew of it, and reports whether one did (Config.Known).
+func (s *Service) resume(now time.Time, l *service.List, b *Backend) bool {
 	if !s.used.Load() {
-		return nil
+		return false
 	}
-	return s.table.cfg.NewState(now, s.name, l.Epoch, b.Backend)
+	state, factors := s.table.cfg.Known(now, s.name, l.Epoch, b.Backend)
+	if state == nil {
+		return false
+	}
+	b.State, b.life = state, newLife()
+	s.reweighAs(now, b, factors)
+	return true
 }
 
 // begin is the service's first use: backends, which are of no view yet, get states.
@@ -146,11 +152,11 @@ func (s *Service) join(now time.Time, l *service.List, b *service.Backend, to *B
 			to.State, to.life = was.state, was.life
 		}
 	}
-	if to.State == nil {
-		to.State = s.joined(now, l, to)
-	}
-	if to.State != nil {
-		if to.life == nil {
+	if to.State != nil || !s.resume(now, l, to) {
+		if to.State == nil {
+			to.State = s.newState(now)
+		}
+		if to.State != nil && to.life == nil {
 			to.life = newLife()
 		}
 		s.refresh(now, to)

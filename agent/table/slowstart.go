@@ -17,6 +17,11 @@ func slowFactor(since time.Duration, lasts time.Duration) float32 {
 	return float32(slowFrom + (1-slowFrom)*float64(max(since, 0))/float64(lasts))
 }
 
+// slowSince is how long ago a slow start began that has come to f.
+func slowSince(f float32, lasts time.Duration) time.Duration {
+	return time.Duration((float64(f) - slowFrom) / (1 - slowFrom) * float64(lasts))
+}
+
 // slowly begins the slow start of a backend that has joined, or that gets calls again. Whether it has one is decided with the view, when it is known how many do.
 func (s *Service) slowly(now time.Time, b *Backend) {
 	if b.life != nil && s.Spec().SlowStart > 0 {

@@ -52,8 +52,8 @@ type Config struct {
 	Random picker.Random
 	// Seed makes this host's order of a service's backends another than that of other hosts (3.9); it should stay the same for the life of the host.
 	Seed uint64
-	// NewState makes the state of a backend that joins a list of that epoch; nil = nothing is known of it.
-	NewState func(now time.Time, service string, epoch uint64, b *service.Backend) *health.State
+	// Known is what another process knew of a backend that joins a list of that epoch, and by what its weight was multiplied (6.3); no state = nothing. nil = there was none.
+	Known func(now time.Time, service string, epoch uint64, b *service.Backend) (*health.State, Factors)
 }
 
 // Table is every service this agent follows. Safe for concurrent use.
@@ -89,8 +89,8 @@ func New(cfg Config) (*Table, error) {
 	if cfg.OnPublish == nil {
 		cfg.OnPublish = func(*Service) {}
 	}
-	if cfg.NewState == nil {
-		cfg.NewState = func(now time.Time, _ string, _ uint64, _ *service.Backend) *health.State { return health.NewState(now) }
+	if cfg.Known == nil {
+		cfg.Known = func(time.Time, string, uint64, *service.Backend) (*health.State, Factors) { return nil, Factors{} }
 	}
 	t := &Table{cfg: cfg, wake: make(chan struct{}, 1)}
 	t.services.Store(&map[string]*Service{})

@@ -147,6 +147,20 @@ func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, what string) {
 	t.cfg.Log.Info("dynamic weight moved", "service", s.name, "backend", b.Addr, "cause", detail)
 }
 
+// reweighAs has b go on with factors that another process had for it. One that it can't have had is as if it were 1.
+func (s *Service) reweighAs(now time.Time, b *Backend, f Factors) {
+	if f.Dynamic > 0 && f.Dynamic < 1 {
+		b.life.dynamic.weight = max(floor, float64(f.Dynamic))
+		b.life.told = b.life.dynamic.low()
+	}
+	if lasts := s.Spec().SlowStart; lasts > 0 && f.SlowStart >= slowFrom && f.SlowStart < 1 {
+		b.life.slow = now.Add(-slowSince(f.SlowStart, lasts))
+		b.Factors.SlowStart, s.slow = f.SlowStart, true
+	}
+	s.refresh(now, b)
+	b.life.shown = b.Factors.Dynamic * b.Factors.SlowStart * b.Factors.Load
+}
+
 // newLife is what is known of the weight of a backend of which nothing is known.
 func newLife() *life { return &life{dynamic: newDynamic(), shown: 1} }
 

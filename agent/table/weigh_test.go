@@ -3,6 +3,7 @@ package table
 import (
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 )
 
@@ -344,6 +346,88 @@ func TestSlowStart(t *testing.T) {
 	r.Apply(r.now, list("user", 10, 11, 12, 13))
 	if got := weights(s); !slices.Equal(got, []float64{100, 100, 100, 100}) {
 		t.Errorf("off: %v", got)
+	}
+}
+
+// What another process had of weights goes on (6.3): a cut is raised as it would have been, and told when it is over; a slow start is where it was. Nobody is woken for it.
+func TestWeightsGoOn(t *testing.T) {
+	was, from := weighing(t, 6)
+	was.calls(from, 1, 100, 40)
+	was.tick() // the sample begins
+	was.calls(from, 1, 100, 40)
+	was.Apply(was.now, list("user", ids(7)...))
+	for range 3 {
+		was.tick()
+	}
+	known := map[netip.AddrPort]Backend{}
+	for _, b := range from.View().Backends {
+		known[b.Addr] = b
+	}
+	if w := weights(from); w[1] > 50 || w[6] != 28 {
+		t.Fatalf("before: %v", w)
+	}
+
+	is := seeded(t)
+	is.now = was.now
+	is.cfg.Known = func(_ time.Time, name string, epoch uint64, b *service.Backend) (*health.State, Factors) {
+		k, ok := known[b.Addr]
+		if !ok || name != "user" || epoch != 1 {
+			return nil, Factors{}
+		}
+		return k.State, k.Factors
+	}
+	is.SetSpec(is.now, *from.Spec())
+	is.Apply(is.now, list("user", ids(8)...)) // one that the other process didn't know, and that is in the first list
+	to := is.Lookup("user")
+	_, woken := to.Changed()
+	for second := range 20 {
+		got, want := weights(to), weights(from)
+		for i := range want {
+			if math.Abs(got[i]-want[i]) > 6 { // the sample of the cut one may end up to 5 s apart
+				t.Fatalf("second %d: %v, want %v", second, got, want)
+			}
+		}
+		if second == 0 && (!slices.Equal(got[:7], want) || got[7] != 100) {
+			t.Fatalf("at once: %v, want %v and 100", got, want)
+		}
+		was.tick()
+		is.tick()
+		select {
+		case <-woken:
+			if second == 0 {
+				t.Error("woken, though nothing is new")
+			}
+		default:
+		}
+	}
+	for range 100 {
+		is.tick()
+	}
+	if got := is.details(event.Weight); weights(to)[1] != 100 || len(got) != 1 || !strings.Contains(got[0], "is back") {
+		t.Errorf("in the end %v, told %q", weights(to), got)
+	}
+}
+
+// What can't be was not: another release may say anything.
+func TestStrangeFactors(t *testing.T) {
+	for _, f := range []Factors{{}, plain(), {Dynamic: -1, SlowStart: -1}, {Dynamic: 7, SlowStart: 7}, {SlowStart: 0.01}} {
+		r := seeded(t)
+		r.cfg.Known = func(now time.Time, _ string, _ uint64, _ *service.Backend) (*health.State, Factors) {
+			return health.NewState(now), f
+		}
+		sp := spec("user")
+		sp.DynamicWeight, sp.SlowStart = true, 15*time.Second
+		r.SetSpec(r.now, sp)
+		r.Apply(r.now, list("user", ids(3)...))
+		if got := weights(r.Lookup("user")); !slices.Equal(got, []float64{100, 100, 100}) {
+			t.Errorf("%+v: %v", f, got)
+		}
+	}
+	r, s := weighing(t, 3)
+	b := s.View().Backends[0]
+	s.reweighAs(r.now, &b, Factors{Dynamic: 1e-9, SlowStart: 1})
+	if math.Abs(b.Weight-100*floor) > 0.01 {
+		t.Errorf("weight %v, want the floor", b.Weight)
 	}
 }
 
