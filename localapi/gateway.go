@@ -68,8 +68,8 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 		runtime.WithWriteContentLength(),
 		runtime.WithErrorHandler(writeError),
 		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD {
-			c, ok := ctx.Value(httpConnKey{}).(*conn)
-			if !ok {
+			c := connOf(ctx)
+			if c == nil {
 				return nil // refused as unknown
 			}
 			return metadata.Pairs(peerKey, c.peer.String())
@@ -85,7 +85,7 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 		return nil, fmt.Errorf("local api: gateway: %w", err)
 	}
 	return &http.Server{
-		Handler:           s.bounded(mux),
+		Handler:           s.bounded(s.profiles(mux)),
 		ReadHeaderTimeout: s.limits.FirstBytes,
 		ReadTimeout:       s.limits.Body,
 		IdleTimeout:       s.limits.IdleHTTP,
@@ -100,15 +100,17 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 // bounded limits the body and the time of a request. A stream's answer has no end; a reader that is slow only holds up itself.
 func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(httpConnKey{}).(*conn); ok {
+		c := connOf(r.Context())
+		if c != nil {
 			c.serve()
 		}
 		rc := http.NewResponseController(w)
 		r.Body = http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))
-		if r.URL.Path == "/v1/registrations/hold" {
-			// All of the request has come when it is answered, and a holder that says nothing more is no slow one.
+		switch {
+		case r.URL.Path == "/v1/registrations/hold", wantsProfiles(r) && mayProfile(c):
+			// All of the request has come when it is answered, and a holder that says nothing more is no slow one; a profile takes the seconds that it was asked for.
 			_ = rc.SetReadDeadline(time.Time{})
-		} else if r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/watch") {
+		case r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/watch"):
 			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.Answer))
 		}
 		ctx, cancel := context.WithCancel(r.Context())

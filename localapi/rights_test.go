@@ -123,13 +123,18 @@ func TestRightsOfOthers(t *testing.T) {
 	check("one whose own group it is", r.cfg.AdminSocket, &syscall.Credential{Uid: 65534, Gid: groupOfTest}, allowed)
 	check("a member", r.cfg.Socket, member, refused)
 
-	// File rights are not what it hangs on.
+	openToStrangers(t, r)
+	check("nobody", r.cfg.AdminSocket, nobody, refused)
+}
+
+// openToStrangers takes away what file rights do for the admin socket: they are not what it hangs on.
+func openToStrangers(t testing.TB, r *rig) {
+	t.Helper()
 	for path, mode := range map[string]os.FileMode{filepath.Dir(r.cfg.AdminSocket): 0o755, r.cfg.AdminSocket: 0o666} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
-	check("nobody", r.cfg.AdminSocket, nobody, refused)
 }
 
 // An agent that isn't root serves its own user, and doesn't fail on a group that it may not give files to.
@@ -187,6 +192,13 @@ func TestHelper(t *testing.T) {
 	switch os.Getenv("LBAGENT_TEST_HELPER") {
 	case "tries":
 		fmt.Printf("<<<\n%s>>>\n", tries(t, os.Getenv("LBAGENT_TEST_SOCKET")))
+	case "profile":
+		code, text := ask(t, os.Getenv("LBAGENT_TEST_SOCKET"), "GET", "/debug/pprof/heap?debug=1", "")
+		reason := ""
+		if strings.Contains(text, `"reason":"`+reasonForbidden+`"`) {
+			reason = reasonForbidden
+		}
+		fmt.Printf("<<<\n%d %s\n>>>\n", code, reason)
 	case "serve":
 		r := newRig(t, func(c *Config) { c.AdminGID = groupOfTest })
 		fmt.Printf("<<<\n%s>>>\n", tries(t, r.cfg.AdminSocket))
