@@ -63,6 +63,19 @@ func (v value) absolute(to *string, empty bool) {
 	v.str(to, "an absolute path is allowed", empty, filepath.IsAbs)
 }
 
+// secretFile reads the path of a file that holds a secret. What is written instead of a path is not shown: by mistake it may be the secret itself.
+func (v value) secretFile(to *string) {
+	const allowed = "the absolute path of a file is allowed"
+	s, ok := v.text(allowed, true)
+	switch {
+	case !ok:
+	case s != "" && !filepath.IsAbs(s):
+		v.fail(allowed, "is no absolute path; the value is not shown, it may be secret")
+	default:
+		*to = s
+	}
+}
+
 // socket reads the path of a unix socket.
 func (v value) socket(to *string) {
 	v.str(to, fmt.Sprintf("an absolute path of at most %d bytes is allowed", maxUnixPath), false, validSocket)

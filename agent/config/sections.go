@@ -118,7 +118,7 @@ func (s *sections) etcd(v value) {
 		"endpoints":     e.endpoints,
 		"namespace":     func(v value) { v.prefix(&e.Namespace, true) },
 		"username":      func(v value) { v.str(&e.Username, "a name is allowed", true, nil) },
-		"password_file": func(v value) { v.absolute(&e.PasswordFile, true) },
+		"password_file": func(v value) { v.secretFile(&e.PasswordFile) },
 		"tls":           e.TLS.decode,
 	})
 	if at, ok := found["endpoints"]; !ok {
@@ -171,7 +171,7 @@ func (t *TLS) decode(v value) {
 	found := v.object(keys{
 		"ca_file":     func(v value) { v.absolute(&t.CAFile, true) },
 		"cert_file":   func(v value) { v.absolute(&t.CertFile, true) },
-		"key_file":    func(v value) { v.absolute(&t.KeyFile, true) },
+		"key_file":    func(v value) { v.secretFile(&t.KeyFile) },
 		"server_name": func(v value) { v.str(&t.ServerName, "a host name is allowed", true, validAuthority) },
 	})
 	switch {
