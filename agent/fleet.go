@@ -159,6 +159,11 @@ func (a *Agent) awaitFleet(ctx context.Context) error {
 // hints are what a person should know of a service beyond its backends.
 func (a *Agent) hints(name string) []string {
 	out := a.proxy.Hints(name)
+	if why, denied := a.discovery.Trouble(name); denied {
+		out = append(out, why+"; `lbagent doctor` says which right is missing")
+	} else if why != "" {
+		out = append(out, why+": is that the right prefix? `lbagent scan` lists what etcd holds")
+	}
 	for _, i := range a.fleet.Status().Items {
 		if service, _, _ := strings.Cut(i.Key, "/"); service == name {
 			out = append(out, itemHints(i)...)

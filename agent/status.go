@@ -34,7 +34,7 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 			Configured: e.Configured, Connected: e.Connected, Endpoints: e.Endpoints, LastError: e.LastError,
 		},
 		Warnings: slices.Concat(warnings(now, e, a.discovery.Status(), a.mutes.Stats()), a.loopWarnings(), suspicionWarnings(now, a.monitor.Suspicion()),
-			fleetWarnings(a.fleet.Status()), orphanWarnings(a.table.Services()), in.config.Warnings()),
+			fleetWarnings(a.fleet.Status()), a.deniedWarnings(), orphanWarnings(a.table.Services()), zoneWarnings(a.table.Services()), in.config.Warnings()),
 		Fleet: fleetStatus(now, a.fleet.Status()),
 	}
 	if in.err != nil {
@@ -97,6 +97,34 @@ func orphanWarnings(services []*table.Service) []string {
 		if v := s.View(); v.Orphans() > 0 {
 			out = append(out, fmt.Sprintf("%s: %d of %d backends are orphans: their keys went from etcd, most at once, and they are kept while they are alive; `lbagent accept %s` lets go of them",
 				s.Name(), v.Orphans(), len(v.Backends), s.Name()))
+		}
+	}
+	return out
+}
+
+// maxDenied bounds how many services deniedWarnings names.
+const maxDenied = 5
+
+// deniedWarnings names services that etcd doesn't let this host follow.
+func (a *Agent) deniedWarnings() []string {
+	var out []string
+	for _, s := range a.table.Services() {
+		if why, denied := a.discovery.Trouble(s.Name()); denied {
+			if len(out) == maxDenied {
+				return append(out, "more services can't be read; the log names them")
+			}
+			out = append(out, s.Name()+": "+why)
+		}
+	}
+	return out
+}
+
+// zoneWarnings names services that have lost all of their backends in this host's zone (3.8).
+func zoneWarnings(services []*table.Service) []string {
+	var out []string
+	for _, s := range services {
+		if words, gone := s.View().ZoneWords(); gone {
+			out = append(out, s.Name()+": "+words)
 		}
 	}
 	return out

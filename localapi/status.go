@@ -63,6 +63,9 @@ func (t statusService) Explain(ctx context.Context, r *lbagentv1.ExplainRequest)
 		resp.BadRecords = append(resp.BadRecords, &lbagentv1.BadRecord{Key: bad.Key, Reason: bad.Reason})
 	}
 	resp.Hints = append(tierHints(v), listHints(v.List, now)...)
+	if words, _ := v.ZoneWords(); words != "" {
+		resp.Hints = append(resp.Hints, words)
+	}
 	if n := v.Subset(); n > 0 {
 		resp.Hints = append(resp.Hints, fmt.Sprintf("this host calls a subset of %d of the %d backends", n, v.Total))
 	}

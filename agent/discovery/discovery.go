@@ -345,3 +345,23 @@ type Status struct {
 func (d *Discovery) Status() Status {
 	return Status{Reads: d.reads.Load(), Audits: d.audits.Load(), Repairs: d.repairs.Load(), SpoolError: d.spool.trouble()}
 }
+
+// Trouble says why a service's list can't be what a person expects, for those who look: etcd doesn't let it be read, or has nothing where it was looked for. Empty if nothing is
+// the matter, and for services without keys. denied says that it can't be read.
+func (d *Discovery) Trouble(name string) (words string, denied bool) {
+	d.mu.Lock()
+	f := d.follows[name]
+	d.mu.Unlock()
+	if f == nil || f.follow.keys() == "" {
+		return "", false
+	}
+	if why := f.trouble.Load(); why != nil {
+		return *why, true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l := f.list; l != nil && l.Source == service.FromEtcd && len(l.Backends) == 0 && l.BadCount == 0 && l.LeftOut == 0 && l.LostCount == 0 {
+		return "etcd has no keys at " + f.follow.keys(), false
+	}
+	return "", false
+}

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/discovery/format"
 	"github.com/lbagent/lbagent/agent/etcd"
+	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/service"
 )
 
@@ -27,9 +29,9 @@ type follower struct {
 	fallback *follower                    // of the service's fallback, nil without; its goroutine gives spare
 	parent   *follower                    // whose fallback this is; nil if it is none
 	spare    atomic.Pointer[service.List] // the fallback's list of now, nil before its first
+	trouble  atomic.Pointer[string]       // why etcd doesn't let it be followed, which is about this service only; nil if it does
 
 	decoder *format.Decoder
-	trouble string // the last error that was logged
 
 	mu sync.Mutex // held while a list is made and OnList runs, whoever makes it. What follows is written under it, records, epoch and rev by the goroutine alone
 
@@ -112,9 +114,9 @@ func (f *follower) end() {
 
 // Well: see etcd.Keys.
 func (f *follower) Well() {
-	if f.trouble != "" {
+	if f.trouble.Swap(nil) != nil {
 		f.d.log.Info("service is followed again", "service", f.follow.Name)
-		f.trouble = ""
+		f.happened("its list can be read again")
 	}
 }
 
@@ -125,9 +127,20 @@ func (f *follower) Ended(err error) (own bool) {
 		f.d.repairs.Add(1)
 		f.d.log.Warn("a list was out of date", "service", f.follow.Name, "cause", err)
 	}
-	if own = etcd.IsOwn(err); own && f.trouble != err.Error() {
-		f.trouble = err.Error()
-		f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
+	if own = etcd.IsOwn(err); !own {
+		return false
 	}
-	return own
+	why := fmt.Sprintf("%s can't be read: %v", f.follow.keys(), err)
+	if was := f.trouble.Swap(&why); was == nil || *was != why {
+		f.d.log.Error("cannot follow service", "service", f.follow.Name, "cause", err)
+		f.happened(why)
+	}
+	return true
+}
+
+// happened makes an event of what became of reading the list.
+func (f *follower) happened(detail string) {
+	if f.d.cfg.Events != nil {
+		f.d.cfg.Events.Add(event.Event{Time: time.Now(), Kind: event.Source, Service: f.follow.Name, Detail: detail})
+	}
 }

@@ -395,6 +395,21 @@ func TestDenied(t *testing.T) {
 		if n := strings.Count(d.log.String(), "cannot follow service"); n != 1 {
 			t.Errorf("told %d times", n)
 		}
+		if why, denied := d.Trouble("user"); !denied || !strings.Contains(why, "services/user/ can't be read: ") {
+			t.Errorf("trouble %q, %v", why, denied)
+		}
+		e.mu.Lock()
+		e.watchErr = nil
+		e.mu.Unlock()
+		advance(t, time.Minute)
+		if why, denied := d.Trouble("user"); denied || why != "etcd has no keys at services/user/" {
+			t.Errorf("trouble %q, %v", why, denied)
+		}
+		e.put("services/user/a", record("10.0.0.1:80", 1))
+		advance(t, time.Second)
+		if why, denied := d.Trouble("user"); denied || why != "" {
+			t.Errorf("trouble %q, %v", why, denied)
+		}
 	})
 }
 

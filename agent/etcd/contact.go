@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/event"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // contact is what is known of how etcd answers. It tells a person once when etcd is lost, and once when it is back. Safe for concurrent use.
@@ -24,6 +26,7 @@ type contact struct {
 	failedAt   time.Time // of lastError
 	reconnects uint64
 	well       chan struct{} // closed and replaced when etcd has answered again for a while; nil if nobody waits
+	refused    bool          // it was told that etcd refuses the login
 }
 
 // Status is what is known of how etcd answers.
@@ -67,7 +70,7 @@ func (c *contact) ok() {
 		c.reconnects++
 		time.AfterFunc(wellAfter/2+rand.N(wellAfter/2), func() { c.tellWell(now) })
 	}
-	c.state, c.since, c.lastError = connected, now, ""
+	c.state, c.since, c.lastError, c.refused = connected, now, "", false
 }
 
 // again is closed when etcd was lost and has answered since for wellAfter: what waits for its next try needs not wait longer.
@@ -96,16 +99,22 @@ func (c *contact) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lastError, c.failedAt = err.Error(), now
-	if c.state == lost {
+	refused := errors.Is(err, rpctypes.ErrAuthFailed) && !c.refused // more than silence: a person has to mend it
+	if c.state == lost && !refused {
 		return
 	}
 	what := "etcd is lost; lists stay as they are"
-	if c.state == untried {
+	switch {
+	case refused:
+		what, c.refused = "etcd refuses the login; lists stay as they are", true
+	case c.state == untried:
 		what = "etcd does not answer; lists are those of the spool, if any"
 	}
 	c.log.Warn(what, "cause", err)
 	c.event(now, what+": "+c.lastError)
-	c.state, c.since = lost, now
+	if c.state != lost {
+		c.state, c.since = lost, now
+	}
 }
 
 // silent reports whether there was no answer of etcd in the last d.
@@ -142,7 +151,7 @@ func (c *contact) lose(err error) {
 func (c *contact) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state, c.lastError = untried, ""
+	c.state, c.lastError, c.refused = untried, "", false
 }
 
 // newEpoch tells that etcd's revisions begin anew: somebody replaced it, or restored a backup.

@@ -1,6 +1,10 @@
 package table
 
-import "github.com/lbagent/lbagent/agent/picker"
+import (
+	"fmt"
+
+	"github.com/lbagent/lbagent/agent/picker"
+)
 
 const (
 	// across is the share of calls that leaves the own zone in any case (3.8): so it is known how the others are before they are needed.
@@ -78,3 +82,40 @@ func (v *View) preferZone(at []int32, all, usable *zoneCounts) {
 
 // portion is what part of all those are.
 func portion(n, all int) float64 { return float64(n) / float64(max(1, all)) }
+
+// ZoneWords says for a person that fewer calls than usual stay in this host's zone, and why; empty if all is as it should be. gone says that none do, although the zone has backends.
+func (v *View) ZoneWords() (words string, gone bool) {
+	spec := v.Service.Spec()
+	if spec.Zone == "" || spec.Policy == picker.Hash || v.Fallback {
+		return "", false
+	}
+	var own, ownUsable, farUsable int
+	for i := range v.Backends {
+		b := &v.Backends[i]
+		switch usable := b.Verdict.Usable(); {
+		case b.Backend.Fallback, b.Draining: // no loss of the zone
+		case b.Zone != spec.Zone && usable:
+			farUsable++
+		case b.Zone == spec.Zone:
+			own++
+			if usable {
+				ownUsable++
+			}
+		}
+	}
+	switch {
+	case own == 0 || farUsable == 0:
+		return "", false
+	case ownUsable == 0:
+		return fmt.Sprintf("this host's zone %s has no usable backend (of %d): all calls go to other zones", spec.Zone, own), true
+	case spills(ownUsable, own):
+		return fmt.Sprintf("this host's zone %s has %d of %d backends usable: some calls go to other zones", spec.Zone, ownUsable, own), false
+	}
+	return "", false
+}
+
+// spills reports whether a zone that has lost so many can't take all calls any more.
+func spills(usable, all int) bool {
+	loads, _ := picker.Spill([]float64{portion(usable, all), 1})
+	return loads[0] < 1
+}

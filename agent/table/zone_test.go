@@ -48,18 +48,28 @@ func TestZones(t *testing.T) {
 			t.Errorf("%s: %.3f stay, want %.3f", what, got, want)
 		}
 	}
+	says := func(want string, wantGone bool) {
+		t.Helper()
+		if words, gone := s.View().ZoneWords(); words != want || gone != wantGone {
+			t.Errorf("it says %q, %v; want %q", words, gone, want)
+		}
+	}
 	near(0.98, "all are well")
+	says("", false)
 	if b := s.View().Backends; b[0].Factors.Zone != b[7].Factors.Zone || math.Abs(float64(b[0].Factors.Zone)-0.02/0.98) > 1e-6 || b[1].Factors.Zone != 1 {
 		t.Errorf("factors %v and %v", b[0].Factors, b[1].Factors)
 	}
 	r.judge(s, 1, downHard)
 	near(0.98, "3 of 4")
+	says("", false)
 	r.judge(s, 2, downHard)
 	near(0.7, "2 of 4")
+	says("this host's zone a has 2 of 4 backends usable: some calls go to other zones", false)
 	r.judge(s, 3, downHard)
 	near(0.35, "1 of 4")
 	r.judge(s, 4, downHard)
 	near(0, "none")
+	says("this host's zone a has no usable backend (of 4): all calls go to other zones", true)
 	if b := s.View().Backends[0]; b.Weight != 100 || b.Factors.Zone != 1 {
 		t.Errorf("without a backend here: %+v", b)
 	}
@@ -71,6 +81,7 @@ func TestZones(t *testing.T) {
 		r.judge(s, i, downHard)
 	}
 	near(1, "nobody elsewhere")
+	says("", false)
 	for _, i := range []int{0, 5, 6, 7} {
 		r.judge(s, i, isUp)
 	}
@@ -83,6 +94,7 @@ func TestZones(t *testing.T) {
 	l.Backends[7].Modified = 2
 	r.Apply(r.now, l)
 	near(0.5, "no backend is in c any more")
+	says("", false)
 	sp.Zone = ""
 	r.SetSpec(r.now, sp)
 	near(0.5, "zones don't matter")
