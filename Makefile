@@ -11,7 +11,7 @@ SEED ?= 0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd conformance formats lint build generate fuzz soak random package clean
+.PHONY: help demo test test-systemd conformance browser formats lint build generate fuzz soak random package clean
 
 help: ## this list
 	@echo "make what?"
@@ -28,6 +28,9 @@ test-systemd: ## what callers see of a reload, restart, upgrade, kill, ... in a 
 
 conformance: ## h2spec, gRPC's interop tests, and clients of other makers through the agent
 	cd cmd/lbagent/e2e && LBAGENT_CONFORMANCE=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 20m -run '^TestConformance$$'
+
+browser: ## the page on admin.listen in a real Chromium: live, by keyboard, narrow, dark, with axe-core, with hostile names, with 100,000 backends
+	cd cmd/lbagent/e2e && LBAGENT_BROWSER=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 10m -count=1 -run '^TestBrowser$$'
 
 formats: ## service lists written and read with the libraries of the projects that the formats come from
 	cd agent/discovery/format/realtest && $(GO) vet . && $(GO) test -timeout 5m -count=1 .

@@ -136,6 +136,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		MetricsListen: c.MetricsAddr,
 		Table:         a.table,
 		Events:        a.events,
+		API:           a.api.StatusService(),
 		Ready:         func() (bool, []string) { return a.ready.Load(), a.missing() },
 		ConfigOK:      func() bool { return a.applied.Load().err == nil },
 		Etcd:          a.etcd.Status,

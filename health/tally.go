@@ -115,6 +115,27 @@ func (s *State) Calls() (calls, good float64) {
 	return calls + c, good + g
 }
 
+// Ended is how many calls a backend has ended, and how many of them failed: hard failures, timeouts, HTTP 500 and its like, 429 and its like. Neither ever falls.
+type Ended struct{ Calls, Failed uint64 }
+
+// Ended counts the calls that this agent carried, and those that were reported to it, since the state was made.
+func (s *State) Ended() (own, told Ended) {
+	own.Calls = s.successes.Load()
+	y := s.tally.Load()
+	if y == nil {
+		return own, told
+	}
+	own.Failed, told.Failed = y.own.bad(), y.told.bad()
+	own.Calls += own.Failed
+	told.Calls = y.toldSuccesses.Load() + told.Failed
+	return own, told
+}
+
+// bad is every outcome that is no success.
+func (c *counts) bad() uint64 {
+	return c.failures.Load() + c.appErrors.Load() + c.overloads.Load() + c.timeouts.Load()
+}
+
 // ReturnedAgo is the time since the backend was last usable again after it had been down, unreachable or ejected, a very long time if it never was (3.7).
 func (s *State) ReturnedAgo(now time.Time) time.Duration {
 	y := s.tally.Load()

@@ -24,6 +24,9 @@ type statusService struct {
 	s *Server
 }
 
+// StatusService answers as the sockets do, for the page of this process.
+func (s *Server) StatusService() lbagentv1.StatusServiceServer { return statusService{s: s} }
+
 // Status is what the agent says of itself, and every service.
 func (t statusService) Status(context.Context, *lbagentv1.StatusRequest) (*lbagentv1.StatusResponse, error) {
 	resp := &lbagentv1.StatusResponse{}

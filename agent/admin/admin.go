@@ -1,4 +1,4 @@
-// Package admin serves what an operator and a monitoring system read of the agent: metrics, health, readiness and a page that lists the services.
+// Package admin serves what an operator and a monitoring system read of the agent: metrics, health, readiness and a page that shows what is going on.
 // It is read-only, and the only importer of client_golang.
 package admin
 
@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html/template"
 	"net"
 	"net/http"
 	"net/netip"
@@ -48,6 +47,8 @@ type Config struct {
 
 	Table  *table.Table
 	Events *event.Log
+	// API is what the page shows. Nil = no page.
+	API API
 	// Ready reports whether the agent is ready (SEMANTICS 6.4), and which services have no list; those may be missing although it is ready.
 	Ready func() (ok bool, missing []string)
 	// ConfigOK is false while the file at hand is invalid and an older configuration is in force (6.5).
@@ -82,7 +83,7 @@ type Config struct {
 type Server struct {
 	cfg       Config
 	collector *collector
-	page      *template.Template
+	page      *page // nil: there is none
 	doors     []door
 }
 
@@ -102,11 +103,13 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	page, err := parsePage()
-	if err != nil {
-		return nil, fmt.Errorf("admin: parse the page: %w", err)
+	s := &Server{cfg: cfg, collector: newCollector(cfg)}
+	if cfg.API != nil && cfg.Listen != "" {
+		var err error
+		if s.page, err = newPage(&cfg); err != nil {
+			return nil, fmt.Errorf("admin: the page: %w", err)
+		}
 	}
-	s := &Server{cfg: cfg, page: page, collector: newCollector(cfg)}
 	metrics, err := s.collector.handler(cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("admin: register metrics: %w", err)
@@ -115,8 +118,8 @@ func New(cfg Config) (*Server, error) {
 		key, addr string
 		handler   http.Handler
 	}{
-		{"admin.listen", cfg.Listen, s.guard(cfg.Listen, s.routes(metrics, true))},
-		{"metrics.listen", cfg.MetricsListen, s.routes(metrics, false)},
+		{"admin.listen", cfg.Listen, guard(cfg.Listen, s.routes(metrics, s.page))},
+		{"metrics.listen", cfg.MetricsListen, s.routes(metrics, nil)},
 	} {
 		if d.addr == "" {
 			continue
@@ -144,7 +147,9 @@ func (s *Server) open(addr string, h http.Handler) error {
 			WriteTimeout:      writeTimeout,
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    maxHeaderBytes,
-			ErrorLog:          s.cfg.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+
+			DisableGeneralOptionsHandler: true, // OPTIONS * is refused like any other method
+			ErrorLog:                     s.cfg.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		},
 	})
 	return nil
@@ -200,6 +205,11 @@ func (s *Server) Addrs() []net.Addr {
 func (s *Server) Run(ctx context.Context) error {
 	failed := make(chan error, len(s.doors))
 	var serving sync.WaitGroup
+	watching, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	if s.page != nil {
+		serving.Go(func() { s.page.run(watching) })
+	}
 	for _, d := range s.doors {
 		serving.Go(func() {
 			if err := d.server.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -212,6 +222,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	unwatch() // open pages never end by themselves
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	for _, d := range s.doors {

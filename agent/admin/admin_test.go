@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type fixture struct {
 	lists discovery.Status
 	proxy Proxy
 	found health.Stats
+	stop  func() // ends Run and waits for it
 }
 
 // serve runs a Server; change may alter its Config first.
@@ -68,7 +70,7 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 	})
 	cfg := Config{
 		Log: hclog.NewNullLogger(), Version: "v1.2.3", Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0",
-		Table: tab, Events: events,
+		Table: tab, Events: events, API: &fakeAPI{table: tab},
 		Ready:     func() (bool, []string) { return f.ok, f.miss },
 		ConfigOK:  func() bool { return f.good },
 		Etcd:      func() etcd.Status { return f.etcd },
@@ -108,7 +110,7 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- f.Run(ctx) }()
-	t.Cleanup(func() {
+	f.stop = sync.OnceFunc(func() {
 		http.DefaultClient.CloseIdleConnections()
 		cancel()
 		select {
@@ -120,6 +122,7 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 			t.Error("Run did not end")
 		}
 	})
+	t.Cleanup(f.stop)
 	return f
 }
 
@@ -165,93 +168,6 @@ func TestHealthAndReadiness(t *testing.T) {
 				t.Errorf("%s at door %d: %d %q, want %d %q", tt.path, door, code, body, tt.code, tt.body)
 			}
 		}
-	}
-}
-
-func TestDoorsAreReadOnlyAndKnowTheirPaths(t *testing.T) {
-	f := serve(t, nil)
-	tests := []struct {
-		door         int
-		method, path string
-		code         int
-	}{
-		{0, "GET", "/", 200}, {0, "HEAD", "/", 200}, {0, "HEAD", "/metrics", 200}, {0, "POST", "/", 405}, {0, "POST", "/metrics", 405},
-		{0, "DELETE", "/healthz", 405}, {0, "GET", "/nosuch", 404}, {0, "GET", "/debug/pprof/", 404},
-		{1, "GET", "/", 404}, {1, "GET", "/metrics", 200}, {1, "PUT", "/metrics", 405}, {1, "GET", "/debug/pprof/", 404},
-	}
-	for _, tt := range tests {
-		if code, _, _ := f.get(t, tt.door, tt.method, tt.path, ""); code != tt.code {
-			t.Errorf("%s %s at door %d: %d, want %d", tt.method, tt.path, tt.door, code, tt.code)
-		}
-	}
-}
-
-func TestForeignNamesAreRefused(t *testing.T) {
-	f := serve(t, nil)
-	tests := map[string]bool{
-		"": true, "localhost": true, "LocalHost:9901": true, "localhost.": true, "127.0.0.1": true, "127.0.0.1:1": true, "127.8.8.8": true,
-		"[::1]": true, "[::1]:9901": true,
-		"evil.example": false, "evil.example:9901": false, "127.0.0.1.evil.example": false, "localhost.evil.example": false, "10.0.0.1": false,
-		"[2001:db8::1]": false, "xlocalhost": false,
-	}
-	for host, allowed := range tests {
-		code, body, header := f.get(t, 0, "GET", "/metrics", host)
-		if allowed != (code == 200) || !allowed && (code != 421 || strings.Contains(body, "lbagent_")) {
-			t.Errorf("Host %q: %d, allowed is %v", host, code, allowed)
-		}
-		if header.Get("X-Content-Type-Options") == "" || header.Get("Content-Security-Policy") == "" {
-			t.Errorf("Host %q: no guarding headers", host)
-		}
-		if code, _, _ := f.get(t, 1, "GET", "/metrics", host); code != 200 {
-			t.Errorf("Host %q at metrics.listen: %d, a scraper may use any name", host, code)
-		}
-	}
-}
-
-func TestHostAllowed(t *testing.T) {
-	local := &net.TCPAddr{IP: net.ParseIP("10.0.0.7"), Port: 9901}
-	tests := []struct {
-		host, own string
-		want      bool
-	}{
-		{"10.0.0.7:9901", "0.0.0.0", true}, // the address that the connection came to
-		{"10.0.0.8:9901", "0.0.0.0", false},
-		{"[::ffff:10.0.0.7]", "", true},
-		{"web-17:9901", "web-17", true}, // as admin.listen names it
-		{"web-18:9901", "web-17", false},
-		{"", "", true},
-		{":9901", "", true},
-	}
-	for _, tt := range tests {
-		r := (&http.Request{Host: tt.host}).WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(local)))
-		if got := hostAllowed(r, tt.own); got != tt.want {
-			t.Errorf("Host %q at %q: %v, want %v", tt.host, tt.own, got, tt.want)
-		}
-	}
-}
-
-func TestPage(t *testing.T) {
-	f := serve(t, nil)
-	f.good = false
-	f.table.SetMutes(start(), []service.Mute{
-		{Service: "user", Addr: netip.MustParseAddrPort("10.0.0.2:80"), Since: start(), Until: start().Add(time.Hour)},
-		{Service: "user", Addr: netip.MustParseAddrPort("10.0.0.3:80"), Since: start(), Until: start().Add(time.Hour)}, // not in the list
-	})
-	_, page, _ := f.get(t, 0, "GET", "/", "")
-	for _, want := range []string{
-		"lbagent v1.2.3", "<td>user</td><td class=\"number\">1</td><td class=\"number\">2</td><td>etcd</td><td>3s</td>", "no list yet", "1 muted by hand; 2 unreadable records",
-		"unix:/run/&lt;user&gt;.sock", "No list yet: cart.", "lbagent check", `href="/metrics"`,
-	} {
-		if !strings.Contains(page, want) {
-			t.Errorf("the page lacks %q:\n%s", want, page)
-		}
-	}
-	f.good, f.ok, f.miss = true, false, nil
-	f.table.Remove(start(), "user")
-	f.table.Remove(start(), "cart")
-	_, page, _ = f.get(t, 0, "GET", "/", "")
-	if !strings.Contains(page, "No services.") || !strings.Contains(page, "Not ready.") || strings.Contains(page, "lbagent check") {
-		t.Errorf("the page of an agent without services:\n%s", page)
 	}
 }
 

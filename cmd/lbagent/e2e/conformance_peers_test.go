@@ -55,7 +55,7 @@ func newPeers(t *testing.T) *peers {
 	testneed.Command(t, "python3-protobuf", python, "-c", "import google.protobuf")
 	p.nghttpd = testneed.Program(t, "nghttpd", "nghttp2-server")
 	p.node = testneed.Program(t, "node", "nodejs")
-	p.installNodeModules(t)
+	installNodeModules(t, foreign, p.dir)
 	return p
 }
 
@@ -85,20 +85,20 @@ func tool(t *testing.T, name string) string {
 	return strings.TrimSpace(finish(t, 10*time.Minute, nil, "go", "tool", "-n", "-modfile="+foreign+"tools.mod", name))
 }
 
-// installNodeModules installs what package-lock.json pins, below dir.
-func (p *peers) installNodeModules(t *testing.T) {
+// installNodeModules installs what package-lock.json of the folder from pins, below dir.
+func installNodeModules(t *testing.T, from, dir string) {
 	t.Helper()
 	npm := testneed.Program(t, "npm", "npm")
 	for _, name := range []string{"package.json", "package-lock.json"} {
-		b, err := os.ReadFile(foreign + name)
+		b, err := os.ReadFile(from + name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(p.dir, name), b, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	finish(t, 5*time.Minute, nil, npm, "ci", "--prefix", p.dir, "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+	finish(t, 5*time.Minute, nil, npm, "ci", "--prefix", dir, "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
 }
 
 // environment is for programs of node and Python: modules, and no detour to a proxy of the machine.

@@ -1,0 +1,233 @@
+package admin
+
+import (
+	"fmt"
+	"reflect"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/health"
+)
+
+// pastRig drives a history by hand, a slot at a time.
+type pastRig struct {
+	*history
+	now time.Time
+}
+
+func newPastRig(t *testing.T) *pastRig {
+	t.Helper()
+	tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(10)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pastRig{history: newHistory(tab, nil), now: start()}
+}
+
+func (r *pastRig) tick(p Proxy) {
+	r.now = r.now.Add(slotLength)
+	r.take(r.now, p, r.table.Services())
+}
+
+func TestSharesFollowTheCalls(t *testing.T) {
+	r := newPastRig(t)
+	s := put(r.table, "user", 1, 2, 3)
+	call(s, 1, 50, health.Success) // before anybody counted: nobody knows when
+	r.tick(Proxy{})
+	call(s, 1, 3, health.Success)
+	call(s, 2, 1, health.Failure)
+	r.tick(Proxy{}) // slot 2: the first half of wide slot 1
+	call(s, 1, 2, health.Timeout)
+	r.tick(Proxy{}) // its second half
+	call(s, 2, 7, health.Success)
+	put(r.table, "user", 1, 2, 3, 4)
+	call(r.table.Lookup("user"), 4, 5, health.Success) // new: all of its calls are of this slot
+	r.tick(Proxy{})
+	_, _, got := r.of("user")
+	if want := map[string][]int64{"10.0.0.1:80": {5, 0}, "10.0.0.2:80": {1, 7}, "10.0.0.4:80": {0, 5}}; !reflect.DeepEqual(got.Of, want) {
+		t.Errorf("shares are %v, want %v", got.Of, want)
+	}
+	if want := []int64{start().Add(3 * slotLength).UnixMilli(), start().Add(4 * slotLength).UnixMilli()}; !reflect.DeepEqual(got.Times, want) {
+		t.Errorf("times are %v, want %v", got.Times, want)
+	}
+
+	// One that left the list stays in the picture until its calls are ten minutes old; another life of an address begins at 0.
+	put(r.table, "user", 1, 3, 4)
+	r.tick(Proxy{})
+	if _, _, got := r.of("user"); got.sum("10.0.0.2:80") != 8 {
+		t.Errorf("the calls of one that left: %v", got.Of)
+	}
+	for range slots {
+		r.tick(Proxy{})
+	}
+	if _, _, got := r.of("user"); len(got.Of) != 0 {
+		t.Errorf("calls from before: %v", got.Of)
+	}
+	if r.watched != 3 || r.rings != 0 {
+		t.Errorf("%d backends are watched and %d have a past, want 3 and 0", r.watched, r.rings)
+	}
+	put(r.table, "user", 2)
+	call(r.table.Lookup("user"), 2, 4, health.Success)
+	r.tick(Proxy{})
+	if _, _, got := r.of("user"); got.sum("10.0.0.2:80") != 4 {
+		t.Errorf("another life: %v", got.Of)
+	}
+}
+
+func TestLinesComeFromTheProxyAndFromReports(t *testing.T) {
+	r := newPastRig(t)
+	s := put(r.table, "user", 1)
+	bounds := []time.Duration{time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond}
+	proxy := func(ok, failed uint64, buckets ...uint64) Proxy {
+		return Proxy{LatencyBounds: bounds, Services: []Calls{{
+			Service: "user", Codes: []Code{{"grpc", "ok", ok}, {"http1", "4xx", 1}, {"grpc", "unavailable", failed}},
+			Latencies: []Latency{{Protocol: "h2", Histogram: Histogram{Buckets: buckets}}, {Protocol: "tcp", Histogram: Histogram{Buckets: []uint64{0, 0, 0, ok}}}},
+		}}}
+	}
+	r.tick(proxy(100, 5, 50, 50, 0, 0))
+	s.View().Find(addr(1)).State.Report(r.now, 1000, health.Failure, 0, 3, "HTTP 503")
+	r.tick(proxy(120, 10, 50, 150, 0, 0)) // all of 1 to 2 ms
+	r.tick(Proxy{Missing: 1})
+	r.tick(proxy(121, 10, 50, 150, 0, 0))
+	got, times, _ := r.of("user")
+	want := &lines{Calls: []int64{0, 28, -1, 1}, Failed: []int64{0, 8, -1, 0}, P50: []int64{0, 1414, -1, 0}, P99: []int64{0, 1986, -1, 0}}
+	if !reflect.DeepEqual(got, want) || len(times) != 4 {
+		t.Errorf("lines are %+v, want %+v", got, want)
+	}
+	if of, _ := r.recent(); of["user"].calls != 29 || of["user"].failed != 8 {
+		t.Errorf("the last half minute: %+v", of)
+	}
+	if last := r.last(); last.Services["user"] != [4]int64{1, 0, 0, 0} || last.Time != r.now.UnixMilli() {
+		t.Errorf("the last slot: %+v", last)
+	}
+	if all := r.all(); len(all.Services) != 1 || len(all.Times) != 4 {
+		t.Errorf("all: %+v", all)
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	bounds := []time.Duration{time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond}
+	tests := []struct {
+		q       float64
+		buckets []uint64
+		want    time.Duration
+	}{
+		{0.5, []uint64{0, 0, 0, 0}, 0},
+		{0.5, []uint64{0, 2, 0, 0}, 1414 * time.Microsecond},
+		{0.5, []uint64{1, 1, 1, 1}, 2 * time.Millisecond},
+		{0.99, []uint64{99, 0, 1, 0}, time.Millisecond},
+		{1, []uint64{0, 0, 1, 0}, 4 * time.Millisecond},
+		{0.99, []uint64{0, 0, 0, 5}, 4 * time.Millisecond}, // above the last bound
+	}
+	for _, tt := range tests {
+		total := uint64(0)
+		for _, n := range tt.buckets {
+			total += n
+		}
+		if got := quantile(tt.q, tt.buckets, total, bounds).Truncate(time.Microsecond); got != tt.want {
+			t.Errorf("%v of %v: %v, want %v", tt.q, tt.buckets, got, tt.want)
+		}
+	}
+}
+
+// Whatever the number of services and backends, and however they come and go, what is kept has a bound.
+func TestThePastIsBounded(t *testing.T) {
+	r := newPastRig(t)
+	const services, backends = 1040, 24 // 24,960 backends with calls
+	var all []int
+	for i := range backends {
+		all = append(all, i)
+	}
+	for i := range services {
+		put(r.table, name(i), all...)
+	}
+	r.tick(Proxy{}) // the table's own garbage is not the past's
+	before := heap()
+	r.services, r.watched, r.rings = make(map[string]*past), 0, 0
+	empty := heap()
+	for range 4 {
+		for i := range services {
+			for b := range backends {
+				call(r.table.Lookup(name(i)), b, 1, health.Success)
+			}
+		}
+		r.tick(Proxy{})
+	}
+	if len(r.services) != maxServices || r.watched != maxWatched || r.rings != maxRings {
+		t.Errorf("%d services, %d backends, %d rings are kept; the bounds are %d, %d, %d", len(r.services), r.watched, r.rings, maxServices, maxWatched, maxRings)
+	}
+	used := heap() - empty
+	t.Logf("%.1f MiB are kept for %d backends; before it was %.1f MiB", float64(used)/(1<<20), services*backends, float64(before)/(1<<20))
+	if used > 8<<20 {
+		t.Errorf("%d bytes are kept", used)
+	}
+	over := 0
+	for i := range services {
+		if _, _, s := r.of(name(i)); s != nil {
+			over += s.Over
+		}
+	}
+	if over != maxServices*backends-maxRings {
+		t.Errorf("%d backends are told to have no past, want %d", over, maxServices*backends-maxRings)
+	}
+	// Who is idle makes room for those that wait.
+	busy := services - 1
+	if r.services[name(busy)] != nil {
+		busy = 0
+	}
+	for range slots + 2 {
+		call(r.table.Lookup(name(busy)), 1, 1, health.Success)
+		r.tick(Proxy{})
+	}
+	if r.rings > backends {
+		t.Errorf("%d rings are kept for one busy service", r.rings)
+	}
+	for i := range services {
+		r.table.Remove(start(), name(i))
+	}
+	if r.tick(Proxy{}); len(r.services) != 0 || r.watched != 0 || r.rings != 0 {
+		t.Errorf("without services %d are kept, %d backends, %d rings", len(r.services), r.watched, r.rings)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestFoldKeepsTheBusiestAndTheWanted(t *testing.T) {
+	s := &shares{Times: []int64{1, 2}, Of: map[string][]int64{}}
+	for i := range 6 {
+		s.Of[fmt.Sprintf("10.0.0.%d:80", i)] = []int64{int64(i), 1}
+	}
+	others, folded := s.fold(map[string]bool{"10.0.0.1:80": true}, 2)
+	if folded != 3 || !reflect.DeepEqual(others, []int64{0 + 2 + 3, 3}) || len(s.Of) != 3 || s.Of["10.0.0.1:80"] == nil || s.Of["10.0.0.5:80"] == nil {
+		t.Errorf("%d folded to %v, left %v", folded, others, s.Of)
+	}
+}
+
+// BenchmarkTake is what the past costs every five seconds, with all the backends that it watches.
+func BenchmarkTake(b *testing.B) {
+	tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(10)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all []int
+	for i := range 100 {
+		all = append(all, i)
+	}
+	for i := range 123 {
+		put(tab, name(i), all...)
+	}
+	h := newHistory(tab, nil)
+	for b.Loop() {
+		h.take(start(), Proxy{}, tab.Services())
+	}
+}
