@@ -213,11 +213,10 @@ func (n *Notifier) try(ctx context.Context, to string, batch []event.Event) erro
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	was := n.stats.OK
-	switch n.stats.OK = err == nil; {
-	case err == nil:
+	if n.stats.OK = err == nil; err == nil {
 		n.stats.Posts++
 		n.stats.Sent += n.passedLocked(batch)
-	default:
+	} else {
 		n.stats.Failures++
 		if refused { // it would be the next time, too, and keep others from being sent
 			n.stats.Dropped += n.passedLocked(batch)

@@ -83,7 +83,7 @@ type snapshot struct {
 func (p *Proxy) Stats() Stats {
 	out := Stats{Clients: int(p.clients.Load()), Refused: p.refused.Load(), Buffered: max(0, p.parked.Load())}
 	l := p.limits.Load()
-	out.ClientsLimit, out.BufferedLimit = l.Connections, int64(l.Buffered)
+	out.ClientsLimit, out.BufferedLimit = l.Connections, l.Buffered
 	if !p.running.Load() {
 		return out
 	}
