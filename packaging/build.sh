@@ -52,6 +52,12 @@ for page in "$DIST"/man/*.gz; do
   - {src: "$page", dst: "/usr/share/man/man8/${page##*/}", packager: rpm, type: doc, file_info: {mode: 0644}}
 END
 done
+for guide in packaging/doc/*.md; do
+	cat >>"$DIST/nfpm.yaml" <<END
+  - {src: "$guide", dst: "/usr/share/doc/lbagent/${guide##*/}", packager: deb, file_info: {mode: 0644}}
+  - {src: "$guide", dst: "/usr/share/doc/lbagent/${guide##*/}", packager: rpm, type: doc, file_info: {mode: 0644}}
+END
+done
 for ARCH in $ARCHES; do
 	export ARCH
 	for packager in deb rpm; do

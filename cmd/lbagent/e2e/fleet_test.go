@@ -235,7 +235,7 @@ func TestFleetRace(t *testing.T) {
 	}
 }
 
-// The roles that the README gives suffice, and no more: with auth on, the agent's user follows and can't write, the other one can.
+// The roles that the guide to etcd gives suffice, and no more: with auth on, the agent's user follows and can't write, the other one can.
 func TestFleetRoles(t *testing.T) {
 	own, err := etcdtest.Run(etcdtest.Config{Dir: filepath.Join(t.TempDir(), "etcd")})
 	if err != nil {

@@ -110,7 +110,7 @@ func TestShellClient(t *testing.T) {
 	}
 }
 
-// say is the method of the demo's backends, which the README's Python client calls.
+// say is the method of the demo's backends, which the guide's Python client calls.
 func (b *backend) say(_ context.Context, in *wrapperspb.StringValue) (*wrapperspb.StringValue, error) {
 	return wrapperspb.String(b.name + " " + in.GetValue()), nil
 }

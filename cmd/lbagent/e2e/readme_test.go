@@ -13,9 +13,10 @@ import (
 	"github.com/lbagent/lbagent/agent/testneed"
 )
 
-func readme(t *testing.T) string {
+// document reads a text of the tree.
+func document(t *testing.T, path string) string {
 	t.Helper()
-	b, err := os.ReadFile("../../../README.md")
+	b, err := os.ReadFile("../../../" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,8 @@ func TestReadmeFiveMinutes(t *testing.T) {
 	bash := testneed.Program(t, "bash", "bash")
 	testneed.Program(t, "curl", "curl")
 	testneed.Program(t, "python3", "python3")
-	section, _, _ := strings.Cut(readme(t), "### From Python")
+	_, section, _ := strings.Cut(document(t, "README.md"), "## Five minutes")
+	section, _, _ = strings.Cut(section, "\n## ")
 	start, reloaded := blocks(section, "sh"), blocks(section, "yaml")
 	typed := blocks(section, "console")
 	if len(start) != 1 || len(reloaded) != 1 || len(typed) != 4 {
@@ -126,31 +128,20 @@ command -v grpcurl >/dev/null || grpcurl() { echo '"address"'; }
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile("`(lbagent_[a-z_]+)").FindAllStringSubmatch(readme(t), -1) {
+	for _, m := range regexp.MustCompile("`(lbagent_[a-z_]+)").FindAllStringSubmatch(document(t, "packaging/doc/alerts.md"), -1) {
 		if !strings.Contains(string(metrics), m[1]) {
 			t.Errorf("no metric %s in\n%s", m[1], metrics)
 		}
 	}
 }
 
-// The README's Python client is the tested one, and its table has every verb.
-func TestReadmeIsCurrent(t *testing.T) {
-	text := readme(t)
+// The Python in the guide to clients is the tested one.
+func TestGuideIsCurrent(t *testing.T) {
 	client, err := os.ReadFile("testdata/client.py")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := blocks(text, "python"); len(got) != 1 || got[0]+"\n" != string(client) {
-		t.Error("the README's Python differs from testdata/client.py")
-	}
-	help, _, _ := newAgent(t, "").cli("--help")
-	verbs := regexp.MustCompile(`(?m)^  ([a-z]+)  +[a-z]`).FindAllStringSubmatch(help, -1)
-	if len(verbs) < 10 {
-		t.Errorf("%d verbs in\n%s", len(verbs), help)
-	}
-	for _, v := range verbs {
-		if !regexp.MustCompile("(?m)^\\|.*`" + v[1] + "[ `]").MatchString(text) {
-			t.Errorf("the table of verbs has no %s", v[1])
-		}
+	if got := blocks(document(t, "packaging/doc/clients.md"), "python"); len(got) != 2 || got[1]+"\n" != string(client) {
+		t.Error("the guide's Python differs from testdata/client.py")
 	}
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/lbagent/lbagent/agent/testneed"
 )
 
-// enableAuth runs the README's commands for rights in etcd, with etcd's own tool, then more of them, and turns authentication on. All passwords are "secret".
+// enableAuth runs the guide's commands for rights in etcd, with etcd's own tool, then more of them, and turns authentication on. All passwords are "secret".
 func enableAuth(t *testing.T, s *etcdtest.Server, more ...string) {
 	t.Helper()
-	_, section, _ := strings.Cut(readme(t), "## Rights in etcd")
+	_, section, _ := strings.Cut(document(t, "packaging/doc/etcd.md"), "## Rights in etcd")
 	var commands []string
 	for line := range strings.Lines(blocks(section, "sh")[0]) {
 		command, ok := strings.CutPrefix(strings.TrimSpace(line), "etcdctl ")
@@ -25,7 +25,7 @@ func enableAuth(t *testing.T, s *etcdtest.Server, more ...string) {
 		commands = append(commands, strings.ReplaceAll(command, "PASSWORD", "secret"))
 	}
 	if len(commands) < 10 {
-		t.Fatalf("only %d commands in the README", len(commands))
+		t.Fatalf("only %d commands in the guide", len(commands))
 	}
 	for _, command := range append(append(commands, more...), "user add root:secret", "user grant-role root root", "auth enable") {
 		etcdctl(t, s, strings.Fields(command)...)
@@ -41,7 +41,7 @@ func etcdctl(t *testing.T, s *etcdtest.Server, args ...string) {
 	}
 }
 
-// The roles of the README suffice for what they are for, and for no more; what is missing is said where somebody looks.
+// The roles of the guide suffice for what they are for, and for no more; what is missing is said where somebody looks.
 func TestRoles(t *testing.T) {
 	s, err := etcdtest.Run(etcdtest.Config{Dir: filepath.Join(t.TempDir(), "etcd")})
 	if err != nil {
