@@ -324,3 +324,25 @@ func TestDocumentedEvents(t *testing.T) {
 		}
 	}
 }
+
+// TestDocumentedAlerts: the runbook says of each alert where to look.
+func TestDocumentedAlerts(t *testing.T) {
+	rules := regexp.MustCompile(`(?m)^ +- alert: (\w+)$`).FindAllStringSubmatch(read(t, "prometheus/lbagent.rules.yml"), -1)
+	if len(rules) < 20 {
+		t.Fatalf("only %d alerts", len(rules))
+	}
+	_, table, _ := strings.Cut(read(t, "doc/runbook.md"), "\n| alert |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	known := make(map[string]bool)
+	for _, m := range rules {
+		known[m[1]] = true
+		if !strings.Contains(table, "`"+m[1]+"`") {
+			t.Errorf("the runbook has no %s", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile("`(Lbagent\\w+)`").FindAllStringSubmatch(table, -1) {
+		if !known[m[1]] {
+			t.Errorf("the runbook has %s, which is no alert", m[1])
+		}
+	}
+}

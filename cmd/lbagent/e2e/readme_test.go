@@ -80,9 +80,6 @@ command -v grpcurl >/dev/null || grpcurl() { echo '"address"'; }
 			if strings.HasPrefix(command, "etcdctl") {
 				fmt.Fprintln(&script, "sleep 0.3") // a person's fingers are slower
 			}
-			if strings.HasSuffix(command, " reload") {
-				fmt.Fprintf(&script, "curl -sf http://%s/metrics | grep -o '^lbagent_[a-z_]*' | sort -u > %s/metrics\n", a.http, a.dir)
-			}
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -120,17 +117,6 @@ command -v grpcurl >/dev/null || grpcurl() { echo '"address"'; }
 		}
 		if !found || !ok {
 			t.Errorf("after %q there is no %q\n%s", step.after, step.want, out)
-		}
-	}
-
-	// The metrics to alert on exist.
-	metrics, err := os.ReadFile(a.dir + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile("`(lbagent_[a-z_]+)").FindAllStringSubmatch(document(t, "packaging/doc/alerts.md"), -1) {
-		if !strings.Contains(string(metrics), m[1]) {
-			t.Errorf("no metric %s in\n%s", m[1], metrics)
 		}
 	}
 }
