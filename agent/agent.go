@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/admin"
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
 	"github.com/lbagent/lbagent/agent/etcd"
@@ -58,6 +59,7 @@ type Agent struct {
 	log       hclog.Logger
 	started   time.Time
 	events    *event.Log
+	calls     *calls.Taps
 	monitor   *health.Monitor
 	table     *table.Table
 	etcd      *etcd.Links
@@ -103,7 +105,7 @@ type applied struct {
 // New reads the configuration and binds every socket; Run starts the stages. An error says what to mend. ctx ends the wait of a crash loop (6.6);
 // the error is its own then.
 func New(ctx context.Context, o Options) (*Agent, error) {
-	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents), opened: make(chan struct{}), handing: make(chan struct{})}
+	a := &Agent{options: o, started: time.Now(), events: event.NewLog(keptEvents), calls: &calls.Taps{}, opened: make(chan struct{}), handing: make(chan struct{})}
 	var strange, err error
 	if a.sockets, a.from, strange, err = handoff.Inherit(); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lbagent/lbagent/agent/admin"
 	"github.com/lbagent/lbagent/agent/proxy"
+	"github.com/lbagent/lbagent/localapi"
 )
 
 // proxyStats is what went through the proxy, in the words of metrics.
@@ -69,4 +70,34 @@ func (a *Agent) processStats() admin.Process {
 		Generation: c.generation.Load(), Reloads: c.reloads.Load(), Refused: c.refused.Load(), Applied: time.Unix(0, c.applied.Load()),
 		CrashLoop: int(a.loop.Load()), TookOver: a.from != nil, Predecessor: a.follows.Load(), UpgradesFailed: c.upgradesFailed.Load(),
 	}
+}
+
+// traffic is the same in the words of the local API.
+func (a *Agent) traffic() []localapi.ServiceTraffic {
+	all := a.proxy.Stats().Services
+	out := make([]localapi.ServiceTraffic, len(all))
+	bounds := proxy.LatencyBounds()
+	for i, s := range all {
+		t := localapi.ServiceTraffic{Service: s.Service, In: s.In, Out: s.Out, Bounds: bounds, Latency: make([]uint64, len(bounds)+1)}
+		for _, c := range s.Calls {
+			t.Calls += c.Count
+			if c.Failed() {
+				t.Errors += c.Count
+			}
+		}
+		for _, n := range s.Active {
+			t.Connections += n
+		}
+		for _, l := range s.Latency {
+			if l.Protocol == "tcp" {
+				continue // how long a connection lasts says nothing
+			}
+			for j, n := range l.Buckets {
+				t.Latency[j] += n
+			}
+			t.LatencySum += l.Sum
+		}
+		out[i] = t
+	}
+	return out
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -44,6 +46,23 @@ func (a *Agent) status() *lbagentv1.StatusResponse {
 		out.Etcd.LastContact = timestamppb.New(e.LastContact)
 	}
 	return out
+}
+
+// etcdNow is what etcd has of a service at this moment, beside what is known.
+func (a *Agent) etcdNow(ctx context.Context, name string) (*lbagentv1.EtcdNow, error) {
+	c, err := a.discovery.Compare(ctx, name)
+	switch {
+	case errors.Is(err, discovery.ErrNotInEtcd):
+		return nil, err
+	case err != nil && ctx.Err() != nil:
+		return nil, errors.New("etcd did not answer in time")
+	case err != nil:
+		return nil, fmt.Errorf("etcd could not be asked: %w", err)
+	}
+	return &lbagentv1.EtcdNow{
+		Revision: c.Revision, ListRevision: c.Known, Keys: uint32(c.Keys), Missing: c.Missing, Gone: c.Gone, Changed: c.Changed,
+		MissingCount: uint32(c.Missings), GoneCount: uint32(c.Gones), ChangedCount: uint32(c.Changeds),
+	}, nil
 }
 
 // configFiles are those that c was read from. The one that this process is told to read comes first, also while it runs on the copy of an older one (6.5): it is what a person has to

@@ -22,6 +22,7 @@ func levels() map[string]int {
 		"agent/service":    0,
 		"agent/config":     0,
 		"agent/event":      0,
+		"agent/calls":      0,
 		"agent/handoff":    0,
 		"agent/proxy/loop": 0,
 		"agent/proxy/h2":   0,
@@ -86,6 +87,7 @@ func reasons() []struct {
 		{edge{"health", "*"}, "health is a leaf: it judges opaque groups and knows nothing of services; what it needs comes in as Targets and goes out by hooks"},
 		{edge{"agent/service", "*"}, "service is vocabulary: everybody may use it, so it may use nobody"},
 		{edge{"agent/event", "*"}, "events carry words, not types: any stage may add one"},
+		{edge{"agent/calls", "*"}, "a record is what both who makes it and who shows it know, and they don't know each other"},
 		{edge{"agent/proxy/loop", "*"}, "the loop owns sockets and knows no protocol"},
 		{edge{"agent/proxy/h2", "*"}, "protocols are sans-I/O: bytes and now in, bytes and events out; agent/proxy joins them with loops"},
 		{edge{"agent/proxy/h1", "*"}, "protocols are sans-I/O; agent/proxy joins them with loops"},
@@ -133,7 +135,7 @@ func owners() []struct {
 
 // pure are the packages that decide and do no I/O.
 func pure() []string {
-	return []string{"agent/service", "agent/picker", "agent/table", "agent/discovery/format", "agent/event", "agent/proxy/h1", "agent/proxy/h2", "agent/proxy/tcp"}
+	return []string{"agent/service", "agent/picker", "agent/table", "agent/discovery/format", "agent/event", "agent/calls", "agent/proxy/h1", "agent/proxy/h2", "agent/proxy/tcp"}
 }
 
 // pkg is a package of this project as `go list` tells it.

@@ -50,7 +50,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		return err
 	}
 	if a.proxy, err = proxy.New(proxy.Config{
-		Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Loops: c.Loops, Limits: new(limits(c.Limits)),
+		Log: a.log.Named("proxy"), Table: a.table, Events: a.events, Calls: a.calls, Loops: c.Loops, Limits: new(limits(c.Limits)),
 		Inherited: func(at proxy.Addr) (int, bool) { return a.sockets.Listener(listenerName(at)) },
 		Kept:      a.sockets.Kept(),
 		FirstList: readyWithin,
@@ -120,6 +120,9 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Registry: a.registrar,
 		Status:   a.status,
 		Mutes:    a.mutes,
+		Calls:    a.calls,
+		Traffic:  a.traffic,
+		EtcdNow:  a.etcdNow,
 		Hints:    a.hints,
 		Outlooks: a.monitor.Outlooks,
 	}); err != nil {

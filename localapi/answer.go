@@ -36,6 +36,7 @@ const (
 	reasonNotRegistered   = "NOT_REGISTERED"
 	reasonTaken           = "REGISTERED_BY_ANOTHER"
 	reasonTooManyRegs     = "TOO_MANY_REGISTRATIONS"
+	reasonTooManyStreams  = "TOO_MANY_STREAMS"
 )
 
 // failure is an error with a reason for programs and a sentence for people.

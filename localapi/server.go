@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/mute"
 	"github.com/lbagent/lbagent/agent/registrar"
@@ -67,6 +68,12 @@ type Config struct {
 	Upgrade func(ctx context.Context) (*lbagentv1.UpgradeResponse, error)
 	// Outlooks is when backends of a service are probed and tried next, of one backend if only is valid (health.Monitor.Outlooks); nil if nobody knows before ctx ends. nil = unknown.
 	Outlooks Outlooks
+	// Calls gives the records of calls that go through the proxy. nil = not supported.
+	Calls *calls.Taps
+	// EtcdNow compares what etcd has of a service at this moment with what the agent knows. nil = not supported.
+	EtcdNow func(ctx context.Context, service string) (*lbagentv1.EtcdNow, error)
+	// Traffic is what has gone through the proxy. nil = nothing does.
+	Traffic func() []ServiceTraffic
 	// Mutes is what operators have taken out by hand. nil = not supported.
 	Mutes *mute.Mutes
 	// Registry keeps services of this host in etcd; nil = not supported.
@@ -88,6 +95,13 @@ type Server struct {
 	answers serviceCache[viewAnswer]
 	plans   serviceCache[*plan]
 	report  reportLimit
+	traffic trafficCache
+	asks    etcdNowTurn
+
+	compared serviceCache[*lbagentv1.EtcdNow]
+
+	taps    atomic.Int64 // open
+	watched atomic.Int64 // streams of Stats that are open
 
 	stopping context.Context // ends when Run begins to stop
 	stop     context.CancelCauseFunc
@@ -140,6 +154,7 @@ func New(cfg Config) (*Server, error) {
 		rights: newRights(cfg),
 		counts: newCounts(),
 		health: health.NewServer(),
+		asks:   newEtcdNowTurn(),
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.settled, s.settle = context.WithCancel(context.Background())

@@ -75,6 +75,9 @@ func (t statusService) Explain(ctx context.Context, r *lbagentv1.ExplainRequest)
 	if s.cfg.Hints != nil {
 		resp.Hints = append(resp.Hints, s.cfg.Hints(r.Service)...)
 	}
+	if r.EtcdNow {
+		resp.EtcdNow = s.etcdNow(ctx, r.Service)
+	}
 	only, err := parseOnly(r.Address)
 	if err != nil {
 		return nil, invalid(r.Service, "%v", err)

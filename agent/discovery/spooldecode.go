@@ -13,25 +13,42 @@ import (
 
 // decode reads a file that should hold f's list, which keeps nothing of data.
 func (d *spoolDecoder) decode(data []byte, f Follow) (*service.List, error) {
+	l, from, err := d.any(data)
+	switch {
+	case err != nil:
+		return nil, err
+	case l.Service != f.Name:
+		return nil, fmt.Errorf("%w: the list of service %.80q", errUnreadable, l.Service)
+	case from.keys != f.keys() || from.format != f.Format:
+		return nil, errOtherList
+	}
+	return l, nil
+}
+
+// spoolSource is what a spooled list was made of.
+type spoolSource struct{ keys, format string }
+
+// any reads a file, whatever list it holds.
+func (d *spoolDecoder) any(data []byte) (*service.List, spoolSource, error) {
 	if len(data) < spoolHeader || string(data[:8]) != spoolMagic {
-		return nil, fmt.Errorf("%w: no such header", errUnreadable)
+		return nil, spoolSource{}, fmt.Errorf("%w: no such header", errUnreadable)
 	}
 	if v := binary.BigEndian.Uint32(data[8:]); v != spoolVersion {
-		return nil, fmt.Errorf("%w: version %d, this program reads %d", errUnreadable, v, spoolVersion)
+		return nil, spoolSource{}, fmt.Errorf("%w: version %d, this program reads %d", errUnreadable, v, spoolVersion)
 	}
 	body := data[spoolHeader:]
 	if n := binary.BigEndian.Uint64(data[12:]); n != uint64(len(body)) {
-		return nil, fmt.Errorf("%w: %d bytes of %d", errUnreadable, len(body), n)
+		return nil, spoolSource{}, fmt.Errorf("%w: %d bytes of %d", errUnreadable, len(body), n)
 	}
 	if binary.BigEndian.Uint64(data[20:]) != xxhash.Sum64(body) {
-		return nil, fmt.Errorf("%w: wrong checksum", errUnreadable)
+		return nil, spoolSource{}, fmt.Errorf("%w: wrong checksum", errUnreadable)
 	}
-	return d.body(body, f)
+	return d.body(body)
 }
 
-func (d *spoolDecoder) body(body []byte, f Follow) (*service.List, error) {
+func (d *spoolDecoder) body(body []byte) (*service.List, spoolSource, error) {
 	l := &service.List{Source: service.FromSpool}
-	var prefix, format string
+	var from spoolSource
 	d.keys, d.ends = d.keys[:0], d.ends[:0]
 	c := cursor{all: body, end: len(body)}
 	n := 0
@@ -46,9 +63,9 @@ func (d *spoolDecoder) body(body []byte, f Follow) (*service.List, error) {
 		case fieldService:
 			l.Service = c.str()
 		case fieldPrefix:
-			prefix = c.str()
+			from.keys = c.str()
 		case fieldFormat:
-			format = c.str()
+			from.format = c.str()
 		case fieldEpoch:
 			l.Epoch = c.number
 		case fieldRevision:
@@ -58,7 +75,7 @@ func (d *spoolDecoder) body(body []byte, f Follow) (*service.List, error) {
 		case fieldBackend:
 			b, err := d.backend(c.message())
 			if err != nil {
-				return nil, err
+				return nil, from, err
 			}
 			l.Backends = append(l.Backends, b)
 		case fieldBad:
@@ -72,20 +89,16 @@ func (d *spoolDecoder) body(body []byte, f Follow) (*service.List, error) {
 	d.giveKeys(l.Backends)
 	switch {
 	case c.broken:
-		return nil, fmt.Errorf("%w: broken body", errUnreadable)
-	case l.Service != f.Name:
-		return nil, fmt.Errorf("%w: the list of service %.80q", errUnreadable, l.Service)
-	case prefix != f.keys() || format != f.Format:
-		return nil, errOtherList
+		return nil, from, fmt.Errorf("%w: broken body", errUnreadable)
 	case len(l.Bad) > service.MaxBadRecords || l.BadCount < len(l.Bad):
-		return nil, fmt.Errorf("%w: %d bad records of %d", errUnreadable, len(l.Bad), l.BadCount)
+		return nil, from, fmt.Errorf("%w: %d bad records of %d", errUnreadable, len(l.Bad), l.BadCount)
 	}
 	for i := 1; i < len(l.Backends); i++ {
 		if l.Backends[i-1].Addr.Compare(l.Backends[i].Addr) >= 0 {
-			return nil, fmt.Errorf("%w: not sorted", errUnreadable)
+			return nil, from, fmt.Errorf("%w: not sorted", errUnreadable)
 		}
 	}
-	return l, nil
+	return l, from, nil
 }
 
 // spoolDecoder shares the maps of equal metadata and equal words, of which there are few, and keeps all keys of a list in one string. It is for one file after another.

@@ -67,6 +67,15 @@ type CallCount struct {
 	Count           uint64
 }
 
+// Failed reports whether they failed by the doing of a backend or of the agent.
+func (c CallCount) Failed() bool {
+	switch c.Class {
+	case "5xx", "server_error", "unavailable", "failed":
+		return true
+	}
+	return false
+}
+
 // Latency is a histogram of one protocol: http1, h2 (gRPC as well) or tcp.
 type Latency struct {
 	Protocol string

@@ -50,6 +50,7 @@ func (x *exchange) relay(a *attempt) bool {
 	} else {
 		err = x.why()
 	}
+	x.out = body.got
 	if err != nil && (fromBackend || !x.told) {
 		a.broke(err)
 	}
@@ -59,6 +60,11 @@ func (x *exchange) relay(a *attempt) bool {
 		return x.failed(err)
 	}
 	if !done {
+		cause := x.why()
+		if cause == nil && !fromBackend {
+			cause = errClientGone
+		}
+		x.noteEnd(cause, err)
 		if framing == h1.UntilClose {
 			reset(x.c.Conn) // or the client would take the end for the end
 		}
@@ -136,6 +142,7 @@ func (x *exchange) spliceAnswer(a *attempt, body *wireBody) (done, fromBackend b
 			n, err = io.CopyBuffer(struct{ io.Writer }{x.c.Conn}, struct{ io.Reader }{&from}, x.work.out[:])
 		}
 		body.left -= n
+		body.got += n
 		if err == nil && n < before {
 			return false, true, io.ErrUnexpectedEOF
 		}

@@ -110,6 +110,9 @@ func (a *attempt) ask() (written bool, err error) {
 	}
 	host = authority(x.opts, a.b, host)
 	out := h1.AppendHost(x.work.out[:0], x.head, x.hostAt, host)
+	if x.note != nil {
+		x.note.wait = max(1, time.Since(x.began))
+	}
 	x.replay.on = x.idempotent && (conn.reused || x.opts.retry != nil)
 	if n, err := conn.Write(out); err != nil {
 		return n > 0, err
@@ -216,6 +219,9 @@ func (a *attempt) interim() error {
 // answered judges a response's head (the table of SEMANTICS 2).
 func (a *attempt) answered() {
 	a.first = max(1, time.Since(a.picked))
+	if n := a.x.note; n != nil {
+		n.first = a.picked.Sub(a.x.began) + a.first
+	}
 	a.sample = a.x.ended.Load()
 	switch a.x.work.resp.Status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:

@@ -17,6 +17,7 @@ type wireBody struct {
 	chunked  bool
 	close    bool // it ends with the connection
 	left     int64
+	got      int64 // what was read of it
 	chunks   h1.Chunks
 	trailers []h1.Field
 }
@@ -54,6 +55,7 @@ func (b *wireBody) read(p []byte) (n int, err error) {
 		}
 		k, err := b.w.Read(to)
 		n += k
+		b.got += int64(k)
 		switch {
 		case b.chunked:
 			if k > 0 {

@@ -188,6 +188,7 @@ func (c *http1Client) refuse(err error) bool {
 		return false
 	}
 	c.h.count(c.s.rt, func(st *serviceStats) { st.http(protoHTTP1, status, 0) })
+	c.tellRefused(status, reason)
 	c.unread = true
 	c.say(status, fmt.Sprintf("lbagent: %s: %s", c.s.rt.name, reason), true, false)
 	return false

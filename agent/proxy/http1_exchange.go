@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
@@ -76,6 +77,9 @@ type exchange struct {
 	delay    time.Duration // what this agent added: until the request was written to the backend, and from its response's head until that was
 	returned bool          // that was
 
+	note    *note // nil: nobody wants its record
+	in, out int64 // bytes of bodies; of in, what is not in body.got
+
 	mu sync.Mutex
 
 	cause    error // why it was ended from here
@@ -101,11 +105,15 @@ func (x *exchange) read(end int) {
 	x.minor = req.Minor
 	x.alive = !req.Close && (req.Minor > 0 || req.Alive)
 	x.upgrade = req.Upgrade
+	if x.s.h.p.calls.Wants(x.s.rt.name) {
+		x.note = newNote(string(req.Method), string(req.Target), string(req.Host))
+	}
 	x.hasBody = req.Chunked || req.Length > 0
 	c.skip(end)
 	if n := req.Length; !req.Chunked && n > 0 && int64(len(c.buffered())) >= n {
 		x.head = append(x.head, c.buffered()[:n]...)
 		c.skip(int(n))
+		x.in = n
 		x.hasBody = false
 	}
 	if x.hasBody {
@@ -139,7 +147,9 @@ func (x *exchange) run() bool {
 		}
 		if b == nil {
 			x.s.h.count(x.s.rt, func(st *serviceStats) { st.noBackend++ })
-			return x.fail(http.StatusServiceUnavailable, v.Unusable(now)+before)
+			text := v.Unusable(now) + before
+			x.note.ended(calls.Agent, calls.Connect, text)
+			return x.fail(http.StatusServiceUnavailable, text)
 		}
 		again := len(x.tried) > 0
 		x.s.h.count(x.s.rt, func(st *serviceStats) {
@@ -148,6 +158,7 @@ func (x *exchange) run() bool {
 				st.retried[why]++
 			}
 		})
+		x.note.tried()
 		x.tried = append(x.tried, b.State)
 		a := &x.one
 		if again {
@@ -206,6 +217,7 @@ func (x *exchange) replayable() bool { return !x.replay.failed }
 // failed answers for a backend.
 func (x *exchange) failed(err error) bool {
 	cause := x.why()
+	x.noteEnd(cause, err)
 	text := fmt.Sprintf("lbagent: %s: %v", x.s.rt.name, err)
 	if cause != nil {
 		text = fmt.Sprintf("lbagent: %s: %v", x.s.rt.name, cause)
@@ -227,6 +239,9 @@ func (x *exchange) failed(err error) bool {
 // fail answers in the agent's own words. The connection goes on only if the whole request was read.
 func (x *exchange) fail(status int, text string) bool {
 	x.status = status
+	if !x.isHead {
+		x.out = int64(len(text)) + 1
+	}
 	whole := x.stopUpload()
 	again := x.alive && x.minor > 0 && whole && !x.s.draining.Load()
 	x.c.unread = !whole
@@ -240,6 +255,9 @@ func (x *exchange) end() {
 	}
 	x.replay.drop()
 	took := time.Since(x.began)
+	if x.note != nil {
+		x.tell(took)
+	}
 	x.s.h.count(x.s.rt, func(st *serviceStats) {
 		st.http(protoHTTP1, x.status, took)
 		if x.returned {

@@ -24,9 +24,9 @@ func (x *exchange) tunnel(a *attempt) bool {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			x.pump(backend, client)
+			x.in += x.pump(backend, client)
 		}()
-		x.pump(client, backend)
+		x.out = x.pump(client, backend)
 		<-done
 	}
 	return false
@@ -42,22 +42,24 @@ func (x *exchange) unbound() {
 	}
 }
 
-// pump relays one direction, and holds a buffer only while something is in it.
-func (x *exchange) pump(to, from *wire) {
+// pump relays one direction, returns how many bytes went there, and holds a buffer only while something is in it.
+func (x *exchange) pump(to, from *wire) (passed int64) {
 	for {
 		err := from.wait()
 		if err == io.EOF && (x.half.Swap(true) || !from.wasReset()) { // behind a FIN of ours, the kernel doesn't tell them apart
 			to.CloseWrite()
-			return
+			return passed
 		}
 		if err == nil {
-			_, err = to.Write(from.buffered())
+			var n int
+			n, err = to.Write(from.buffered())
+			passed += int64(n)
 			from.bulk = len(from.buffered()) == len(from.buf)
 			from.release()
 		}
 		if err != nil {
 			x.broken()
-			return
+			return passed
 		}
 	}
 }

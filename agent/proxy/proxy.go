@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/table"
 	"golang.org/x/sys/unix"
@@ -32,6 +33,8 @@ type Config struct {
 	Log    hclog.Logger
 	Table  *table.Table
 	Events *event.Log
+	// Calls are those who want the records of calls; nil = nobody ever does.
+	Calls *calls.Taps
 	// Loops is the number of event loops; 0 = by cores (a quarter of them, 1 to 4). More spread the load over more cores, and cost more CPU per request.
 	Loops int
 	// Limits, until SetLimits; nil = DefaultLimits.
@@ -49,6 +52,7 @@ type Proxy struct {
 	log     hclog.Logger
 	table   *table.Table
 	events  *event.Log
+	calls   *calls.Taps
 	workers []*worker // the first one accepts
 	limits  atomic.Pointer[Limits]
 	clients atomic.Int64
@@ -87,7 +91,7 @@ func New(cfg Config) (*Proxy, error) {
 		loops = min(maxLoops, max(1, runtime.NumCPU()/4))
 	}
 	p := &Proxy{
-		log: cfg.Log, table: cfg.Table, events: cfg.Events,
+		log: cfg.Log, table: cfg.Table, events: cfg.Events, calls: cfg.Calls,
 		routes: map[string]*route{}, bindings: map[Addr]*binding{},
 		inherited: cfg.Inherited, kept: cfg.Kept, firstList: cfg.FirstList,
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/table"
@@ -45,6 +46,7 @@ type call struct {
 	status     int    // :status of the final response
 	grpcStatus int    // -1: none
 	reason     string // grpc-message, still encoded
+	note       *note  // nil: nobody wants its record
 	sentAt     uint64 // where the attempt begins in its connection's output
 
 	grpc       bool
@@ -82,6 +84,9 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	c.idempotent = idempotent(head.Method)
 	c.req.keep, c.req.end = true, end
 	c.req.counted = &r.kept
+	if r.w.proxy.calls.Wants(c.client.rt.name) {
+		c.note = newNote(head.Method, head.Path, head.Authority)
+	}
 	if head.TooLarge {
 		c.tooLarge()
 		return
@@ -102,6 +107,7 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 func (c *call) tooLarge() {
 	l := c.client.limits
 	c.relay.w.protect(c.client.rt, protectHeaders, c.client, "request refused: header list too large in bytes or fields", l.HeaderBytes)
+	c.note.ended(calls.Agent, calls.Request, "the request's header list is too large")
 	c.answer(431, codeExhausted, fmt.Sprintf("lbagent: %s: the request's header list is above limits.header_bytes (%d) or limits.header_fields (%d)",
 		c.client.rt.name, l.HeaderBytes, l.HeaderFields))
 	c.settle()
@@ -128,6 +134,7 @@ func (c *call) dispatchTo(b *table.Backend) {
 			break
 		}
 		c.client.stats.picks++
+		c.note.tried()
 		if len(c.tried) > 0 || c.again {
 			c.client.stats.retried[c.why]++
 		}
@@ -151,6 +158,7 @@ func (c *call) dispatchTo(b *table.Backend) {
 	if c.before != "" {
 		text += "; " + c.before
 	}
+	c.note.ended(calls.Agent, calls.Connect, text)
 	c.answer(503, codeUnavailable, text)
 	c.settle()
 }
@@ -226,6 +234,7 @@ func (c *call) moveOn(why string) {
 // timedOut ends a call whose time is over.
 func (c *call) timedOut(why string) {
 	now := c.relay.loop.Now()
+	c.note.ended(calls.Agent, c.phase(), why)
 	result := health.Timeout
 	if c.queued {
 		c.unwait()
@@ -248,6 +257,9 @@ func (c *call) send(conn *backendConn) {
 	c.sentAt = conn.lc.Queued()
 	if c.opts.authority != "" && c.opts.authority != "keep" {
 		c.rewriteAuthority()
+	}
+	if c.note != nil {
+		c.note.wait = max(1, c.relay.loop.Now().Sub(c.start))
 	}
 	conn.begins()
 	c.relay.passes(c)
@@ -292,6 +304,9 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 	c.firstByte = max(now.Sub(c.began), 1)
 	c.expected = !c.bs.Sending()
 	c.relay.returns(c)
+	if c.note != nil {
+		c.note.first = max(1, now.Sub(c.start))
+	}
 	c.drop() // from now on there is no retry
 	if c.req.keep {
 		c.req.keep = false
@@ -317,6 +332,7 @@ func (c *call) response(fields []h2.Field, head *h2.Head, end bool) {
 // tooLargeForClient ends a call whose response has a larger header list than the client takes: many would end the connection for it.
 func (c *call) tooLargeForClient() {
 	name := c.be.name()
+	c.note.ended(calls.Agent, c.phase(), "the response's header list is larger than the client takes")
 	c.abandon(h2.Cancel)
 	c.endAttempt(health.Neutral, 0, false, "")
 	c.abort(502, codeExhausted, "lbagent: "+name+" answered with a larger header list than the client takes (SETTINGS_MAX_HEADER_LIST_SIZE)")

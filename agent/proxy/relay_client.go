@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 )
@@ -29,6 +30,8 @@ type clientConn struct {
 	paused  bool
 	ending  ending
 	gone    bool
+	cut     string // why this side ended it at once; empty if it didn't
+	who     string // its peer, once a record has named it
 }
 
 // ending is how far the graceful end of a connection has come.
@@ -123,6 +126,7 @@ func (c *clientConn) Readable(b []byte) int {
 		kind := protectionOf(err)
 		c.stats.flood.note(c.relay.loop.Now(), kind)
 		c.relay.w.protect(c.rt, kind, c, "connection closed: "+err.Error(), 0)
+		c.cut = "its connection was closed: " + err.Error()
 		c.close()
 		return len(b)
 	}
@@ -163,7 +167,11 @@ func (c *clientConn) over() {
 	r.loop.Disarm(&c.timer)
 	for s := c.h2.Any(); s != nil; s = c.h2.Any() {
 		c.h2.Forget(s)
-		s.Owner.(*call).cancelled(h2.Cancel)
+		k := s.Owner.(*call)
+		if c.cut != "" {
+			k.note.ended(calls.Agent, k.phase(), c.cut)
+		}
+		k.cancelled(h2.Cancel)
 	}
 	c.credits = credits{}
 	r.output(&c.noted, 0)
@@ -272,10 +280,12 @@ func (c *clientConn) Reset(s *h2.Stream, code h2.Code, local bool) {
 	case local:
 		c.relay.w.protect(c.rt, protectMalformed, c, "malformed request reset: "+code.String(), 0)
 	}
+	k := s.Owner.(*call)
 	if local {
+		k.note.ended(calls.Agent, k.phase(), "what followed the request's head was malformed, or too large")
 		code = h2.Cancel
 	}
-	s.Owner.(*call).cancelled(code)
+	k.cancelled(code)
 }
 
 // Refused: h2.Handler.
@@ -289,6 +299,14 @@ func (c *clientConn) Refused(f h2.Fault) {
 	default:
 		w.protect(c.rt, protectMalformed, c, "malformed request refused", 0)
 	}
+}
+
+// name is the peer's, for records.
+func (c *clientConn) name() string {
+	if c.who == "" {
+		c.who = c.lc.Peer()
+	}
+	return c.who
 }
 
 // peer: peer.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/health"
 )
@@ -56,6 +57,7 @@ func (c *call) resetByBackend(code h2.Code, local bool) {
 		c.resend(b, why)
 		return
 	}
+	c.note.ended(calls.Backend, c.phaseSent(), why)
 	if local {
 		c.abort(502, codeUnavailable, "lbagent: "+name+" "+why+whyNot)
 	} else {
@@ -126,6 +128,7 @@ func (c *call) retryOr(r retryReason, why string) {
 
 // failed ends a call that can't go on.
 func (c *call) failed(why string) {
+	c.note.ended(calls.Backend, c.phaseSent(), why)
 	c.abort(502, codeUnavailable, "lbagent: "+c.lastName()+" "+why)
 	c.settle()
 }
@@ -137,6 +140,7 @@ func (c *call) backendRemoved() {
 		c.settle()
 		return
 	}
+	c.note.ended(calls.Agent, c.phase(), "backend removed, and the time of its drain is over")
 	c.endAttempt(health.Neutral, 0, false, "")
 	if c.grpc {
 		c.abort(502, codeUnavailable, "lbagent: "+c.lastName()+" backend removed")
@@ -154,6 +158,7 @@ func (c *call) cancelled(code h2.Code) {
 		c.unwait()
 	}
 	late := c.late(now)
+	c.noteCancel(late)
 	c.abandon(passCode(code))
 	if c.state != nil {
 		c.endAttempt(c.gaveUp(now, late))
@@ -197,6 +202,9 @@ func (c *call) settle() {
 	if !c.cs.Open() {
 		if c.resp.end {
 			c.countResponse()
+		}
+		if c.note != nil {
+			c.tell()
 		}
 		client := c.client
 		c.drop()

@@ -129,6 +129,9 @@ func (c *call) count(status, code int) {
 		return
 	}
 	c.counted = true
+	if c.note != nil {
+		c.note.status, c.note.code = status, code
+	}
 	d := c.relay.loop.Now().Sub(c.start)
 	switch {
 	case !c.grpc:
@@ -146,14 +149,17 @@ func (c *call) countResponse() {
 		return
 	}
 	c.counted = true
-	d := c.relay.loop.Now().Sub(c.start)
-	switch {
-	case !c.grpc:
+	d, code := c.relay.loop.Now().Sub(c.start), c.grpcStatus
+	if code < 0 {
+		code = codeUnknown
+	}
+	if c.note != nil {
+		c.note.status, c.note.code = c.status, code
+	}
+	if c.grpc {
+		c.client.stats.grpc(code, d)
+	} else {
 		c.client.stats.http(protoH2, c.status, d)
-	case c.grpcStatus < 0:
-		c.client.stats.grpc(codeUnknown, d)
-	default:
-		c.client.stats.grpc(c.grpcStatus, d)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/health"
 )
@@ -143,6 +144,7 @@ func (h *holder) shed(limit int64) {
 		c := h.client
 		c.relay.w.protect(c.rt, protectBuffered, c, over+"its connection, which takes too little or ends no header block, was closed", int(limit))
 		c.lc.Reset()
+		c.cut = "its connection took too little: more was parked than limits.buffered allows"
 		c.over()
 	case h.backend != nil && !h.backend.gone:
 		c := h.backend
@@ -174,6 +176,7 @@ func (c *call) shed() {
 		c.settle()
 		return
 	}
+	c.note.ended(calls.Agent, c.phase(), "more was parked than limits.buffered allows")
 	result, cause := health.Neutral, ""
 	if c.answered {
 		result, cause = c.outcome()

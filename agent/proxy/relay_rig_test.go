@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
@@ -68,7 +69,7 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 		},
 	})
 	r.svc = r.table.Lookup("user")
-	p, err := New(Config{Table: r.table, Loops: 1, Events: r.events})
+	p, err := New(Config{Table: r.table, Loops: 1, Events: r.events, Calls: new(calls.Taps)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,6 +126,7 @@ func (c *clientConn) tooSlow(now time.Time) bool {
 	if c.slow.hello {
 		code = h2.SettingsTimeout
 	}
+	c.cut = "its connection was closed: " + why
 	c.h2.Fail(code, why)
 	c.close()
 	return true

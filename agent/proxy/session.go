@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/proxy/tcp"
 	"github.com/lbagent/lbagent/agent/table"
@@ -28,8 +29,17 @@ type session struct {
 	up     bool          // the backend is connected
 	failed bool          // no backend, or it broke
 	over   bool
-	timer  loop.Timer // of the drain, then of its end
-	late   *late      // the client may still say that it speaks HTTP; nil: it's known
+
+	// For its record.
+	client    string // empty: nobody wanted its record when it began
+	attempts  int
+	connected time.Duration // from its begin until the backend was connected
+	ended     bool          // by is set
+	by        calls.Party
+	cause     string // why it ended, if not as it should
+
+	timer loop.Timer // of the drain, then of its end
+	late  *late      // the client may still say that it speaks HTTP; nil: it's known
 }
 
 // end is the handler of one of the two connections.
@@ -74,6 +84,9 @@ func (s *session) begin(c *loop.Conn) {
 		w.sessions[svc] = all
 	}
 	all[s] = struct{}{}
+	if w.proxy.calls.Wants(s.rt.name) {
+		s.client = c.Peer()
+	}
 	s.connect()
 }
 
@@ -89,6 +102,7 @@ func (s *session) connect() {
 		if b == nil {
 			stats.noBackend++
 			s.failed = true
+			s.endedBy(calls.Agent, "no usable backend")
 			s.do(s.m.NoBackend())
 			return
 		}
@@ -96,6 +110,7 @@ func (s *session) connect() {
 		if len(s.tried) > 0 {
 			stats.retried[becauseConnect]++
 		}
+		s.attempts++
 		s.tried = append(s.tried, b.State)
 		s.state, s.addr, s.picked = b.State, b.Addr, now
 		s.state.Begin()
@@ -115,7 +130,9 @@ func (e *end) Connected() {
 	s := e.s
 	s.up = true
 	s.tried = nil
-	s.state.Connected(s.w.loop.Now())
+	now := s.w.loop.Now()
+	s.connected = now.Sub(s.began)
+	s.state.Connected(now)
 	s.look(s.rt.svc.View())
 	s.do(s.m.Connected())
 }
@@ -137,10 +154,19 @@ func (e *end) Readable(b []byte) int {
 	return len(b)
 }
 
+// party is whose end it is.
+func (e *end) party() calls.Party {
+	if e.side == tcp.Backend {
+		return calls.Backend
+	}
+	return calls.Client
+}
+
 func (e *end) EOF() {
 	if e.side == tcp.Backend && e.s.state != nil {
 		e.s.state.Goodbye()
 	}
+	e.s.endedBy(e.party(), "")
 	if s := e.s; s.late != nil {
 		s.late.ends(e.side)
 	}
@@ -158,6 +184,11 @@ func (e *end) Closed(err error) {
 	now := s.w.loop.Now()
 	switch {
 	case e.side == tcp.Client, err == loop.ErrEnded:
+		if err == loop.ErrEnded {
+			s.endedBy(calls.Agent, "the agent stopped")
+		} else {
+			s.endedBy(calls.Client, err.Error())
+		}
 		s.finish(health.Neutral, "")
 		s.do(s.m.Lost(e.side))
 	case !s.up:
@@ -167,9 +198,11 @@ func (e *end) Closed(err error) {
 	default:
 		// A reset after an answer is how many servers end a connection; one before any byte, or a peer that vanished, is a failure.
 		if s.first > 0 && err != unix.ETIMEDOUT {
+			s.endedBy(calls.Backend, "")
 			s.finish(health.Success, "")
 		} else {
 			s.failed = true
+			s.endedBy(calls.Backend, err.Error())
 			s.finish(health.Failure, err.Error())
 		}
 		s.do(s.m.Lost(e.side))
@@ -258,6 +291,7 @@ func (s *session) end(reset bool) {
 	} else {
 		s.finish(health.Neutral, "") // an end without a byte is right for one protocol and wrong for the next
 	}
+	s.tell(in, out)
 	w.statsOf(s.rt).tcp(!s.failed, in, out, w.loop.Now().Sub(s.began))
 	s.forget()
 	w.clientDone(s.rt, protoTCP)
@@ -297,7 +331,10 @@ func (s *session) look(v *table.View) {
 	leaving := v.Leaving(s.addr)
 	switch {
 	case leaving && !s.timer.Armed():
-		s.timer.F = func() { s.do(s.m.Drained()) }
+		s.timer.F = func() {
+			s.endedBy(calls.Agent, "backend removed, and the time of its drain is over")
+			s.do(s.m.Drained())
+		}
 		s.w.loop.Arm(&s.timer, s.rt.options().drain)
 	case !leaving && s.timer.Armed() && !s.m.Draining():
 		s.w.loop.Disarm(&s.timer)

@@ -12,7 +12,12 @@ func (c *Conn) Peer() string {
 	if c.gone {
 		return ""
 	}
-	sa, err := unix.Getpeername(c.fd)
+	return Peer(c.fd)
+}
+
+// Peer is Conn.Peer for the socket fd.
+func Peer(fd int) string {
+	sa, err := unix.Getpeername(fd)
 	if err != nil {
 		return ""
 	}
@@ -22,7 +27,7 @@ func (c *Conn) Peer() string {
 	case *unix.SockaddrInet6:
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)).String()
 	case *unix.SockaddrUnix:
-		if cred, err := unix.GetsockoptUcred(c.fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+		if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
 			return fmt.Sprintf("process %d of user %d", cred.Pid, cred.Uid)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -759,12 +760,349 @@ func (x *UpgradeResponse) GetPid() int32 {
 	return 0
 }
 
+type TapRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty = all.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Only calls whose last attempt was at this backend; empty = all.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Only calls with one of these: an HTTP status ("503"), a class of them ("5xx"), a grpc-status by name or number ("unavailable", "14"), or "error": what failed
+	// by the doing of a backend or of the agent. Empty = all.
+	Statuses []string `protobuf:"bytes,3,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	// Only calls that took at least that long; unset = all.
+	Slow *durationpb.Duration `protobuf:"bytes,4,opt,name=slow,proto3" json:"slow,omitempty"`
+	// At most so many a second, 1 to 1000; 0 means 100.
+	PerSecond     uint32 `protobuf:"varint,5,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapRequest) Reset() {
+	*x = TapRequest{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapRequest) ProtoMessage() {}
+
+func (x *TapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapRequest.ProtoReflect.Descriptor instead.
+func (*TapRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TapRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *TapRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *TapRequest) GetStatuses() []string {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *TapRequest) GetSlow() *durationpb.Duration {
+	if x != nil {
+		return x.Slow
+	}
+	return nil
+}
+
+func (x *TapRequest) GetPerSecond() uint32 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
+type TapResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset in a message that only says what was left out.
+	Call *Call `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	// Calls of the kind that was asked for which were left out since the message before: more than per_second came, or more than the reader takes.
+	LeftOut       uint64 `protobuf:"varint,2,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapResponse) Reset() {
+	*x = TapResponse{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapResponse) ProtoMessage() {}
+
+func (x *TapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapResponse.ProtoReflect.Descriptor instead.
+func (*TapResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TapResponse) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *TapResponse) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+// Call is one call, or one connection of tcp, after its end.
+type Call struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it began.
+	Time    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Service string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// http1, h2, grpc or tcp.
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Who called: an address, or the process on a unix socket.
+	Client string `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	Method string `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
+	// Without the query.
+	Path string `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"`
+	Host string `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`
+	// The backend of the last attempt; empty if there was none.
+	Address  string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	Attempts uint32 `protobuf:"varint,9,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// The HTTP status; 499 = the client got none, or not all of the answer; 0 for tcp.
+	Status int32 `protobuf:"varint,10,opt,name=status,proto3" json:"status,omitempty"`
+	// Unset if it wasn't gRPC.
+	GrpcStatus *int32 `protobuf:"varint,11,opt,name=grpc_status,json=grpcStatus,proto3,oneof" json:"grpc_status,omitempty"`
+	// From the begin: until a backend was sent it or connected to, until the answer's head or first byte, and to the end. Unset if it never came to that.
+	Wait      *durationpb.Duration `protobuf:"bytes,12,opt,name=wait,proto3" json:"wait,omitempty"`
+	FirstByte *durationpb.Duration `protobuf:"bytes,13,opt,name=first_byte,json=firstByte,proto3" json:"first_byte,omitempty"`
+	Total     *durationpb.Duration `protobuf:"bytes,14,opt,name=total,proto3" json:"total,omitempty"`
+	// Bodies; for tcp all bytes.
+	BytesIn  int64 `protobuf:"varint,15,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut int64 `protobuf:"varint,16,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	// backend, client or agent.
+	EndedBy string `protobuf:"bytes,17,opt,name=ended_by,json=endedBy,proto3" json:"ended_by,omitempty"`
+	// done = it ended as it should; else how far it had come: request, connect, wait, answer.
+	Phase string `protobuf:"bytes,18,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Why it ended, if not as it should.
+	Cause         string `protobuf:"bytes,19,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_lbagent_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Call) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Call) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Call) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Call) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *Call) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Call) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Call) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Call) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Call) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Call) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Call) GetGrpcStatus() int32 {
+	if x != nil && x.GrpcStatus != nil {
+		return *x.GrpcStatus
+	}
+	return 0
+}
+
+func (x *Call) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *Call) GetFirstByte() *durationpb.Duration {
+	if x != nil {
+		return x.FirstByte
+	}
+	return nil
+}
+
+func (x *Call) GetTotal() *durationpb.Duration {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *Call) GetBytesIn() int64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *Call) GetBytesOut() int64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *Call) GetEndedBy() string {
+	if x != nil {
+		return x.EndedBy
+	}
+	return ""
+}
+
+func (x *Call) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Call) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
 var File_lbagent_v1_admin_proto protoreflect.FileDescriptor
 
 const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16lbagent/v1/admin.proto\x12\n" +
-	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17lbagent/v1/status.proto\"\x0f\n" +
+	"lbagent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17lbagent/v1/status.proto\"\x0f\n" +
 	"\rReloadRequest\"*\n" +
 	"\x0eReloadResponse\x12\x18\n" +
 	"\achanges\x18\x01 \x03(\tR\achanges\"\xde\x01\n" +
@@ -808,7 +1146,42 @@ const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"\x0fUpgradeResponse\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x10\n" +
-	"\x03pid\x18\x03 \x01(\x05R\x03pid2\xd2\x03\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid\"\xaa\x01\n" +
+	"\n" +
+	"TapRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bstatuses\x18\x03 \x03(\tR\bstatuses\x12-\n" +
+	"\x04slow\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04slow\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x05 \x01(\rR\tperSecond\"N\n" +
+	"\vTapResponse\x12$\n" +
+	"\x04call\x18\x01 \x01(\v2\x10.lbagent.v1.CallR\x04call\x12\x19\n" +
+	"\bleft_out\x18\x02 \x01(\x04R\aleftOut\"\xe1\x04\n" +
+	"\x04Call\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\x12\x16\n" +
+	"\x06method\x18\x05 \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18\x06 \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18\a \x01(\tR\x04host\x12\x18\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\x12\x1a\n" +
+	"\battempts\x18\t \x01(\rR\battempts\x12\x16\n" +
+	"\x06status\x18\n" +
+	" \x01(\x05R\x06status\x12$\n" +
+	"\vgrpc_status\x18\v \x01(\x05H\x00R\n" +
+	"grpcStatus\x88\x01\x01\x12-\n" +
+	"\x04wait\x18\f \x01(\v2\x19.google.protobuf.DurationR\x04wait\x128\n" +
+	"\n" +
+	"first_byte\x18\r \x01(\v2\x19.google.protobuf.DurationR\tfirstByte\x12/\n" +
+	"\x05total\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x05total\x12\x19\n" +
+	"\bbytes_in\x18\x0f \x01(\x03R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\x10 \x01(\x03R\bbytesOut\x12\x19\n" +
+	"\bended_by\x18\x11 \x01(\tR\aendedBy\x12\x14\n" +
+	"\x05phase\x18\x12 \x01(\tR\x05phase\x12\x14\n" +
+	"\x05cause\x18\x13 \x01(\tR\x05causeB\x0e\n" +
+	"\f_grpc_status2\x8c\x04\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Reload\x12\x19.lbagent.v1.ReloadRequest\x1a\x1a.lbagent.v1.ReloadResponse\x129\n" +
 	"\x04Mute\x12\x17.lbagent.v1.MuteRequest\x1a\x18.lbagent.v1.MuteResponse\x12?\n" +
@@ -816,7 +1189,8 @@ const file_lbagent_v1_admin_proto_rawDesc = "" +
 	"\x06Unmute\x12\x19.lbagent.v1.UnmuteRequest\x1a\x1a.lbagent.v1.UnmuteResponse\x12<\n" +
 	"\x05Drain\x12\x18.lbagent.v1.DrainRequest\x1a\x19.lbagent.v1.DrainResponse\x12B\n" +
 	"\aUndrain\x12\x1a.lbagent.v1.UndrainRequest\x1a\x1b.lbagent.v1.UndrainResponse\x12B\n" +
-	"\aUpgrade\x12\x1a.lbagent.v1.UpgradeRequest\x1a\x1b.lbagent.v1.UpgradeResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
+	"\aUpgrade\x12\x1a.lbagent.v1.UpgradeRequest\x1a\x1b.lbagent.v1.UpgradeResponse\x128\n" +
+	"\x03Tap\x12\x16.lbagent.v1.TapRequest\x1a\x17.lbagent.v1.TapResponse0\x01B:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
 
 var (
 	file_lbagent_v1_admin_proto_rawDescOnce sync.Once
@@ -830,47 +1204,59 @@ func file_lbagent_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lbagent_v1_admin_proto_rawDescData
 }
 
-var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_lbagent_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_lbagent_v1_admin_proto_goTypes = []any{
-	(*ReloadRequest)(nil),       // 0: lbagent.v1.ReloadRequest
-	(*ReloadResponse)(nil),      // 1: lbagent.v1.ReloadResponse
-	(*MuteRequest)(nil),         // 2: lbagent.v1.MuteRequest
-	(*MuteResponse)(nil),        // 3: lbagent.v1.MuteResponse
-	(*AcceptRequest)(nil),       // 4: lbagent.v1.AcceptRequest
-	(*AcceptResponse)(nil),      // 5: lbagent.v1.AcceptResponse
-	(*UnmuteRequest)(nil),       // 6: lbagent.v1.UnmuteRequest
-	(*UnmuteResponse)(nil),      // 7: lbagent.v1.UnmuteResponse
-	(*DrainRequest)(nil),        // 8: lbagent.v1.DrainRequest
-	(*DrainResponse)(nil),       // 9: lbagent.v1.DrainResponse
-	(*UndrainRequest)(nil),      // 10: lbagent.v1.UndrainRequest
-	(*UndrainResponse)(nil),     // 11: lbagent.v1.UndrainResponse
-	(*UpgradeRequest)(nil),      // 12: lbagent.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),     // 13: lbagent.v1.UpgradeResponse
-	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
-	(*MuteInfo)(nil),            // 15: lbagent.v1.MuteInfo
+	(*ReloadRequest)(nil),         // 0: lbagent.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 1: lbagent.v1.ReloadResponse
+	(*MuteRequest)(nil),           // 2: lbagent.v1.MuteRequest
+	(*MuteResponse)(nil),          // 3: lbagent.v1.MuteResponse
+	(*AcceptRequest)(nil),         // 4: lbagent.v1.AcceptRequest
+	(*AcceptResponse)(nil),        // 5: lbagent.v1.AcceptResponse
+	(*UnmuteRequest)(nil),         // 6: lbagent.v1.UnmuteRequest
+	(*UnmuteResponse)(nil),        // 7: lbagent.v1.UnmuteResponse
+	(*DrainRequest)(nil),          // 8: lbagent.v1.DrainRequest
+	(*DrainResponse)(nil),         // 9: lbagent.v1.DrainResponse
+	(*UndrainRequest)(nil),        // 10: lbagent.v1.UndrainRequest
+	(*UndrainResponse)(nil),       // 11: lbagent.v1.UndrainResponse
+	(*UpgradeRequest)(nil),        // 12: lbagent.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),       // 13: lbagent.v1.UpgradeResponse
+	(*TapRequest)(nil),            // 14: lbagent.v1.TapRequest
+	(*TapResponse)(nil),           // 15: lbagent.v1.TapResponse
+	(*Call)(nil),                  // 16: lbagent.v1.Call
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*MuteInfo)(nil),              // 18: lbagent.v1.MuteInfo
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 }
 var file_lbagent_v1_admin_proto_depIdxs = []int32{
-	14, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
-	15, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
-	0,  // 2: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
-	2,  // 3: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
-	4,  // 4: lbagent.v1.AdminService.Accept:input_type -> lbagent.v1.AcceptRequest
-	6,  // 5: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
-	8,  // 6: lbagent.v1.AdminService.Drain:input_type -> lbagent.v1.DrainRequest
-	10, // 7: lbagent.v1.AdminService.Undrain:input_type -> lbagent.v1.UndrainRequest
-	12, // 8: lbagent.v1.AdminService.Upgrade:input_type -> lbagent.v1.UpgradeRequest
-	1,  // 9: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
-	3,  // 10: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
-	5,  // 11: lbagent.v1.AdminService.Accept:output_type -> lbagent.v1.AcceptResponse
-	7,  // 12: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
-	9,  // 13: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
-	11, // 14: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
-	13, // 15: lbagent.v1.AdminService.Upgrade:output_type -> lbagent.v1.UpgradeResponse
-	9,  // [9:16] is the sub-list for method output_type
-	2,  // [2:9] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	17, // 0: lbagent.v1.MuteRequest.duration:type_name -> google.protobuf.Duration
+	18, // 1: lbagent.v1.MuteResponse.mute:type_name -> lbagent.v1.MuteInfo
+	17, // 2: lbagent.v1.TapRequest.slow:type_name -> google.protobuf.Duration
+	16, // 3: lbagent.v1.TapResponse.call:type_name -> lbagent.v1.Call
+	19, // 4: lbagent.v1.Call.time:type_name -> google.protobuf.Timestamp
+	17, // 5: lbagent.v1.Call.wait:type_name -> google.protobuf.Duration
+	17, // 6: lbagent.v1.Call.first_byte:type_name -> google.protobuf.Duration
+	17, // 7: lbagent.v1.Call.total:type_name -> google.protobuf.Duration
+	0,  // 8: lbagent.v1.AdminService.Reload:input_type -> lbagent.v1.ReloadRequest
+	2,  // 9: lbagent.v1.AdminService.Mute:input_type -> lbagent.v1.MuteRequest
+	4,  // 10: lbagent.v1.AdminService.Accept:input_type -> lbagent.v1.AcceptRequest
+	6,  // 11: lbagent.v1.AdminService.Unmute:input_type -> lbagent.v1.UnmuteRequest
+	8,  // 12: lbagent.v1.AdminService.Drain:input_type -> lbagent.v1.DrainRequest
+	10, // 13: lbagent.v1.AdminService.Undrain:input_type -> lbagent.v1.UndrainRequest
+	12, // 14: lbagent.v1.AdminService.Upgrade:input_type -> lbagent.v1.UpgradeRequest
+	14, // 15: lbagent.v1.AdminService.Tap:input_type -> lbagent.v1.TapRequest
+	1,  // 16: lbagent.v1.AdminService.Reload:output_type -> lbagent.v1.ReloadResponse
+	3,  // 17: lbagent.v1.AdminService.Mute:output_type -> lbagent.v1.MuteResponse
+	5,  // 18: lbagent.v1.AdminService.Accept:output_type -> lbagent.v1.AcceptResponse
+	7,  // 19: lbagent.v1.AdminService.Unmute:output_type -> lbagent.v1.UnmuteResponse
+	9,  // 20: lbagent.v1.AdminService.Drain:output_type -> lbagent.v1.DrainResponse
+	11, // 21: lbagent.v1.AdminService.Undrain:output_type -> lbagent.v1.UndrainResponse
+	13, // 22: lbagent.v1.AdminService.Upgrade:output_type -> lbagent.v1.UpgradeResponse
+	15, // 23: lbagent.v1.AdminService.Tap:output_type -> lbagent.v1.TapResponse
+	16, // [16:24] is the sub-list for method output_type
+	8,  // [8:16] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_admin_proto_init() }
@@ -879,13 +1265,14 @@ func file_lbagent_v1_admin_proto_init() {
 		return
 	}
 	file_lbagent_v1_status_proto_init()
+	file_lbagent_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_admin_proto_rawDesc), len(file_lbagent_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

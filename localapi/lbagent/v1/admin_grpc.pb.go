@@ -26,6 +26,7 @@ const (
 	AdminService_Drain_FullMethodName   = "/lbagent.v1.AdminService/Drain"
 	AdminService_Undrain_FullMethodName = "/lbagent.v1.AdminService/Undrain"
 	AdminService_Upgrade_FullMethodName = "/lbagent.v1.AdminService/Upgrade"
+	AdminService_Tap_FullMethodName     = "/lbagent.v1.AdminService/Tap"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -50,6 +51,9 @@ type AdminServiceClient interface {
 	// Upgrade starts the installed program as this agent's successor, which takes over its sockets and lists; running calls end in the old process. It returns once the
 	// successor serves. FAILED_PRECONDITION, UPGRADE_FAILED: it didn't get that far, and this agent goes on; UPGRADE_BUSY: a former upgrade still drains.
 	Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error)
+	// Tap sends calls that went through the proxy, each at its end: those that begin from now on, and connections of tcp. Nothing is looked at unless somebody asks.
+	// NOT_FOUND: no such service; RESOURCE_EXHAUSTED, TOO_MANY_STREAMS: too many ask for that already.
+	Tap(ctx context.Context, in *TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TapResponse], error)
 }
 
 type adminServiceClient struct {
@@ -130,6 +134,25 @@ func (c *adminServiceClient) Upgrade(ctx context.Context, in *UpgradeRequest, op
 	return out, nil
 }
 
+func (c *adminServiceClient) Tap(ctx context.Context, in *TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TapResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[0], AdminService_Tap_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TapRequest, TapResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_TapClient = grpc.ServerStreamingClient[TapResponse]
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -152,6 +175,9 @@ type AdminServiceServer interface {
 	// Upgrade starts the installed program as this agent's successor, which takes over its sockets and lists; running calls end in the old process. It returns once the
 	// successor serves. FAILED_PRECONDITION, UPGRADE_FAILED: it didn't get that far, and this agent goes on; UPGRADE_BUSY: a former upgrade still drains.
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
+	// Tap sends calls that went through the proxy, each at its end: those that begin from now on, and connections of tcp. Nothing is looked at unless somebody asks.
+	// NOT_FOUND: no such service; RESOURCE_EXHAUSTED, TOO_MANY_STREAMS: too many ask for that already.
+	Tap(*TapRequest, grpc.ServerStreamingServer[TapResponse]) error
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -182,6 +208,9 @@ func (UnimplementedAdminServiceServer) Undrain(context.Context, *UndrainRequest)
 }
 func (UnimplementedAdminServiceServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
+}
+func (UnimplementedAdminServiceServer) Tap(*TapRequest, grpc.ServerStreamingServer[TapResponse]) error {
+	return status.Error(codes.Unimplemented, "method Tap not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -330,6 +359,17 @@ func _AdminService_Upgrade_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Tap_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(TapRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Tap(m, &grpc.GenericServerStream[TapRequest, TapResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_TapServer = grpc.ServerStreamingServer[TapResponse]
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -366,6 +406,12 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_Upgrade_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Tap",
+			Handler:       _AdminService_Tap_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "lbagent/v1/admin.proto",
 }

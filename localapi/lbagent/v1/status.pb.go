@@ -549,7 +549,9 @@ type ExplainRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Only this backend; empty = all.
-	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Compare with what etcd has now, too. That costs etcd a read of the service's keys, so the answer may be one of up to 5 s ago, and may have to wait for others.
+	EtcdNow       bool `protobuf:"varint,3,opt,name=etcd_now,json=etcdNow,proto3" json:"etcd_now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +600,13 @@ func (x *ExplainRequest) GetAddress() string {
 	return ""
 }
 
+func (x *ExplainRequest) GetEtcdNow() bool {
+	if x != nil {
+		return x.EtcdNow
+	}
+	return false
+}
+
 type ExplainResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service *ServiceInfo           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -608,7 +617,9 @@ type ExplainResponse struct {
 	BadRecords     []*BadRecord `protobuf:"bytes,4,rep,name=bad_records,json=badRecords,proto3" json:"bad_records,omitempty"`
 	BadRecordCount uint32       `protobuf:"varint,5,opt,name=bad_record_count,json=badRecordCount,proto3" json:"bad_record_count,omitempty"`
 	// What else a person should know: what the list leaves out, and what the proxy could tell about the protocol of connections under "auto".
-	Hints         []string `protobuf:"bytes,6,rep,name=hints,proto3" json:"hints,omitempty"`
+	Hints []string `protobuf:"bytes,6,rep,name=hints,proto3" json:"hints,omitempty"`
+	// Only if the request asks for it.
+	EtcdNow       *EtcdNow `protobuf:"bytes,7,opt,name=etcd_now,json=etcdNow,proto3" json:"etcd_now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,6 +696,143 @@ func (x *ExplainResponse) GetHints() []string {
 	return nil
 }
 
+func (x *ExplainResponse) GetEtcdNow() *EtcdNow {
+	if x != nil {
+		return x.EtcdNow
+	}
+	return nil
+}
+
+// EtcdNow is what etcd has of a service, beside what the agent knows of it.
+type EtcdNow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why it could not be asked; empty if it was, and only then the others are set.
+	Error string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Of etcd, and of the agent's list.
+	Revision     int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	ListRevision int64 `protobuf:"varint,4,opt,name=list_revision,json=listRevision,proto3" json:"list_revision,omitempty"`
+	// That etcd has.
+	Keys uint32 `protobuf:"varint,5,opt,name=keys,proto3" json:"keys,omitempty"`
+	// Keys that etcd has and the agent doesn't know, the reverse, and those whose values are of different revisions: at most 20 of each kind, and their number. What is
+	// on its way to the agent is among them for a moment.
+	Missing       []string `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`
+	Gone          []string `protobuf:"bytes,7,rep,name=gone,proto3" json:"gone,omitempty"`
+	Changed       []string `protobuf:"bytes,8,rep,name=changed,proto3" json:"changed,omitempty"`
+	MissingCount  uint32   `protobuf:"varint,9,opt,name=missing_count,json=missingCount,proto3" json:"missing_count,omitempty"`
+	GoneCount     uint32   `protobuf:"varint,10,opt,name=gone_count,json=goneCount,proto3" json:"gone_count,omitempty"`
+	ChangedCount  uint32   `protobuf:"varint,11,opt,name=changed_count,json=changedCount,proto3" json:"changed_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EtcdNow) Reset() {
+	*x = EtcdNow{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EtcdNow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EtcdNow) ProtoMessage() {}
+
+func (x *EtcdNow) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EtcdNow.ProtoReflect.Descriptor instead.
+func (*EtcdNow) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *EtcdNow) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *EtcdNow) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *EtcdNow) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *EtcdNow) GetListRevision() int64 {
+	if x != nil {
+		return x.ListRevision
+	}
+	return 0
+}
+
+func (x *EtcdNow) GetKeys() uint32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *EtcdNow) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *EtcdNow) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *EtcdNow) GetChanged() []string {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *EtcdNow) GetMissingCount() uint32 {
+	if x != nil {
+		return x.MissingCount
+	}
+	return 0
+}
+
+func (x *EtcdNow) GetGoneCount() uint32 {
+	if x != nil {
+		return x.GoneCount
+	}
+	return 0
+}
+
+func (x *EtcdNow) GetChangedCount() uint32 {
+	if x != nil {
+		return x.ChangedCount
+	}
+	return 0
+}
+
 type BadRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -695,7 +843,7 @@ type BadRecord struct {
 
 func (x *BadRecord) Reset() {
 	*x = BadRecord{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[7]
+	mi := &file_lbagent_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +855,7 @@ func (x *BadRecord) String() string {
 func (*BadRecord) ProtoMessage() {}
 
 func (x *BadRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[7]
+	mi := &file_lbagent_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +868,7 @@ func (x *BadRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadRecord.ProtoReflect.Descriptor instead.
 func (*BadRecord) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BadRecord) GetKey() string {
@@ -783,7 +931,7 @@ type BackendExplanation struct {
 
 func (x *BackendExplanation) Reset() {
 	*x = BackendExplanation{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[8]
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +943,7 @@ func (x *BackendExplanation) String() string {
 func (*BackendExplanation) ProtoMessage() {}
 
 func (x *BackendExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[8]
+	mi := &file_lbagent_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +956,7 @@ func (x *BackendExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendExplanation.ProtoReflect.Descriptor instead.
 func (*BackendExplanation) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BackendExplanation) GetBackend() *Backend {
@@ -1013,7 +1161,7 @@ type PastOutcome struct {
 
 func (x *PastOutcome) Reset() {
 	*x = PastOutcome{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1173,7 @@ func (x *PastOutcome) String() string {
 func (*PastOutcome) ProtoMessage() {}
 
 func (x *PastOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[9]
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1186,7 @@ func (x *PastOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PastOutcome.ProtoReflect.Descriptor instead.
 func (*PastOutcome) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PastOutcome) GetAt() *timestamppb.Timestamp {
@@ -1100,7 +1248,7 @@ type Outlook struct {
 
 func (x *Outlook) Reset() {
 	*x = Outlook{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1260,7 @@ func (x *Outlook) String() string {
 func (*Outlook) ProtoMessage() {}
 
 func (x *Outlook) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1273,7 @@ func (x *Outlook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlook.ProtoReflect.Descriptor instead.
 func (*Outlook) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Outlook) GetWords() string {
@@ -1173,7 +1321,7 @@ type WeightFactors struct {
 
 func (x *WeightFactors) Reset() {
 	*x = WeightFactors{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1333,7 @@ func (x *WeightFactors) String() string {
 func (*WeightFactors) ProtoMessage() {}
 
 func (x *WeightFactors) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1346,7 @@ func (x *WeightFactors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WeightFactors.ProtoReflect.Descriptor instead.
 func (*WeightFactors) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WeightFactors) GetDynamic() float64 {
@@ -1241,7 +1389,7 @@ type VerdictPart struct {
 
 func (x *VerdictPart) Reset() {
 	*x = VerdictPart{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1401,7 @@ func (x *VerdictPart) String() string {
 func (*VerdictPart) ProtoMessage() {}
 
 func (x *VerdictPart) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1414,7 @@ func (x *VerdictPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerdictPart.ProtoReflect.Descriptor instead.
 func (*VerdictPart) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VerdictPart) GetVerdict() string {
@@ -1310,7 +1458,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1470,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1483,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EventsRequest) GetService() string {
@@ -1373,7 +1521,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1533,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1546,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsResponse) GetId() uint64 {
@@ -1462,7 +1610,7 @@ type MuteInfo struct {
 
 func (x *MuteInfo) Reset() {
 	*x = MuteInfo{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[15]
+	mi := &file_lbagent_v1_status_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1622,7 @@ func (x *MuteInfo) String() string {
 func (*MuteInfo) ProtoMessage() {}
 
 func (x *MuteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[15]
+	mi := &file_lbagent_v1_status_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1635,7 @@ func (x *MuteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteInfo.ProtoReflect.Descriptor instead.
 func (*MuteInfo) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MuteInfo) GetService() string {
@@ -1554,7 +1702,7 @@ type MutesRequest struct {
 
 func (x *MutesRequest) Reset() {
 	*x = MutesRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[16]
+	mi := &file_lbagent_v1_status_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1714,7 @@ func (x *MutesRequest) String() string {
 func (*MutesRequest) ProtoMessage() {}
 
 func (x *MutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[16]
+	mi := &file_lbagent_v1_status_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1727,7 @@ func (x *MutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesRequest.ProtoReflect.Descriptor instead.
 func (*MutesRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{16}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{17}
 }
 
 type MutesResponse struct {
@@ -1592,7 +1740,7 @@ type MutesResponse struct {
 
 func (x *MutesResponse) Reset() {
 	*x = MutesResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[17]
+	mi := &file_lbagent_v1_status_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1752,7 @@ func (x *MutesResponse) String() string {
 func (*MutesResponse) ProtoMessage() {}
 
 func (x *MutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[17]
+	mi := &file_lbagent_v1_status_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,12 +1765,388 @@ func (x *MutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesResponse.ProtoReflect.Descriptor instead.
 func (*MutesResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{17}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MutesResponse) GetMutes() []*MuteInfo {
 	if x != nil {
 		return x.Mutes
+	}
+	return nil
+}
+
+type StatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this service, with its backends; empty = all, without theirs.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// From one answer to the next, 200 ms to 1 min; unset = 1 s.
+	Interval      *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *StatsRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *StatsRequest) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+type StatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// The time that rates and latencies are of: since the answer before. Unset in the first, which has none.
+	Over *durationpb.Duration `protobuf:"bytes,2,opt,name=over,proto3" json:"over,omitempty"`
+	// Sorted by name.
+	Services []*ServiceStats `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	// In the order of the list; only if the request names a service.
+	Backends      []*BackendStats `protobuf:"bytes,4,rep,name=backends,proto3" json:"backends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StatsResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetOver() *durationpb.Duration {
+	if x != nil {
+		return x.Over
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetServices() []*ServiceStats {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetBackends() []*BackendStats {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+// ServiceStats is what went through the proxy to one service. Calls that programs made themselves, with addresses of this agent, are in the numbers of backends if
+// they were reported.
+type ServiceStats struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Backends uint32                 `protobuf:"varint,2,opt,name=backends,proto3" json:"backends,omitempty"`
+	Usable   uint32                 `protobuf:"varint,3,opt,name=usable,proto3" json:"usable,omitempty"`
+	Ready    bool                   `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	Panic    bool                   `protobuf:"varint,5,opt,name=panic,proto3" json:"panic,omitempty"`
+	// Since the agent's start: requests, and connections of tcp, that ended; those of them that failed by the doing of a backend or of the agent (HTTP 5xx, gRPC
+	// statuses that aren't the caller's doing, connections without a backend or that broke).
+	Calls  uint64 `protobuf:"varint,6,opt,name=calls,proto3" json:"calls,omitempty"`
+	Errors uint64 `protobuf:"varint,7,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Bytes of tcp connections from clients, and to them.
+	BytesIn  uint64 `protobuf:"varint,8,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut uint64 `protobuf:"varint,9,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	// Connections of clients now.
+	Connections     uint32  `protobuf:"varint,10,opt,name=connections,proto3" json:"connections,omitempty"`
+	CallsPerSecond  float64 `protobuf:"fixed64,11,opt,name=calls_per_second,json=callsPerSecond,proto3" json:"calls_per_second,omitempty"`
+	ErrorsPerSecond float64 `protobuf:"fixed64,12,opt,name=errors_per_second,json=errorsPerSecond,proto3" json:"errors_per_second,omitempty"`
+	// Of the requests that ended meanwhile; unset if none did. p50 and p99 are estimated from a histogram whose bounds double.
+	Mean          *durationpb.Duration `protobuf:"bytes,13,opt,name=mean,proto3" json:"mean,omitempty"`
+	P50           *durationpb.Duration `protobuf:"bytes,14,opt,name=p50,proto3" json:"p50,omitempty"`
+	P99           *durationpb.Duration `protobuf:"bytes,15,opt,name=p99,proto3" json:"p99,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceStats) Reset() {
+	*x = ServiceStats{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceStats) ProtoMessage() {}
+
+func (x *ServiceStats) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceStats.ProtoReflect.Descriptor instead.
+func (*ServiceStats) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ServiceStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServiceStats) GetBackends() uint32 {
+	if x != nil {
+		return x.Backends
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetUsable() uint32 {
+	if x != nil {
+		return x.Usable
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *ServiceStats) GetPanic() bool {
+	if x != nil {
+		return x.Panic
+	}
+	return false
+}
+
+func (x *ServiceStats) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetCallsPerSecond() float64 {
+	if x != nil {
+		return x.CallsPerSecond
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetErrorsPerSecond() float64 {
+	if x != nil {
+		return x.ErrorsPerSecond
+	}
+	return 0
+}
+
+func (x *ServiceStats) GetMean() *durationpb.Duration {
+	if x != nil {
+		return x.Mean
+	}
+	return nil
+}
+
+func (x *ServiceStats) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *ServiceStats) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+// BackendStats is what one backend got, reported calls included.
+type BackendStats struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Backend *Backend               `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Of the last 10 s; failed: a timeout counts by its length, as 100 ms make one failure.
+	CallsPerSecond  float64 `protobuf:"fixed64,2,opt,name=calls_per_second,json=callsPerSecond,proto3" json:"calls_per_second,omitempty"`
+	FailedPerSecond float64 `protobuf:"fixed64,3,opt,name=failed_per_second,json=failedPerSecond,proto3" json:"failed_per_second,omitempty"`
+	// Of the service's calls of the last 10 s, 0 to 1.
+	Share       float64 `protobuf:"fixed64,4,opt,name=share,proto3" json:"share,omitempty"`
+	Outstanding uint32  `protobuf:"varint,5,opt,name=outstanding,proto3" json:"outstanding,omitempty"`
+	// Unset if not known, or not lately.
+	Latency       *durationpb.Duration `protobuf:"bytes,6,opt,name=latency,proto3" json:"latency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackendStats) Reset() {
+	*x = BackendStats{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackendStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackendStats) ProtoMessage() {}
+
+func (x *BackendStats) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackendStats.ProtoReflect.Descriptor instead.
+func (*BackendStats) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *BackendStats) GetBackend() *Backend {
+	if x != nil {
+		return x.Backend
+	}
+	return nil
+}
+
+func (x *BackendStats) GetCallsPerSecond() float64 {
+	if x != nil {
+		return x.CallsPerSecond
+	}
+	return 0
+}
+
+func (x *BackendStats) GetFailedPerSecond() float64 {
+	if x != nil {
+		return x.FailedPerSecond
+	}
+	return 0
+}
+
+func (x *BackendStats) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *BackendStats) GetOutstanding() uint32 {
+	if x != nil {
+		return x.Outstanding
+	}
+	return 0
+}
+
+func (x *BackendStats) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
 	}
 	return nil
 }
@@ -1676,10 +2200,11 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\tendpoints\x18\x03 \x03(\tR\tendpoints\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x04 \x01(\tR\tlastError\x12=\n" +
-	"\flast_contact\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\"D\n" +
+	"\flast_contact\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact\"_\n" +
 	"\x0eExplainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x92\x02\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x19\n" +
+	"\betcd_now\x18\x03 \x01(\bR\aetcdNow\"\xc2\x02\n" +
 	"\x0fExplainResponse\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.lbagent.v1.ServiceInfoR\aservice\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12:\n" +
@@ -1687,7 +2212,22 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\vbad_records\x18\x04 \x03(\v2\x15.lbagent.v1.BadRecordR\n" +
 	"badRecords\x12(\n" +
 	"\x10bad_record_count\x18\x05 \x01(\rR\x0ebadRecordCount\x12\x14\n" +
-	"\x05hints\x18\x06 \x03(\tR\x05hints\"5\n" +
+	"\x05hints\x18\x06 \x03(\tR\x05hints\x12.\n" +
+	"\betcd_now\x18\a \x01(\v2\x13.lbagent.v1.EtcdNowR\aetcdNow\"\xd1\x02\n" +
+	"\aEtcdNow\x12\x14\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12#\n" +
+	"\rlist_revision\x18\x04 \x01(\x03R\flistRevision\x12\x12\n" +
+	"\x04keys\x18\x05 \x01(\rR\x04keys\x12\x18\n" +
+	"\amissing\x18\x06 \x03(\tR\amissing\x12\x12\n" +
+	"\x04gone\x18\a \x03(\tR\x04gone\x12\x18\n" +
+	"\achanged\x18\b \x03(\tR\achanged\x12#\n" +
+	"\rmissing_count\x18\t \x01(\rR\fmissingCount\x12\x1d\n" +
+	"\n" +
+	"gone_count\x18\n" +
+	" \x01(\rR\tgoneCount\x12#\n" +
+	"\rchanged_count\x18\v \x01(\rR\fchangedCount\"5\n" +
 	"\tBadRecord\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xbf\b\n" +
@@ -1767,16 +2307,49 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x0e\n" +
 	"\fMutesRequest\";\n" +
 	"\rMutesResponse\x12*\n" +
-	"\x05mutes\x18\x01 \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes*G\n" +
+	"\x05mutes\x18\x01 \x03(\v2\x14.lbagent.v1.MuteInfoR\x05mutes\"_\n" +
+	"\fStatsRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xda\x01\n" +
+	"\rStatsResponse\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12-\n" +
+	"\x04over\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04over\x124\n" +
+	"\bservices\x18\x03 \x03(\v2\x18.lbagent.v1.ServiceStatsR\bservices\x124\n" +
+	"\bbackends\x18\x04 \x03(\v2\x18.lbagent.v1.BackendStatsR\bbackends\"\xe9\x03\n" +
+	"\fServiceStats\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bbackends\x18\x02 \x01(\rR\bbackends\x12\x16\n" +
+	"\x06usable\x18\x03 \x01(\rR\x06usable\x12\x14\n" +
+	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x14\n" +
+	"\x05panic\x18\x05 \x01(\bR\x05panic\x12\x14\n" +
+	"\x05calls\x18\x06 \x01(\x04R\x05calls\x12\x16\n" +
+	"\x06errors\x18\a \x01(\x04R\x06errors\x12\x19\n" +
+	"\bbytes_in\x18\b \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\t \x01(\x04R\bbytesOut\x12 \n" +
+	"\vconnections\x18\n" +
+	" \x01(\rR\vconnections\x12(\n" +
+	"\x10calls_per_second\x18\v \x01(\x01R\x0ecallsPerSecond\x12*\n" +
+	"\x11errors_per_second\x18\f \x01(\x01R\x0ferrorsPerSecond\x12-\n" +
+	"\x04mean\x18\r \x01(\v2\x19.google.protobuf.DurationR\x04mean\x12+\n" +
+	"\x03p50\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p99\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03p99\"\x80\x02\n" +
+	"\fBackendStats\x12-\n" +
+	"\abackend\x18\x01 \x01(\v2\x13.lbagent.v1.BackendR\abackend\x12(\n" +
+	"\x10calls_per_second\x18\x02 \x01(\x01R\x0ecallsPerSecond\x12*\n" +
+	"\x11failed_per_second\x18\x03 \x01(\x01R\x0ffailedPerSecond\x12\x14\n" +
+	"\x05share\x18\x04 \x01(\x01R\x05share\x12 \n" +
+	"\voutstanding\x18\x05 \x01(\rR\voutstanding\x123\n" +
+	"\alatency\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\alatency*G\n" +
 	"\x06Subset\x12\x16\n" +
 	"\x12SUBSET_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSUBSET_INSIDE\x10\x01\x12\x12\n" +
-	"\x0eSUBSET_OUTSIDE\x10\x022\x95\x02\n" +
+	"\x0eSUBSET_OUTSIDE\x10\x022\xd5\x02\n" +
 	"\rStatusService\x12?\n" +
 	"\x06Status\x12\x19.lbagent.v1.StatusRequest\x1a\x1a.lbagent.v1.StatusResponse\x12B\n" +
 	"\aExplain\x12\x1a.lbagent.v1.ExplainRequest\x1a\x1b.lbagent.v1.ExplainResponse\x12A\n" +
 	"\x06Events\x12\x19.lbagent.v1.EventsRequest\x1a\x1a.lbagent.v1.EventsResponse0\x01\x12<\n" +
-	"\x05Mutes\x12\x18.lbagent.v1.MutesRequest\x1a\x19.lbagent.v1.MutesResponseB:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
+	"\x05Mutes\x12\x18.lbagent.v1.MutesRequest\x1a\x19.lbagent.v1.MutesResponse\x12>\n" +
+	"\x05Stats\x12\x18.lbagent.v1.StatsRequest\x1a\x19.lbagent.v1.StatsResponse0\x01B:Z8github.com/lbagent/lbagent/localapi/lbagent/v1;lbagentv1b\x06proto3"
 
 var (
 	file_lbagent_v1_status_proto_rawDescOnce sync.Once
@@ -1791,7 +2364,7 @@ func file_lbagent_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_lbagent_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_lbagent_v1_status_proto_goTypes = []any{
 	(Subset)(0),                   // 0: lbagent.v1.Subset
 	(*StatusRequest)(nil),         // 1: lbagent.v1.StatusRequest
@@ -1801,69 +2374,88 @@ var file_lbagent_v1_status_proto_goTypes = []any{
 	(*EtcdStatus)(nil),            // 5: lbagent.v1.EtcdStatus
 	(*ExplainRequest)(nil),        // 6: lbagent.v1.ExplainRequest
 	(*ExplainResponse)(nil),       // 7: lbagent.v1.ExplainResponse
-	(*BadRecord)(nil),             // 8: lbagent.v1.BadRecord
-	(*BackendExplanation)(nil),    // 9: lbagent.v1.BackendExplanation
-	(*PastOutcome)(nil),           // 10: lbagent.v1.PastOutcome
-	(*Outlook)(nil),               // 11: lbagent.v1.Outlook
-	(*WeightFactors)(nil),         // 12: lbagent.v1.WeightFactors
-	(*VerdictPart)(nil),           // 13: lbagent.v1.VerdictPart
-	(*EventsRequest)(nil),         // 14: lbagent.v1.EventsRequest
-	(*EventsResponse)(nil),        // 15: lbagent.v1.EventsResponse
-	(*MuteInfo)(nil),              // 16: lbagent.v1.MuteInfo
-	(*MutesRequest)(nil),          // 17: lbagent.v1.MutesRequest
-	(*MutesResponse)(nil),         // 18: lbagent.v1.MutesResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*ServiceInfo)(nil),           // 20: lbagent.v1.ServiceInfo
-	(*RegistrationStatus)(nil),    // 21: lbagent.v1.RegistrationStatus
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*Backend)(nil),               // 23: lbagent.v1.Backend
+	(*EtcdNow)(nil),               // 8: lbagent.v1.EtcdNow
+	(*BadRecord)(nil),             // 9: lbagent.v1.BadRecord
+	(*BackendExplanation)(nil),    // 10: lbagent.v1.BackendExplanation
+	(*PastOutcome)(nil),           // 11: lbagent.v1.PastOutcome
+	(*Outlook)(nil),               // 12: lbagent.v1.Outlook
+	(*WeightFactors)(nil),         // 13: lbagent.v1.WeightFactors
+	(*VerdictPart)(nil),           // 14: lbagent.v1.VerdictPart
+	(*EventsRequest)(nil),         // 15: lbagent.v1.EventsRequest
+	(*EventsResponse)(nil),        // 16: lbagent.v1.EventsResponse
+	(*MuteInfo)(nil),              // 17: lbagent.v1.MuteInfo
+	(*MutesRequest)(nil),          // 18: lbagent.v1.MutesRequest
+	(*MutesResponse)(nil),         // 19: lbagent.v1.MutesResponse
+	(*StatsRequest)(nil),          // 20: lbagent.v1.StatsRequest
+	(*StatsResponse)(nil),         // 21: lbagent.v1.StatsResponse
+	(*ServiceStats)(nil),          // 22: lbagent.v1.ServiceStats
+	(*BackendStats)(nil),          // 23: lbagent.v1.BackendStats
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*ServiceInfo)(nil),           // 25: lbagent.v1.ServiceInfo
+	(*RegistrationStatus)(nil),    // 26: lbagent.v1.RegistrationStatus
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
+	(*Backend)(nil),               // 28: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
-	19, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	24, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	5,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
-	20, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
-	16, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	25, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
+	17, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
 	3,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
-	21, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
-	22, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	26, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
+	27, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
 	4,  // 7: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
-	19, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
-	19, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	20, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
-	9,  // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
-	8,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
-	23, // 13: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	13, // 14: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	22, // 15: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	19, // 16: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	12, // 17: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
-	0,  // 18: lbagent.v1.BackendExplanation.subset:type_name -> lbagent.v1.Subset
-	19, // 19: lbagent.v1.BackendExplanation.last_success_at:type_name -> google.protobuf.Timestamp
-	10, // 20: lbagent.v1.BackendExplanation.last_outcomes:type_name -> lbagent.v1.PastOutcome
-	11, // 21: lbagent.v1.BackendExplanation.outlook:type_name -> lbagent.v1.Outlook
-	19, // 22: lbagent.v1.PastOutcome.at:type_name -> google.protobuf.Timestamp
-	22, // 23: lbagent.v1.PastOutcome.latency:type_name -> google.protobuf.Duration
-	19, // 24: lbagent.v1.Outlook.next_probe:type_name -> google.protobuf.Timestamp
-	19, // 25: lbagent.v1.Outlook.next_trial:type_name -> google.protobuf.Timestamp
-	19, // 26: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	19, // 27: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	19, // 28: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	19, // 29: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
-	19, // 30: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
-	16, // 31: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
-	1,  // 32: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	6,  // 33: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	14, // 34: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	17, // 35: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
-	2,  // 36: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	7,  // 37: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	15, // 38: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	18, // 39: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
-	36, // [36:40] is the sub-list for method output_type
-	32, // [32:36] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	24, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	24, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	25, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	10, // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
+	9,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
+	8,  // 13: lbagent.v1.ExplainResponse.etcd_now:type_name -> lbagent.v1.EtcdNow
+	24, // 14: lbagent.v1.EtcdNow.at:type_name -> google.protobuf.Timestamp
+	28, // 15: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	14, // 16: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	27, // 17: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	24, // 18: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	13, // 19: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
+	0,  // 20: lbagent.v1.BackendExplanation.subset:type_name -> lbagent.v1.Subset
+	24, // 21: lbagent.v1.BackendExplanation.last_success_at:type_name -> google.protobuf.Timestamp
+	11, // 22: lbagent.v1.BackendExplanation.last_outcomes:type_name -> lbagent.v1.PastOutcome
+	12, // 23: lbagent.v1.BackendExplanation.outlook:type_name -> lbagent.v1.Outlook
+	24, // 24: lbagent.v1.PastOutcome.at:type_name -> google.protobuf.Timestamp
+	27, // 25: lbagent.v1.PastOutcome.latency:type_name -> google.protobuf.Duration
+	24, // 26: lbagent.v1.Outlook.next_probe:type_name -> google.protobuf.Timestamp
+	24, // 27: lbagent.v1.Outlook.next_trial:type_name -> google.protobuf.Timestamp
+	24, // 28: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	24, // 29: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	24, // 30: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	24, // 31: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
+	24, // 32: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
+	17, // 33: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	27, // 34: lbagent.v1.StatsRequest.interval:type_name -> google.protobuf.Duration
+	24, // 35: lbagent.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
+	27, // 36: lbagent.v1.StatsResponse.over:type_name -> google.protobuf.Duration
+	22, // 37: lbagent.v1.StatsResponse.services:type_name -> lbagent.v1.ServiceStats
+	23, // 38: lbagent.v1.StatsResponse.backends:type_name -> lbagent.v1.BackendStats
+	27, // 39: lbagent.v1.ServiceStats.mean:type_name -> google.protobuf.Duration
+	27, // 40: lbagent.v1.ServiceStats.p50:type_name -> google.protobuf.Duration
+	27, // 41: lbagent.v1.ServiceStats.p99:type_name -> google.protobuf.Duration
+	28, // 42: lbagent.v1.BackendStats.backend:type_name -> lbagent.v1.Backend
+	27, // 43: lbagent.v1.BackendStats.latency:type_name -> google.protobuf.Duration
+	1,  // 44: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	6,  // 45: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	15, // 46: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	18, // 47: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
+	20, // 48: lbagent.v1.StatusService.Stats:input_type -> lbagent.v1.StatsRequest
+	2,  // 49: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	7,  // 50: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	16, // 51: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	19, // 52: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
+	21, // 53: lbagent.v1.StatusService.Stats:output_type -> lbagent.v1.StatsResponse
+	49, // [49:54] is the sub-list for method output_type
+	44, // [44:49] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -1873,14 +2465,14 @@ func file_lbagent_v1_status_proto_init() {
 	}
 	file_lbagent_v1_lookup_proto_init()
 	file_lbagent_v1_registry_proto_init()
-	file_lbagent_v1_status_proto_msgTypes[8].OneofWrappers = []any{}
+	file_lbagent_v1_status_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_status_proto_rawDesc), len(file_lbagent_v1_status_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

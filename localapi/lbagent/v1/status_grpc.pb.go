@@ -23,6 +23,7 @@ const (
 	StatusService_Explain_FullMethodName = "/lbagent.v1.StatusService/Explain"
 	StatusService_Events_FullMethodName  = "/lbagent.v1.StatusService/Events"
 	StatusService_Mutes_FullMethodName   = "/lbagent.v1.StatusService/Mutes"
+	StatusService_Stats_FullMethodName   = "/lbagent.v1.StatusService/Stats"
 )
 
 // StatusServiceClient is the client API for StatusService service.
@@ -38,6 +39,8 @@ type StatusServiceClient interface {
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
 	// Mutes returns what is muted, here and fleet-wide.
 	Mutes(ctx context.Context, in *MutesRequest, opts ...grpc.CallOption) (*MutesResponse, error)
+	// Stats sends counters at once, then counters and rates again and again. RESOURCE_EXHAUSTED, TOO_MANY_STREAMS: too many ask for that already.
+	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error)
 }
 
 type statusServiceClient struct {
@@ -97,6 +100,25 @@ func (c *statusServiceClient) Mutes(ctx context.Context, in *MutesRequest, opts 
 	return out, nil
 }
 
+func (c *statusServiceClient) Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StatusService_ServiceDesc.Streams[1], StatusService_Stats_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StatsRequest, StatsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StatusService_StatsClient = grpc.ServerStreamingClient[StatsResponse]
+
 // StatusServiceServer is the server API for StatusService service.
 // All implementations must embed UnimplementedStatusServiceServer
 // for forward compatibility.
@@ -110,6 +132,8 @@ type StatusServiceServer interface {
 	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
 	// Mutes returns what is muted, here and fleet-wide.
 	Mutes(context.Context, *MutesRequest) (*MutesResponse, error)
+	// Stats sends counters at once, then counters and rates again and again. RESOURCE_EXHAUSTED, TOO_MANY_STREAMS: too many ask for that already.
+	Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error
 	mustEmbedUnimplementedStatusServiceServer()
 }
 
@@ -131,6 +155,9 @@ func (UnimplementedStatusServiceServer) Events(*EventsRequest, grpc.ServerStream
 }
 func (UnimplementedStatusServiceServer) Mutes(context.Context, *MutesRequest) (*MutesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Mutes not implemented")
+}
+func (UnimplementedStatusServiceServer) Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Stats not implemented")
 }
 func (UnimplementedStatusServiceServer) mustEmbedUnimplementedStatusServiceServer() {}
 func (UnimplementedStatusServiceServer) testEmbeddedByValue()                       {}
@@ -218,6 +245,17 @@ func _StatusService_Mutes_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StatusService_Stats_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StatsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StatusServiceServer).Stats(m, &grpc.GenericServerStream[StatsRequest, StatsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StatusService_StatsServer = grpc.ServerStreamingServer[StatsResponse]
+
 // StatusService_ServiceDesc is the grpc.ServiceDesc for StatusService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -242,6 +280,11 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Events",
 			Handler:       _StatusService_Events_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Stats",
+			Handler:       _StatusService_Stats_Handler,
 			ServerStreams: true,
 		},
 	},
