@@ -18,6 +18,7 @@ const (
 	exitFailure = 1
 	exitUsage   = 2 // the command line is wrong
 	exitNone    = 3 // no such service or backend, or no usable backend
+	exitLeft    = 4 // there is no agent; what was printed is what the last one left on disk
 )
 
 // answerTimeout is the usual patience: no client hangs over 5 s (SEMANTICS 6.6).
@@ -37,7 +38,10 @@ type app struct {
 	now      func() time.Time
 	patience time.Duration // bounds a question to the agent, which answers from memory
 
+	lasts bool // each connection is to one agent: what follows one over its restarts looks after them itself
+
 	socket, adminSocket string
+	config              string // the file that says where an agent that isn't there kept its state; "" = the packaged one
 }
 
 // output is stdout; it remembers the first error, so that a full disk behind it doesn't look like success.
@@ -108,7 +112,8 @@ func (a *app) root() *cobra.Command {
 on this host load balancing without a client library. "lbagent run" is the daemon; the other verbs
 ask it.
 
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usable backend.`,
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usable backend,
+4 there is no agent, and what was printed is what the last one left on disk.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -119,7 +124,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(likeFlags)
 	root.Version = thisBuild().line()
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetUsageTemplate(usage)
@@ -140,7 +145,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such service or no usab
 		a.runVerb(), a.checkVerb(), a.scanVerb(), a.reloadVerb(), a.upgradeVerb(), a.configVerb(), a.versionVerb(), completionVerb(), manualVerb(),
 		a.registerVerb(), a.deregisterVerb(), a.drainVerb(), a.undrainVerb(),
 		a.servicesVerb(), a.lookupVerb(), a.listVerb(), a.watchVerb(), a.envVerb(),
-		a.statusVerb(), a.explainVerb(), a.eventsVerb(), a.doctorVerb(),
+		a.statusVerb(), a.explainVerb(), a.topVerb(), a.eventsVerb(), a.tapVerb(), a.doctorVerb(),
 		a.muteVerb(), a.unmuteVerb(), a.acceptVerb(),
 	)
 	root.SetHelpCommand(helpVerb())
@@ -187,10 +192,13 @@ const (
 )
 
 func unknownVerb(cmd *cobra.Command, word string) error {
-	if like := cmd.SuggestionsFor(word); len(like) > 0 {
-		return fmt.Errorf("no verb %q; did you mean %s?", word, strings.Join(like, " or "))
+	var verbs []string
+	for _, verb := range cmd.Commands() {
+		if verb.IsAvailableCommand() {
+			verbs = append(verbs, verb.Name())
+		}
 	}
-	return fmt.Errorf("no verb %q", word)
+	return fmt.Errorf("no verb %q%s", word, didYouMean(word, verbs))
 }
 
 // helpVerb is cobra's, but a wrong topic is an error.

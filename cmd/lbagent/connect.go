@@ -66,6 +66,9 @@ func (a *app) dial(ctx context.Context, socket string, admin bool, f func(contex
 			if used.CompareAndSwap(false, true) {
 				return first, nil
 			}
+			if a.lasts { // another connection may be to another agent, which has to be noticed
+				return nil, errAway
+			}
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
@@ -76,7 +79,8 @@ func (a *app) dial(ctx context.Context, socket string, admin bool, f func(contex
 	}
 	defer first.Close() // if grpc never asked for it
 	defer cc.Close()
-	return explained(socket, f(ctx, &agentConn{ClientConn: cc, socket: socket, admin: admin}))
+	c := &agentConn{ClientConn: cc, socket: socket, admin: admin}
+	return explained(socket, likeServices(ctx, c, f(ctx, c)))
 }
 
 // notConnected says what a person can do about a socket that can't be reached.
@@ -87,11 +91,11 @@ func notConnected(socket string, admin bool, err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return advise(fmt.Sprintf("no agent is running here: there is no socket %s", socket),
-			`Start it with "systemctl start lbagent", or by hand with "lbagent run --config FILE".`, elsewhere)
+		return &absentError{advise(fmt.Sprintf("no agent is running here: there is no socket %s", socket),
+			`Start it with "systemctl start lbagent", or by hand with "lbagent run --config FILE".`, elsewhere)}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return advise(fmt.Sprintf("no agent answers on %s: it has stopped, or it crashed", socket),
-			`"systemctl status lbagent" and "journalctl -u lbagent" say why; "systemctl start lbagent" starts it.`, elsewhere)
+		return &absentError{advise(fmt.Sprintf("no agent answers on %s: it has stopped, or it crashed", socket),
+			`"systemctl status lbagent" and "journalctl -u lbagent" say why; "systemctl start lbagent" starts it.`, elsewhere)}
 	case errors.Is(err, fs.ErrPermission) && admin:
 		group := groupOf(socket)
 		return advise(fmt.Sprintf("permission denied on %s: only root and the group %s may change the agent", socket, group),
@@ -106,8 +110,14 @@ func notConnected(socket string, admin bool, err error) error {
 }
 
 func notAnswering(socket string) error {
-	return advise(fmt.Sprintf("the agent on %s does not answer", socket), `"systemctl status lbagent" and "journalctl -u lbagent" say what it is doing.`)
+	return &absentError{advise(fmt.Sprintf("the agent on %s does not answer", socket), `"systemctl status lbagent" and "journalctl -u lbagent" say what it is doing.`)}
 }
+
+// absentError says that there is no agent, or none that answers.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
 
 // advised is an error with what a person can do about it, in sentences of their own.
 type advised struct {
@@ -176,13 +186,16 @@ func explained(socket string, err error) error {
 }
 
 // reason is the agent's word for what went wrong, "" if the error isn't the agent's.
-func reason(st *status.Status) string {
+func reason(st *status.Status) string { return details(st).GetReason() }
+
+// details are the agent's own about an error; nil if it isn't the agent's.
+func details(st *status.Status) *errdetails.ErrorInfo {
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == "lbagent" {
-			return info.GetReason()
+			return info
 		}
 	}
-	return ""
+	return nil
 }
 
 // completeService completes the name of a service when Tab is pressed.

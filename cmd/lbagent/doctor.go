@@ -39,6 +39,7 @@ type doctor struct {
 	proc      string // /proc
 	unitsRun  string // is there while systemd is the service manager
 	systemctl func(ctx context.Context, args ...string) ([]byte, error)
+	journal   func(ctx context.Context) ([]byte, error) // the last lines of the agent's
 	now       time.Time
 	file      string // of the configuration
 	env       func(string) (string, bool)
@@ -73,8 +74,8 @@ func (d *doctor) well(n int, check, format string, args ...any) {
 
 func (a *app) doctorVerb() *cobra.Command {
 	var (
-		file   string
-		asJSON bool
+		file, bundle string
+		asJSON       bool
 	)
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -83,6 +84,10 @@ func (a *app) doctorVerb() *cobra.Command {
 settings, the unit of systemd, and what the agent knows itself. It changes nothing, and needs no
 agent; as root it sees more. "warn" is to be looked at, "bad" must be mended.
 
+With --bundle it also writes a tar.gz for somebody else to look at: what it found, configuration,
+status, explanations of all services, events, goroutines and profiles of the agent, the end of its
+journal, as far as the caller may read them; without secrets.
+
 Exit code 1 if something must be mended. Whether another host has the same node.name can't be told:
 no key in etcd names the host that wrote it.`,
 		Example: "  sudo lbagent doctor",
@@ -90,7 +95,7 @@ no key in etcd names the host that wrote it.`,
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &doctor{
-				proc: "/proc", unitsRun: "/run/systemd/system", systemctl: systemctl, now: a.now(), file: file, env: environment(file, os.LookupEnv),
+				proc: "/proc", unitsRun: "/run/systemd/system", systemctl: systemctl, journal: journalctl, now: a.now(), file: file, env: environment(file, os.LookupEnv),
 				socket: a.socket, adminSocket: a.adminSocket,
 			}
 			d.ask(cmd.Context(), a)
@@ -99,9 +104,15 @@ no key in etcd names the host that wrote it.`,
 				d.env = environment(d.file, os.LookupEnv)
 			}
 			d.examine(cmd.Context())
+			if bundle != "" {
+				if err := a.writeBundle(cmd.Context(), d, bundle); err != nil {
+					return err
+				}
+			}
 			return a.printFindings(d.findings, asJSON)
 		},
 	}
+	cmd.Flags().StringVar(&bundle, "bundle", "", "write all that is known to `FILE`, a tar.gz that is not there yet")
 	cmd.Flags().StringVar(&file, "config", config.DefaultPath, "`FILE`, else the running agent's")
 	jsonFlag(cmd, &asJSON)
 	return cmd
@@ -250,6 +261,20 @@ func systemctl(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, cmp.Or(oneLine(said.String()), "no words"))
 	}
 	return out.Bytes(), nil
+}
+
+// journalctl reads the end of the agent's.
+func journalctl(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, "journalctl", "--unit=lbagent", "--lines=2000", "--no-pager", "--output=short-precise")
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("journalctl: %w: %s", err, oneLine(said.String()))
+	}
+	return out, nil
 }
 
 // printFindings prints what was found; the error, if something must be mended, has been said by that.

@@ -1,18 +1,139 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
 
-// printBackend writes what is known of one backend: the sentence first, then every verdict that applies and what comes next, then the numbers, then its record.
+func (a *app) explainVerb() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "explain SERVICE [BACKEND]",
+		Short: "why each backend is in or out, since when, and what is next",
+		Long: `Says of a service where its list comes from and whether it is what etcd has at this moment; then a
+sentence of each backend: why it gets calls or doesn't, since when, and what comes next; then the
+numbers behind that. What etcd has is asked for at most once in 5 s of each service.`,
+		GroupID:           groupWhy,
+		Args:              exactly("SERVICE", "[BACKEND]"),
+		ValidArgsFunction: a.completeBackend,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &lbagentv1.ExplainRequest{Service: args[0], EtcdNow: true}
+			if len(args) > 1 {
+				req.Address = args[1]
+			}
+			return a.askOrRead(cmd.Context(), args[0], asJSON, func(ctx context.Context, c *agentConn) error {
+				ctx, cancel := context.WithTimeout(ctx, a.patience)
+				defer cancel()
+				r, err := lbagentv1.NewStatusServiceClient(c).Explain(ctx, req)
+				if err != nil && req.Address != "" {
+					err = likeBackend(ctx, c, req, err)
+				}
+				if err != nil || asJSON {
+					return orJSON(a.stdout, r, err)
+				}
+				a.printExplanation(r)
+				return nil
+			}, a.printLeftList)
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) printExplanation(r *lbagentv1.ExplainResponse) {
+	s := r.GetService()
+	paragraph(a.stdout, "", r.GetSummary())
+	how := fmt.Sprintf("policy %s, protocol %s", s.GetPolicy(), s.GetProtocol())
+	if listeners := s.GetListeners(); len(listeners) > 0 {
+		how += ", listens on " + strings.Join(listeners, " ")
+	}
+	paragraph(a.stdout, "  ", how)
+	if now := r.GetEtcdNow(); now != nil && s.GetProvenance().GetSource() != "static" {
+		a.printEtcdNow(now)
+	}
+	for _, hint := range r.GetHints() {
+		paragraph(a.stdout, "  ", "hint: "+hint)
+	}
+	if len(r.GetBackends()) > 0 {
+		fmt.Fprintln(a.stdout)
+	}
+	for _, b := range r.GetBackends() {
+		a.printSentence(b)
+	}
+	for _, b := range r.GetBackends() {
+		fmt.Fprintln(a.stdout)
+		a.printBackend(b)
+	}
+	if n := r.GetBadRecordCount(); n > 0 {
+		fmt.Fprintf(a.stdout, "\n%s of the list can't be read:\n", plural(n, "record"))
+		t := table{head: []string{"KEY", "REASON"}}
+		for _, bad := range r.GetBadRecords() {
+			t.add(bad.GetKey(), bad.GetReason())
+		}
+		t.print(a.stdout)
+		if more := int(n) - len(r.GetBadRecords()); more > 0 {
+			fmt.Fprintf(a.stdout, "and %d more\n", more)
+		}
+	}
+}
+
+// printEtcdNow writes how the list stands beside etcd at this moment.
+func (a *app) printEtcdNow(now *lbagentv1.EtcdNow) {
+	if now.GetError() != "" {
+		paragraph(a.stdout, "  ", "etcd now: not compared, "+now.GetError())
+		return
+	}
+	words := fmt.Sprintf("etcd now: %s at revision %d", plural(now.GetKeys(), "key"), now.GetRevision())
+	if at := ago(a.now(), now.GetAt()); at != "" && at != "0ms" && at != "0s" {
+		words += ", " + at + " ago"
+	}
+	if now.GetMissingCount()+now.GetGoneCount()+now.GetChangedCount() == 0 {
+		paragraph(a.stdout, "  ", words+", and the list knows just these")
+		return
+	}
+	paragraph(a.stdout, "  ", fmt.Sprintf("%s; THE LIST DIFFERS, at revision %d (what is on its way is told so for a moment)", words, now.GetListRevision()))
+	for _, kind := range []struct {
+		what  string
+		keys  []string
+		count uint32
+	}{
+		{"in etcd, unknown to the list: ", now.GetMissing(), now.GetMissingCount()},
+		{"in the list, gone from etcd: ", now.GetGone(), now.GetGoneCount()},
+		{"written again since the list: ", now.GetChanged(), now.GetChangedCount()},
+	} {
+		if kind.count == 0 {
+			continue
+		}
+		text := strings.Join(kind.keys, ", ")
+		if more := int(kind.count) - len(kind.keys); more > 0 {
+			text += fmt.Sprintf(", and %d more", more)
+		}
+		hanging(a.stdout, "    "+kind.what, text)
+	}
+}
+
+// printSentence writes what is to be known of a backend first: why it is in or out, since when, and what comes next.
+func (a *app) printSentence(e *lbagentv1.BackendExplanation) {
+	words := e.GetSentence()
+	if since := e.GetBackend().GetSince(); since != nil {
+		words += "; " + e.GetBackend().GetVerdict() + " for " + ago(a.now(), since)
+	}
+	if next := e.GetOutlook().GetWords(); next != "" {
+		words += "; next: " + next
+	}
+	hanging(a.stdout, e.GetBackend().GetAddress()+"  ", words)
+}
+
+// printBackend writes the numbers of one backend: every verdict that applies, its weight, what calls have shown, and its record.
 func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
 	b := e.GetBackend()
 	title := b.GetAddress()
@@ -20,7 +141,6 @@ func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
 		title += " (" + b.GetHost() + ")"
 	}
 	fmt.Fprintln(a.stdout, clean(title))
-	paragraph(a.stdout, "  ", e.GetSentence())
 	for i, p := range e.GetParts() {
 		switch {
 		case i > 0: // the sentence has said the first
@@ -28,9 +148,6 @@ func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
 		case p.GetSince() != nil:
 			paragraph(a.stdout, "  ", a.since(p.GetSince(), p.GetVerdict()+" since ", ""))
 		}
-	}
-	if words := e.GetOutlook().GetWords(); words != "" {
-		hanging(a.stdout, "  next: ", words)
 	}
 	if e.GetSubsetReason() != "" {
 		hanging(a.stdout, "  subset: ", strings.ToLower(strings.TrimPrefix(e.GetSubset().String(), "SUBSET_"))+", "+e.GetSubsetReason())

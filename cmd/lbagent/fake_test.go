@@ -4,12 +4,14 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -31,12 +33,24 @@ type fakeAgent struct {
 	socket string
 	silent chan struct{} // of "slow": never closed
 	empty  bool          // an agent with nothing to do
+
+	began  time.Time                      // its start; the one of all golden tests if it is zero
+	events chan *lbagentv1.EventsResponse // of those who follow; closed: the stream ends
+	calls  chan *lbagentv1.TapResponse    // likewise
+	tapped *lbagentv1.TapRequest          // what the last tap asked for
 }
 
 // startFake serves f on a socket until the test ends.
 func startFake(t *testing.T, f *fakeAgent) *fakeAgent {
 	t.Helper()
-	f.socket, f.silent = filepath.Join(t.TempDir(), "a.sock"), make(chan struct{})
+	f.serve(t, filepath.Join(t.TempDir(), "a.sock"))
+	return f
+}
+
+// serve serves f on a socket until stop is called, or the test ends.
+func (f *fakeAgent) serve(t *testing.T, socket string) (stop func()) {
+	t.Helper()
+	f.socket, f.silent = socket, make(chan struct{})
 	l, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -47,18 +61,23 @@ func startFake(t *testing.T, f *fakeAgent) *fakeAgent {
 	lbagentv1.RegisterAdminServiceServer(s, f)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		s.Stop()
 		if err := <-ended; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return f
+	t.Cleanup(stop)
+	return stop
 }
 
 // refuse is an error as the agent says it.
-func refuse(code codes.Code, reason, text string) error {
-	st, err := status.New(code, text).WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "lbagent"})
+func refuse(code codes.Code, reason, text string, service ...string) error {
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: "lbagent"}
+	if len(service) > 0 {
+		info.Metadata = map[string]string{"service": service[0]}
+	}
+	st, err := status.New(code, text).WithDetails(info)
 	if err != nil {
 		return err
 	}
@@ -86,6 +105,8 @@ func (f *fakeAgent) named(ctx context.Context, service string) error {
 		return status.FromContextError(ctx.Err()).Err()
 	case "gone":
 		return status.Error(codes.Unavailable, "upgraded, reconnect")
+	case "usr":
+		return refuse(codes.NotFound, "SERVICE_UNKNOWN", `no such service "usr"`, "usr")
 	case "evil":
 		return refuse(codes.NotFound, "SERVICE_UNKNOWN", "\x1b[31mred\x07")
 	}
@@ -184,6 +205,9 @@ func (f *fakeAgent) Watch(r *lbagentv1.WatchRequest, stream grpc.ServerStreaming
 }
 
 func (f *fakeAgent) Status(context.Context, *lbagentv1.StatusRequest) (*lbagentv1.StatusResponse, error) {
+	if !f.began.IsZero() {
+		return &lbagentv1.StatusResponse{Version: "v1.2.3", Started: timestamppb.New(f.began), Ready: true, ConfigOk: true}, nil
+	}
 	if f.empty {
 		return &lbagentv1.StatusResponse{
 			Version: "v1.2.3", Started: before(3 * time.Second), Ready: true, ConfigOk: true, Node: "web-17", Pid: 812, Etcd: &lbagentv1.EtcdStatus{},
@@ -233,18 +257,116 @@ func (f *fakeAgent) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*
 	backends[1].Backend.Host = "db.internal"
 	if r.GetAddress() != "" {
 		if r.GetAddress() != backends[1].GetBackend().GetAddress() {
-			return nil, refuse(codes.NotFound, "SERVICE_UNKNOWN", `service "user" has no backend `+r.GetAddress())
+			return nil, refuse(codes.NotFound, "SERVICE_UNKNOWN", `service "user" has no backend `+r.GetAddress(), "user")
 		}
 		backends = backends[1:]
 	}
 	return &lbagentv1.ExplainResponse{
-		Service: f.infos()[3], Summary: "user: 1 of 2 backends usable; list from etcd at revision 812, confirmed 2 s ago", Backends: backends,
+		EtcdNow: f.etcdNow(r), Service: f.infos()[3], Summary: "user: 1 of 2 backends usable; list from etcd at revision 812, confirmed 2 s ago", Backends: backends,
 		BadRecords:     []*lbagentv1.BadRecord{{Key: "/prod/services/user/x", Reason: "neither an address nor JSON: invalid character 'x' looking for beginning of value, at byte 1"}},
 		BadRecordCount: 3, Hints: []string{"2 connections were silent for 200 ms and treated as tcp; set protocol: tcp to skip the wait"},
 	}, nil
 }
 
+// etcdNow differs from the list, but for one backend.
+func (f *fakeAgent) etcdNow(r *lbagentv1.ExplainRequest) *lbagentv1.EtcdNow {
+	switch {
+	case !r.GetEtcdNow():
+		return nil
+	case r.GetAddress() != "":
+		return &lbagentv1.EtcdNow{At: before(3 * time.Second), Revision: 815, ListRevision: 812, Keys: 2}
+	}
+	return &lbagentv1.EtcdNow{
+		At: before(0), Revision: 815, ListRevision: 812, Keys: 23, Missing: []string{"/prod/services/user/10.0.0.9:8080", "/prod/services/user/10.0.0.8:8080"}, MissingCount: 22,
+		Gone: []string{"/prod/services/user/10.0.0.1:8080"}, GoneCount: 1,
+	}
+}
+
+// Stats sends two answers, then nothing more.
+func (f *fakeAgent) Stats(r *lbagentv1.StatsRequest, stream grpc.ServerStreamingServer[lbagentv1.StatsResponse]) error {
+	if err := f.named(stream.Context(), r.GetService()); err != nil {
+		return err
+	}
+	one := &lbagentv1.StatsResponse{Services: []*lbagentv1.ServiceStats{
+		{Name: "cart-of-a-team-with-long-names", Backends: 3, Usable: 1, Ready: true, Panic: true, Calls: 100, Connections: 2},
+		{Name: "mail"},
+		{
+			Name: "user", Backends: 4, Usable: 2, Ready: true, Calls: 1234567, Errors: 42, Connections: 12, CallsPerSecond: 1234.6, ErrorsPerSecond: 0.5,
+			Mean: durationpb.New(1234567 * time.Nanosecond), P50: durationpb.New(900 * time.Microsecond), P99: durationpb.New(45 * time.Millisecond),
+		},
+	}}
+	if r.GetService() != "" {
+		one.Services = one.Services[2:]
+		for i, b := range f.backends() {
+			one.Backends = append(one.Backends, &lbagentv1.BackendStats{
+				Backend: b, CallsPerSecond: float64(100 * i), FailedPerSecond: float64(i) / 10, Share: float64(i) / 6, Outstanding: uint32(i), Latency: durationpb.New(time.Duration(i) * time.Millisecond),
+			})
+		}
+		one.Backends[0].Latency = nil
+	}
+	if err := stream.Send(one); err != nil {
+		return err
+	}
+	one.Over = durationpb.New(time.Second)
+	if err := stream.Send(one); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return status.FromContextError(stream.Context().Err()).Err()
+}
+
+// Tap sends what the test has, or some calls of all kinds.
+func (f *fakeAgent) Tap(r *lbagentv1.TapRequest, stream grpc.ServerStreamingServer[lbagentv1.TapResponse]) error {
+	if err := f.named(stream.Context(), r.GetService()); err != nil {
+		return err
+	}
+	f.tapped = r
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	if f.calls != nil {
+		for m := range f.calls {
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		}
+		return status.Error(codes.Unavailable, "the agent is stopping; connect again")
+	}
+	ms := func(n float64) *durationpb.Duration {
+		return durationpb.New(time.Duration(n * float64(time.Millisecond)))
+	}
+	for _, c := range []*lbagentv1.Call{
+		{
+			Service: "user", Protocol: "grpc", Method: "POST", Path: "/shop.User/Get", Address: "10.0.0.1:8080", Attempts: 1, Status: 200, GrpcStatus: new(int32(0)),
+			Wait: ms(0.02), FirstByte: ms(1.1), Total: ms(1.25), EndedBy: "backend", Phase: "done",
+		},
+		{Service: "user", Protocol: "http1", Method: "GET", Path: "/a\x1b[2J", Address: "10.0.0.2:8080", Attempts: 2, Status: 503, Wait: ms(2), FirstByte: ms(150), Total: ms(151.2), EndedBy: "backend", Phase: "done"},
+		{
+			Service: "user", Protocol: "grpc", Path: "/shop.User/Get", Attempts: 3, Status: 200, GrpcStatus: new(int32(14)), Total: ms(12),
+			EndedBy: "agent", Phase: "connect", Cause: "lbagent: user: 3 backends, 0 usable",
+		},
+		{Service: "user", Protocol: "tcp", Address: "10.0.0.1:8080", Attempts: 1, Wait: ms(0.5), Total: ms(15000), BytesIn: 10, BytesOut: 2048, EndedBy: "client", Phase: "wait", Cause: "reset"},
+	} {
+		c.Time = before(time.Second)
+		if err := stream.Send(&lbagentv1.TapResponse{Call: c}); err != nil {
+			return err
+		}
+	}
+	return stream.Send(&lbagentv1.TapResponse{LeftOut: 7})
+}
+
 func (f *fakeAgent) Events(r *lbagentv1.EventsRequest, stream grpc.ServerStreamingServer[lbagentv1.EventsResponse]) error {
+	if f.events != nil && r.GetFollow() {
+		for e := range f.events {
+			if e.GetId() <= r.GetAfter() {
+				return status.Error(codes.Internal, "asked for what comes after an event, and sent that")
+			}
+			if err := stream.Send(e); err != nil {
+				return err
+			}
+		}
+		return status.Error(codes.Unavailable, "the agent is stopping; connect again")
+	}
 	for _, e := range []*lbagentv1.EventsResponse{
 		{Id: 1, Time: before(time.Minute), Kind: "agent", Detail: "started"},
 		{Id: 2, Time: before(12 * time.Second), Kind: "verdict", Service: "user", Backend: "10.0.0.3:8080", Detail: `up -> ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},

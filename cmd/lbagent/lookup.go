@@ -26,14 +26,14 @@ func (a *app) servicesVerb() *cobra.Command {
 		GroupID: groupAsk,
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.ask(cmd.Context(), func(ctx context.Context, c *agentConn) error {
+			return a.askOrRead(cmd.Context(), "", asJSON, func(ctx context.Context, c *agentConn) error {
 				r, err := a.services(ctx, c)
 				if err != nil || asJSON {
 					return orJSON(a.stdout, r, err)
 				}
 				printServices(a.stdout, r.GetServices())
 				return nil
-			})
+			}, a.printLeftServices)
 		},
 	}
 	jsonFlag(cmd, &asJSON)
@@ -89,7 +89,7 @@ With --count, the backends of that many calls, in the order in which to spend th
 			if count < 1 || count > maxPicks {
 				return &codedError{exitUsage, fmt.Errorf("--count %d: 1 to %d", count, maxPicks)}
 			}
-			return a.ask(cmd.Context(), func(ctx context.Context, c *agentConn) error {
+			return a.askOrRead(cmd.Context(), args[0], asJSON, func(ctx context.Context, c *agentConn) error {
 				ctx, cancel := context.WithTimeout(ctx, a.patience)
 				defer cancel()
 				r, err := lbagentv1.NewLookupServiceClient(c).Pick(ctx, &lbagentv1.PickRequest{Service: args[0], Count: count})
@@ -106,7 +106,7 @@ With --count, the backends of that many calls, in the order in which to spend th
 				}
 				t.print(a.stdout)
 				return nil
-			})
+			}, a.printLeftPick)
 		},
 	}
 	cmd.Flags().Uint32Var(&count, "count", 1, "number of calls, 1 to 10000")
@@ -123,7 +123,7 @@ func (a *app) listVerb() *cobra.Command {
 		Args:              exactly("SERVICE"),
 		ValidArgsFunction: a.completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.ask(cmd.Context(), func(ctx context.Context, c *agentConn) error {
+			return a.askOrRead(cmd.Context(), args[0], asJSON, func(ctx context.Context, c *agentConn) error {
 				ctx, cancel := context.WithTimeout(ctx, a.patience)
 				defer cancel()
 				r, err := lbagentv1.NewLookupServiceClient(c).List(ctx, &lbagentv1.ListRequest{Service: args[0]})
@@ -132,7 +132,7 @@ func (a *app) listVerb() *cobra.Command {
 				}
 				a.printList(r.GetService(), r.GetBackends(), r.GetProvenance())
 				return nil
-			})
+			}, a.printLeftList)
 		},
 	}
 	jsonFlag(cmd, &asJSON)
@@ -346,7 +346,11 @@ func listenerOf(all []*lbagentv1.ServiceInfo, name string) (string, error) {
 		}
 		return best, nil
 	}
-	return "", &codedError{exitNone, fmt.Errorf(`no service %q; "lbagent services" names those that there are`, name)}
+	var names []string
+	for _, s := range all {
+		names = append(names, s.GetName())
+	}
+	return "", &codedError{exitNone, fmt.Errorf(`no service %q; "lbagent services" names those that there are%s`, name, didYouMean(name, names))}
 }
 
 // variable is the name of the variable for a service: what isn't a letter or digit becomes _.

@@ -78,7 +78,7 @@ func writeManual(w io.Writer, verb *cobra.Command) {
 	if verb.HasExample() {
 		fmt.Fprintf(w, ".Sh EXAMPLES\n.Bd -literal\n%s\n.Ed\n", roff(verb.Example))
 	}
-	fmt.Fprintf(w, ".Sh EXIT STATUS\n0 done, 1 failed, 2 wrong command line, 3 no such service or no usable backend.\n")
+	fmt.Fprintf(w, ".Sh EXIT STATUS\n0 done, 1 failed, 2 wrong command line, 3 no such service or no usable backend, 4 there is no agent, and what was printed is what the last one left on disk.\n")
 	fmt.Fprintf(w, ".Sh SEE ALSO\n")
 	if parent := verb.Parent(); parent != verb.Root() {
 		fmt.Fprintf(w, ".Xr %s 8 ,\n", pageName(parent))

@@ -209,7 +209,7 @@ func TestDaemon(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("SIGTERM did not end the agent")
 	}
-	if code, _, stderr := d.call(t, "services"); code != 1 || !strings.Contains(stderr, "no agent") {
+	if code, _, stderr := d.call(t, "services"); code != exitLeft || !strings.Contains(stderr, "no agent") {
 		t.Errorf("services without an agent: exit code %d: %s", code, stderr)
 	}
 }
@@ -241,9 +241,10 @@ func TestSameJSON(t *testing.T) {
 	for path, args := range map[string][]string{
 		"/v1/services":               {"services", "--json"},
 		"/v1/services/user/backends": {"list", "user", "--json"},
-		"/v1/services/user/explain":  {"explain", "user", "--json"},
 		"/v1/services/user/pick":     {"lookup", "user", "--json"},
 		"/v1/status":                 {"status", "--json"},
+
+		"/v1/services/user/explain?etcd_now=true": {"explain", "user", "--json"},
 	} {
 		resp, err := client.Get("http://lbagent" + path)
 		if err != nil {

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +18,7 @@ func (a *app) statusVerb() *cobra.Command {
 		GroupID: groupWhy,
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.ask(cmd.Context(), func(ctx context.Context, c *agentConn) error {
+			return a.askOrRead(cmd.Context(), "", asJSON, func(ctx context.Context, c *agentConn) error {
 				ctx, cancel := context.WithTimeout(ctx, a.patience)
 				defer cancel()
 				r, err := lbagentv1.NewStatusServiceClient(c).Status(ctx, &lbagentv1.StatusRequest{})
@@ -30,7 +27,7 @@ func (a *app) statusVerb() *cobra.Command {
 				}
 				a.printStatus(r)
 				return nil
-			})
+			}, a.printLeftServices)
 		},
 	}
 	jsonFlag(cmd, &asJSON)
@@ -82,118 +79,4 @@ func (a *app) etcdWords(e *lbagentv1.EtcdStatus) string {
 		words += ": " + e.GetLastError()
 	}
 	return words
-}
-
-func (a *app) explainVerb() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:               "explain SERVICE [BACKEND]",
-		Short:             "why each backend is in or out, since when, and what is next",
-		GroupID:           groupWhy,
-		Args:              exactly("SERVICE", "[BACKEND]"),
-		ValidArgsFunction: a.completeService,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &lbagentv1.ExplainRequest{Service: args[0]}
-			if len(args) > 1 {
-				req.Address = args[1]
-			}
-			return a.ask(cmd.Context(), func(ctx context.Context, c *agentConn) error {
-				ctx, cancel := context.WithTimeout(ctx, a.patience)
-				defer cancel()
-				r, err := lbagentv1.NewStatusServiceClient(c).Explain(ctx, req)
-				if err != nil || asJSON {
-					return orJSON(a.stdout, r, err)
-				}
-				a.printExplanation(r)
-				return nil
-			})
-		},
-	}
-	jsonFlag(cmd, &asJSON)
-	return cmd
-}
-
-func (a *app) printExplanation(r *lbagentv1.ExplainResponse) {
-	s := r.GetService()
-	paragraph(a.stdout, "", r.GetSummary())
-	how := fmt.Sprintf("policy %s, protocol %s", s.GetPolicy(), s.GetProtocol())
-	if listeners := s.GetListeners(); len(listeners) > 0 {
-		how += ", listens on " + strings.Join(listeners, " ")
-	}
-	paragraph(a.stdout, "  ", how)
-	for _, hint := range r.GetHints() {
-		paragraph(a.stdout, "  ", "hint: "+hint)
-	}
-	for _, b := range r.GetBackends() {
-		fmt.Fprintln(a.stdout)
-		a.printBackend(b)
-	}
-	if n := r.GetBadRecordCount(); n > 0 {
-		fmt.Fprintf(a.stdout, "\n%s of the list can't be read:\n", plural(n, "record"))
-		t := table{head: []string{"KEY", "REASON"}}
-		for _, bad := range r.GetBadRecords() {
-			t.add(bad.GetKey(), bad.GetReason())
-		}
-		t.print(a.stdout)
-		if more := int(n) - len(r.GetBadRecords()); more > 0 {
-			fmt.Fprintf(a.stdout, "and %d more\n", more)
-		}
-	}
-}
-
-func (a *app) eventsVerb() *cobra.Command {
-	var asJSON, follow bool
-	cmd := &cobra.Command{
-		Use:               "events [SERVICE]",
-		Short:             "what happened: verdicts, lists, mutes, panic, etcd, configuration",
-		GroupID:           groupWhy,
-		Args:              exactly("[SERVICE]"),
-		ValidArgsFunction: a.completeService,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &lbagentv1.EventsRequest{Follow: follow}
-			if len(args) > 0 {
-				req.Service = args[0]
-			}
-			return a.ask(cmd.Context(), func(ctx context.Context, c *agentConn) error {
-				if !follow {
-					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(ctx, a.patience)
-					defer cancel()
-				}
-				stream, err := lbagentv1.NewStatusServiceClient(c).Events(ctx, req)
-				for err == nil {
-					var e *lbagentv1.EventsResponse
-					if e, err = stream.Recv(); err != nil {
-						break
-					}
-					if asJSON {
-						err = printJSON(a.stdout, e, true)
-					} else {
-						a.printEvent(e)
-						err = a.stdout.err
-					}
-				}
-				if errors.Is(err, io.EOF) && !follow {
-					return nil
-				}
-				if errors.Is(err, io.EOF) {
-					return errors.New("the agent ended the stream of events")
-				}
-				return err
-			})
-		},
-	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events until stopped")
-	jsonFlag(cmd, &asJSON)
-	return cmd
-}
-
-// printEvent writes one event; it can't wait for others to see how wide a column is.
-func (a *app) printEvent(e *lbagentv1.EventsResponse) {
-	about := strings.TrimSpace(e.GetService() + " " + e.GetBackend())
-	if about != "" {
-		about += ": "
-	}
-	prefix := e.GetTime().AsTime().In(a.now().Location()).Format(time.DateTime) + "  " + pad(clean(e.GetKind()), 8) + "  "
-	hanging(a.stdout, prefix, about+e.GetDetail())
 }

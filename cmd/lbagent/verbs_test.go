@@ -38,6 +38,10 @@ func TestVerbs(t *testing.T) {
 		{"help-nothing", "", nil, 0},
 		{"help-lookup", "", []string{"help", "lookup"}, 0},
 		{"help-doctor", "", []string{"help", "doctor"}, 0},
+		{"help-explain", "", []string{"explain", "--help"}, 0},
+		{"help-events", "", []string{"events", "--help"}, 0},
+		{"help-tap", "", []string{"help", "tap"}, 0},
+		{"help-top", "", []string{"help", "top"}, 0},
 		{"help-run", "", []string{"run", "--help"}, 0},
 		{"help-config", "", []string{"config"}, 0},
 		{"help-config-put", "", []string{"help", "config", "put"}, 0},
@@ -92,7 +96,18 @@ func TestVerbs(t *testing.T) {
 		{"events", "busy", []string{"events"}, 0},
 		{"events-service", "busy", []string{"events", "cart"}, 0},
 		{"events-json", "busy", []string{"events", "--json"}, 0},
-		{"events-follow", "busy", []string{"events", "-f", "cart"}, 1},
+		{"list-like", "busy", []string{"list", "usr"}, 3},
+		{"explain-like-backend", "busy", []string{"explain", "user", "10.0.0.2:8080"}, 3},
+		{"env-like", "busy", []string{"env", "uesr"}, 3},
+		{"top-once", "busy", []string{"top", "--once", "--sort", "name"}, 0},
+		{"top-service", "busy", []string{"top", "user", "--once", "--sort", "errors"}, 0},
+		{"top-json", "busy", []string{"top", "--once", "--json"}, 0},
+		{"top-nosuch", "busy", []string{"top", "nosuch"}, 3},
+		{"top-bad-sort", "busy", []string{"top", "--sort", "loud"}, 2},
+		{"tap", "busy", []string{"tap", "user", "--count", "4"}, 0},
+		{"tap-all", "busy", []string{"tap", "--count", "1"}, 0},
+		{"tap-json", "busy", []string{"tap", "user", "--json", "--count", "3"}, 0},
+		{"tap-nosuch", "busy", []string{"tap", "nosuch"}, 3},
 		{"reload", "busy", []string{"reload"}, 0},
 		{"reload-nothing", "idle", []string{"reload"}, 0},
 		{"reload-json", "busy", []string{"reload", "--json"}, 0},
@@ -125,7 +140,11 @@ func TestVerbs(t *testing.T) {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
 			asJSON := strings.Contains(strings.Join(tt.args, " "), "--json")
-			checkForm(t, asJSON, stdout, stderr)
+			if tt.name == "tap" { // its lines are to be searched by line, however long they are
+				checkForm(t, asJSON, strings.ReplaceAll(stdout, "; ended", ";\n ended"), stderr)
+			} else {
+				checkForm(t, asJSON, stdout, stderr)
+			}
 			got := fmt.Sprintf("$ lbagent %s\n%s", strings.Join(tt.args, " "), stdout)
 			if stderr != "" {
 				got += "--- stderr\n" + stderr
