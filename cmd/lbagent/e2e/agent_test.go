@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,12 +40,14 @@ type agent struct {
 	etcd     []string // endpoints; none: only static backends
 	services string   // the list under services:, as YAML
 	extra    string   // further top-level keys
+	zone     string   // of the node
 
 	config, socket, admin string
 	http                  string // host:port of admin.listen
 	args                  []string
 	ports                 map[string]int // of the soak's listeners, by service
 	manager               *manager       // nil: the agent runs by hand
+	wrapper               []string       // what starts the program, as another user say
 	program               string         // a copy of the binary, which a test may replace; "": the binary itself
 
 	mu sync.Mutex
@@ -92,8 +95,8 @@ func startAgent(t *testing.T, services string, etcd ...string) *agent {
 func (a *agent) writeConfig() {
 	a.t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "node: {name: e2e}\napi: {socket: %s, admin_socket: %s}\nadmin: {listen: %q}\nstate_dir: %s\n",
-		a.socket, a.admin, a.http, filepath.Join(a.dir, "state"))
+	fmt.Fprintf(&b, "node: {name: e2e, zone: %q}\napi: {socket: %s, admin_socket: %s}\nadmin: {listen: %q}\nstate_dir: %s\n",
+		a.zone, a.socket, a.admin, a.http, filepath.Join(a.dir, "state"))
 	if len(a.etcd) > 0 {
 		fmt.Fprintf(&b, "etcd: {endpoints: [%s], namespace: %q}\n", strings.Join(a.etcd, ", "), namespace(a.t))
 	}
@@ -132,6 +135,7 @@ func (a *agent) launch() {
 	a.t.Helper()
 	argv, env := append([]string{cmp.Or(a.program, binary), "run", "--config", a.config}, a.args...), os.Environ()
 	var files []*os.File
+	argv = append(slices.Clone(a.wrapper), argv...)
 	if a.manager != nil {
 		var more []string
 		argv, more, files = a.manager.wrap(argv)

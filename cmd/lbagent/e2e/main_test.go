@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(reloadAs) != "" { // another user's run of one function, which needs nothing of this
 		os.Exit(m.Run())
 	}
+	if os.Getenv(doorsAs) != "" { // somebody at the doors
+		os.Exit(doorsMain())
+	}
 	if os.Getenv(soakAs) != "" { // a backend of TestSoak
 		os.Exit(soakBackendMain())
 	}
