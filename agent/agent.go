@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/lbagent/lbagent/agent/accesslog"
 	"github.com/lbagent/lbagent/agent/admin"
 	"github.com/lbagent/lbagent/agent/calls"
 	"github.com/lbagent/lbagent/agent/config"
@@ -73,6 +74,7 @@ type Agent struct {
 	lists     *localapi.Lists
 	admin     *admin.Server
 	notify    *notify.Notifier
+	accessLog *accesslog.Log
 	counts    counts
 	ondemand  *onDemand
 	own       own
@@ -249,6 +251,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		stage{"watchdog", door(a.feedWatchdog)},
 		stage{"fleet", a.untilHandedOn(a.fleet.Run)},
 		stage{"proxy", a.onceOpened(a.proxy.Run)},
+		stage{"access log", a.accessLog.Run}, // after the calls that it writes
 		stage{"local api", door(a.api.Run)},
 		stage{"lists", door(later(a.lists.Run))},
 		stage{"last good configuration", door(later(a.keepGood))},

@@ -38,6 +38,7 @@ func levels() map[string]int {
 		"agent/discovery/format": 1,
 		"agent/etcd":             1,
 		"agent/notify":           1,
+		"agent/accesslog":        1,
 		"localapi/client":        1,
 
 		"agent/discovery":      2,

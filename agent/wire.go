@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/lbagent/lbagent/agent/accesslog"
 	"github.com/lbagent/lbagent/agent/admin"
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery"
@@ -57,6 +58,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 	}); err != nil {
 		return err
 	}
+	a.accessLog = accesslog.New(a.log.Named("access log"), a.calls, a.accessLogFailed)
 	a.notify = notify.New(notify.Config{Log: a.log.Named("notify"), Events: a.events, Node: c.Node.Name, Version: a.options.Version, Started: a.started})
 	a.etcd = etcd.New(etcd.Options{Log: a.log.Named("etcd"), Events: a.events, Etcd: EtcdOf(c.Etcd)})
 	if a.fleet, err = fleet.New(fleet.Config{
@@ -152,6 +154,7 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Process:       a.processStats,
 		Ask:           a.askStats,
 		Notify:        a.notify.Stats,
+		AccessLog:     func() admin.AccessLog { return admin.AccessLog(a.accessLog.Stats()) },
 	})
 	return err
 }

@@ -34,6 +34,8 @@ type Record struct {
 	By    Party  // who ended it
 	Phase Phase  // how far it had come
 	Cause string // in words; empty if it ended as it should
+
+	Trace string // the trace-id of its traceparent; empty without one
 }
 
 // Party is who ended a call. The words are part of the API.

@@ -107,6 +107,7 @@ func (x *exchange) read(end int) {
 	x.upgrade = req.Upgrade
 	if x.s.h.p.calls.Wants(x.s.rt.name) {
 		x.note = newNote(string(req.Method), string(req.Target), string(req.Host))
+		x.note.trace = trace1(req.Fields)
 	}
 	x.hasBody = req.Chunked || req.Length > 0
 	c.skip(end)

@@ -5,12 +5,15 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/calls"
+	"github.com/lbagent/lbagent/agent/proxy/h1"
+	"github.com/lbagent/lbagent/agent/proxy/h2"
 	"github.com/lbagent/lbagent/agent/proxy/loop"
 )
 
 // note is what the record of a call needs beside what the call itself keeps. Calls that nobody wants to see have none: its methods take nil.
 type note struct {
 	method, path, host string
+	trace              string
 	attempts           int
 	wait, first        time.Duration // as in calls.Record
 	status, code       int           // as the call was counted
@@ -24,6 +27,26 @@ type note struct {
 // newNote is the note of a call that begins.
 func newNote(method, target, host string) *note {
 	return &note{method: calls.Text(method), path: calls.Path(target), host: calls.Text(host), code: -1}
+}
+
+// trace is the trace of a request of HTTP/2.
+func trace(fields []h2.Field) string {
+	for i := range fields {
+		if fields[i].Name == "traceparent" {
+			return calls.TraceID(fields[i].Value)
+		}
+	}
+	return ""
+}
+
+// trace1 is that of HTTP/1.1.
+func trace1(fields []h1.Field) string {
+	for i := range fields {
+		if h1.Is(fields[i].Name, "traceparent") {
+			return calls.TraceID(string(fields[i].Value))
+		}
+	}
+	return ""
 }
 
 // tried notes that an attempt begins.
@@ -45,7 +68,7 @@ func (n *note) ended(by calls.Party, phase calls.Phase, cause string) {
 func (n *note) record(rt *route, began time.Time, backend netip.AddrPort) *calls.Record {
 	r := &calls.Record{
 		Time: began, Service: rt.name, Method: n.method, Path: n.path, Host: n.host, Backend: backend, Attempts: n.attempts,
-		Status: n.status, GRPC: -1, Wait: n.wait, FirstByte: n.first, Phase: calls.Done,
+		Trace: n.trace, Status: n.status, GRPC: -1, Wait: n.wait, FirstByte: n.first, Phase: calls.Done,
 	}
 	if n.broken {
 		r.By, r.Phase, r.Cause = n.by, n.phase, n.cause

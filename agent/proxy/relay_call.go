@@ -86,6 +86,7 @@ func (c *call) begin(fields []h2.Field, head *h2.Head, end bool) {
 	c.req.counted = &r.kept
 	if r.w.proxy.calls.Wants(c.client.rt.name) {
 		c.note = newNote(head.Method, head.Path, head.Authority)
+		c.note.trace = trace(c.fields)
 	}
 	if head.TooLarge {
 		c.tooLarge()
