@@ -187,11 +187,14 @@ func (w *world) onOurs(do func(*mvccpb.KeyValue) clientv3.Op) {
 	}
 }
 
-// edit writes to one of our keys by hand; but not after a restore that the registrar has not noticed yet: then no revision tells it such a key from a stranger's (1.5, 5.5).
+// edit writes to one of our keys by hand; but not after a restore that the registrar has not noticed yet, nor before it has learned that it wrote the key, since etcd's answer
+// may be lost: then nothing tells it such a key from a stranger's (1.5, 5.5).
 func (w *world) edit() {
-	noticed := w.own.r.Stats().LastOK.After(w.own.restored)
+	noticed, status := w.own.r.Stats().LastOK.After(w.own.restored), w.own.r.Status()
 	w.onOurs(func(kv *mvccpb.KeyValue) clientv3.Op {
-		if !noticed {
+		known := slices.ContainsFunc(status, func(s registrar.Status) bool { return s.Key == string(kv.Key) && s.Announced })
+		w.note("edit %s (noticed %v, known %v)", kv.Key, noticed, known)
+		if !noticed || !known {
 			return clientv3.OpGet(string(kv.Key))
 		}
 		return clientv3.OpPut(string(kv.Key), "by hand")
