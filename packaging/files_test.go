@@ -2,11 +2,13 @@ package packaging
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,6 +65,71 @@ func TestConffiles(t *testing.T) {
 	} {
 		if got := fmt.Sprintf("%x", sha256.Sum256([]byte(read(t, path)))); got != want {
 			t.Errorf("%s has the sum %s, want %s", path, got, want)
+		}
+	}
+}
+
+// TestScriptsExecuteNoSettings: what both packages' scripts make of /etc/default/lbagent is what systemd does, and nothing of it is executed, which would be as root.
+func TestScriptsExecuteNoSettings(t *testing.T) {
+	dir := t.TempDir()
+	settings, program, harm := filepath.Join(dir, "default"), filepath.Join(dir, "lbagent"), filepath.Join(dir, "harm")
+	real := strings.NewReplacer("HARM", harm, "TICK", "\x60").Replace
+	text := real(`# a comment with A_COMMENT=1
+; another: B_COMMENT=1
+ZONE=eu-1a
+  SPACES =no
+WORD 
+ INDENTED=  a b  c	 
+QUOTED="a ' b"
+SINGLE='c " d'
+HALF="e
+EMPTY=
+RUN=$(touch HARM)
+QUOTED_RUN=TICKtouch HARMTICK
+touch HARM
+export E=1
+A.B=1
+1A=1
+;touch HARM;=1
+EQUALS=a=b
+verb=not this
+LAST=z`)
+	if err := errors.Join(os.WriteFile(settings, []byte(text), 0o644), os.WriteFile(program, []byte("#!/bin/sh\necho \"verb $*\"\nenv\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(real(`verb upgrade
+ZONE=eu-1a
+SPACES=no
+INDENTED=a b  c
+QUOTED=a ' b
+SINGLE=c " d
+HALF="e
+EMPTY=
+RUN=$(touch HARM)
+QUOTED_RUN=TICKtouch HARMTICK
+EQUALS=a=b
+verb=not this
+LAST=z`), "\n")
+	slices.Sort(want)
+	for _, script := range []string{"deb/postinst", "rpm/post"} {
+		_, function, _ := strings.Cut(read(t, script), "\nagent() (")
+		function, _, ok := strings.Cut(function, "\n)\n")
+		if !ok {
+			t.Fatalf("%s has no function agent", script)
+		}
+		run := strings.NewReplacer("/etc/default/lbagent", settings, "/usr/bin/lbagent", program).Replace("set -e\nagent() (" + function + "\n)\nagent upgrade\n")
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", run)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		got := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(out)), "\n"), func(line string) bool { return hasAnyPrefix(line, "PATH=", "PWD=", "OLDPWD=", "SHLVL=", "_=") })
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s: the program runs with\n%q\nwant\n%q", script, got, want)
+		}
+		if _, err := os.Stat(harm); err == nil {
+			t.Errorf("%s executes what is in the settings", script)
 		}
 	}
 }

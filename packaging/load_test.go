@@ -116,8 +116,10 @@ func (a *around) during(t *testing.T, what string, long time.Duration, r rule, d
 		if r.once && !a.strict {
 			slow = nil
 		}
-		if len(slow) == 0 || last || t.Failed() {
+		if last {
 			a.judge(t, what, slow)
+		}
+		if last || len(slow) == 0 || t.Failed() {
 			return got
 		}
 		t.Logf("%s: once more, since %s", what, strings.Join(slow, "; "))

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,12 +25,15 @@ import (
 // patience bounds every wait; on an idle machine each is over in a second.
 const patience = time.Minute
 
+// suite is whose systemd is booted: bookworm has 252, trixie 257.
+var suite = flag.String("suite", "bookworm", "the Debian release of the machines that the tests boot")
+
 // newRoot returns a fresh root tree of a small Debian with systemd. The tree that it is copied from is made once and kept in the user's cache.
 func newRoot(t *testing.T) string {
 	t.Helper()
 	testneed.Root(t)
 	mmdebstrap := testneed.Program(t, "mmdebstrap", "mmdebstrap")
-	args := []string{"--variant=minbase", "--include=systemd,systemd-sysv,dbus,libnss-systemd,curl,iproute2,rpm", "bookworm"}
+	args := []string{"--variant=minbase", "--include=systemd,systemd-sysv,dbus,libnss-systemd,curl,iproute2,rpm", *suite}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()

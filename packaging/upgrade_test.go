@@ -26,11 +26,12 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 
 	// What the administrator wrote stays, without a question; who waits in the API's socket isn't refused.
 	m.run(t, "echo '# mine' | tee -a /etc/lbagent/lbagent.yaml >>/etc/default/lbagent")
+	m.run(t, "echo 'RUN=$(touch /root/executed)' >>/etc/default/lbagent")
 	before, restarts := pid(), "systemctl show -P NRestarts lbagent"
 	n := m.run(t, restarts)
 	m.run(t, "apt-get install -y "+strings.TrimPrefix(newer, "dpkg -i ")+" </dev/null")
 	runs("v0.2.0")
-	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml /etc/default/lbagent")
+	m.run(t, "grep '^# mine' /etc/lbagent/lbagent.yaml /etc/default/lbagent && test ! -e /root/executed")
 	m.run(t, "apt-get install -y --allow-downgrades "+strings.TrimPrefix(older, "dpkg -i ")+" </dev/null")
 	runs("v0.1.0")
 	m.want(t, restarts, n)
@@ -77,6 +78,20 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 	m.want(t, "systemctl is-enabled lbagent || true", "masked")
 	m.fails(t, "systemctl is-active lbagent")
 	m.run(t, "systemctl unmask lbagent && systemctl enable --now lbagent")
+	runs("v0.1.0")
+
+	// A version before may have had fewer units. Those that are new run from the upgrade on, not only from the next start.
+	const beside = "lbagent-on.target lbagent-again.timer lbagent-deregister.service"
+	m.run(t, "systemctl stop lbagent lbagent.socket lbagent-admin.socket "+beside+" && cd /usr/lib/systemd/system && rm "+beside+" && systemctl daemon-reload && systemctl start lbagent")
+	m.fails(t, "systemctl is-active "+beside)
+	before = pid()
+	m.run(t, newer)
+	runs("v0.2.0")
+	if pid() == before {
+		t.Errorf("still process %s", before)
+	}
+	m.want(t, "systemctl is-active "+beside, "active\nactive\nactive")
+	m.run(t, older)
 	runs("v0.1.0")
 }
 
