@@ -158,7 +158,7 @@ func (b *bundle) configFiles() []string {
 
 func (b *bundle) configuration() {
 	for i, path := range b.configFiles() {
-		if !filepath.IsAbs(path) {
+		if !filepath.IsAbs(path) && path != b.d.file {
 			b.lack("config/"+path, errors.New("it is not said where it is"))
 			continue
 		}

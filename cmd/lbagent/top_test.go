@@ -174,6 +174,16 @@ func TestTopFits(t *testing.T) {
 	}
 }
 
+func TestBrief(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0µs", 1500: "1.50µs", 103987 * time.Microsecond: "104ms", 1234567: "1.23ms", 12345 * time.Millisecond: "12.3s", time.Hour: "60m", 999 * time.Second: "999s",
+	} {
+		if got := brief(d); got != want {
+			t.Errorf("%v is %s, want %s", d, got, want)
+		}
+	}
+}
+
 func TestParseKeys(t *testing.T) {
 	for in, want := range map[string][]key{
 		"q":                   {'q'},
@@ -322,7 +332,7 @@ func TestTopOnATerminal(t *testing.T) {
 			defer keep.Close()
 			was := p.settings()
 			cmd := p.start(f.socket, "top")
-			p.await("the services", has("3 services", "cart-of-a-te", "user", "1235", "45ms"))
+			p.await("the services", has("3 services", "cart-of-a-te", "user", "1235", "45.0ms"))
 			if p.settings().Lflag == was.Lflag {
 				t.Error("the terminal still echoes")
 			}

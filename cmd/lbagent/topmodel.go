@@ -197,7 +197,7 @@ func serviceRow(s *lbagentv1.ServiceStats) topRow {
 		fmt.Sprintf("%d/%d", s.GetUsable(), s.GetBackends()), rate(s.GetCallsPerSecond()), rate(s.GetErrorsPerSecond()), "-", "-", "-", fmt.Sprint(s.GetConnections()),
 	}}
 	if s.GetMean() != nil {
-		r.cells[3], r.cells[4], r.cells[5] = fine(s.GetMean().AsDuration()), fine(s.GetP50().AsDuration()), fine(s.GetP99().AsDuration())
+		r.cells[3], r.cells[4], r.cells[5] = brief(s.GetMean().AsDuration()), brief(s.GetP50().AsDuration()), brief(s.GetP99().AsDuration())
 	}
 	switch {
 	case !s.GetReady():
@@ -215,7 +215,7 @@ func backendRow(b *lbagentv1.BackendStats) topRow {
 		fmt.Sprint(b.GetOutstanding()),
 	}}
 	if b.GetLatency() != nil {
-		r.cells[5] = fine(b.GetLatency().AsDuration())
+		r.cells[5] = brief(b.GetLatency().AsDuration())
 	}
 	return r
 }
@@ -231,6 +231,19 @@ func rate(f float64) string {
 		return fmt.Sprintf("%.0f", f)
 	}
 	return fmt.Sprintf("%.0fk", f/1000)
+}
+
+// brief is a duration in three digits and its unit.
+func brief(d time.Duration) string {
+	switch {
+	case d >= 1000*time.Second:
+		return short(d)
+	case d >= time.Second:
+		return three(d.Seconds()) + "s"
+	case d >= time.Millisecond:
+		return three(float64(d)/float64(time.Millisecond)) + "ms"
+	}
+	return three(float64(d)/float64(time.Microsecond)) + "µs"
 }
 
 // head are the lines above the rows, without the columns' names.
@@ -259,7 +272,7 @@ func (m *topModel) head(now time.Time) []string {
 		s := m.stats.GetServices()[0]
 		second = fmt.Sprintf("%d of %s usable", s.GetUsable(), plural(s.GetBackends(), "backend"))
 		if s.GetMean() != nil {
-			second += fmt.Sprintf("  mean %s  p50 %s  p99 %s", fine(s.GetMean().AsDuration()), fine(s.GetP50().AsDuration()), fine(s.GetP99().AsDuration()))
+			second += fmt.Sprintf("  mean %s  p50 %s  p99 %s", brief(s.GetMean().AsDuration()), brief(s.GetP50().AsDuration()), brief(s.GetP99().AsDuration()))
 		}
 		if s.GetPanic() {
 			second += "  PANIC: soft verdicts are ignored"
