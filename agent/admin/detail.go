@@ -15,7 +15,7 @@ import (
 const (
 	maxExplains  = 2   // explanations that are made at once; others wait
 	backendsPage = 100 // backends in an answer
-	drawn        = 10  // backends that the picture names; the others are one band
+	drawn        = 60  // backends that the picture has, beside those of the answer; the others are one band
 	maxQuery     = 200 // bytes of a search
 )
 

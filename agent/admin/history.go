@@ -87,7 +87,8 @@ func (h *history) take(now time.Time, p Proxy, services []*table.Service) {
 	defer h.mu.Unlock()
 	h.slot++
 	h.times[h.slot%slots] = now
-	for _, s := range services {
+	for i := range services {
+		s := services[(i+int(h.slot))%len(services)] // another one first each time: when room is short, nobody is always too late
 		v, c := s.View(), calls[s.Name()]
 		if c == nil && (len(v.Backends) == 0 || v.Backends[0].State == nil) {
 			continue // nobody has used it
@@ -103,9 +104,9 @@ func (h *history) take(now time.Time, p Proxy, services []*table.Service) {
 		e.seen = h.slot
 		h.sample(e, v, c, &p)
 	}
+	full := len(h.services) >= maxServices // those that are idle make room, all of them
 	for name, e := range h.services {
-		// Those that are idle make room only when there is none.
-		if e.seen != h.slot || len(h.services) >= maxServices && h.slot-e.busy >= slots {
+		if e.seen != h.slot || full && h.slot-e.busy >= slots {
 			for addr := range e.backends {
 				h.forget(e, addr)
 			}

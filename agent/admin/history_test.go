@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/event"
+	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 )
@@ -134,25 +135,16 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-// Whatever the number of services and backends, and however they come and go, what is kept has a bound.
+// Whatever the number of services and backends, what is kept has a bound.
 func TestThePastIsBounded(t *testing.T) {
 	r := newPastRig(t)
-	const services, backends = 1040, 24 // 24,960 backends with calls
-	var all []int
-	for i := range backends {
-		all = append(all, i)
-	}
-	for i := range services {
-		put(r.table, name(i), all...)
-	}
-	r.tick(Proxy{}) // the table's own garbage is not the past's
+	const services, backends = maxServices + 16, 24 // 24,960 backends with calls
+	all := r.fill(services, backends)
 	before := heap()
-	r.services, r.watched, r.rings = make(map[string]*past), 0, 0
-	empty := heap()
-	for range 4 {
-		for i := range services {
+	for range 2 {
+		for _, s := range all {
 			for b := range backends {
-				call(r.table.Lookup(name(i)), b, 1, health.Success)
+				call(s, b, 1, health.Success)
 			}
 		}
 		r.tick(Proxy{})
@@ -160,38 +152,61 @@ func TestThePastIsBounded(t *testing.T) {
 	if len(r.services) != maxServices || r.watched != maxWatched || r.rings != maxRings {
 		t.Errorf("%d services, %d backends, %d rings are kept; the bounds are %d, %d, %d", len(r.services), r.watched, r.rings, maxServices, maxWatched, maxRings)
 	}
-	used := heap() - empty
-	t.Logf("%.1f MiB are kept for %d backends; before it was %.1f MiB", float64(used)/(1<<20), services*backends, float64(before)/(1<<20))
+	used := heap() - before
+	t.Logf("%.1f MiB are kept for %d backends", float64(used)/(1<<20), services*backends)
 	if used > 8<<20 {
 		t.Errorf("%d bytes are kept", used)
 	}
 	over := 0
-	for i := range services {
-		if _, _, s := r.of(name(i)); s != nil {
+	for _, s := range all {
+		if _, _, s := r.of(s.Name()); s != nil {
 			over += s.Over
 		}
 	}
 	if over != maxServices*backends-maxRings {
 		t.Errorf("%d backends are told to have no past, want %d", over, maxServices*backends-maxRings)
 	}
-	// Who is idle makes room for those that wait.
-	busy := services - 1
-	if r.services[name(busy)] != nil {
-		busy = 0
-	}
-	for range slots + 2 {
-		call(r.table.Lookup(name(busy)), 1, 1, health.Success)
-		r.tick(Proxy{})
-	}
-	if r.rings > backends {
-		t.Errorf("%d rings are kept for one busy service", r.rings)
-	}
-	for i := range services {
-		r.table.Remove(start(), name(i))
-	}
-	if r.tick(Proxy{}); len(r.services) != 0 || r.watched != 0 || r.rings != 0 {
+	if r.take(r.now, Proxy{}, nil); len(r.services) != 0 || r.watched != 0 || r.rings != 0 {
 		t.Errorf("without services %d are kept, %d backends, %d rings", len(r.services), r.watched, r.rings)
 	}
+}
+
+// Services that are idle make room for those that wait.
+func TestIdleServicesMakeRoom(t *testing.T) {
+	r := newPastRig(t)
+	all := r.fill(maxServices+1, 1)
+	r.tick(Proxy{})
+	late := all[0]
+	if r.services[late.Name()] != nil {
+		t.Fatal("there was room for one more")
+	}
+	for range slots + 2 {
+		call(all[9], 0, 1, health.Success)
+		call(late, 0, 1, health.Success)
+		r.tick(Proxy{})
+	}
+	for _, s := range []*table.Service{all[9], late} {
+		if _, _, got := r.of(s.Name()); got == nil {
+			t.Errorf("%s is busy and has no past", s.Name())
+		}
+	}
+}
+
+// fill gives the table services in use.
+func (r *pastRig) fill(services, backends int) (all []*table.Service) {
+	var specs []table.Spec
+	for i := range services {
+		specs = append(specs, table.Spec{Name: name(i), Policy: picker.P2C, PanicPercent: 50, InUse: true})
+	}
+	r.table.SetSpec(start(), specs...)
+	var addrs []int
+	for i := range backends {
+		addrs = append(addrs, i)
+	}
+	for i := range services {
+		all = append(all, put(r.table, name(i), addrs...))
+	}
+	return all
 }
 
 func heap() int64 {

@@ -106,8 +106,9 @@ func compactJSON(m proto.Message) (json.RawMessage, error) {
 
 // outs are backends that get no calls, by why.
 type outs struct {
-	kinds [health.Kinds]int
-	muted int
+	kinds  [health.Kinds]int
+	muted  int
+	unused bool // nobody has asked for the service, so nothing is known of any
 }
 
 // outsOf looks at the backends that are in use, as the metrics do.
@@ -122,6 +123,7 @@ func outsOf(s *table.Service) (o outs) {
 		}
 	}
 	o.muted = v.Muted()
+	o.unused = len(v.Backends) > 0 && v.Backends[0].State == nil
 	return o
 }
 
@@ -149,6 +151,8 @@ func rowOf(now time.Time, s *lbagentv1.ServiceInfo, o outs) row {
 		r.say(bad, "no list has come yet")
 	case s.Backends == 0:
 		r.say(bad, "the list is empty")
+	case s.Usable == 0 && s.Backends == 1:
+		r.say(bad, "the only backend is not usable: "+out)
 	case s.Usable == 0:
 		r.say(bad, fmt.Sprintf("none of %d backends is usable: %s", s.Backends, out))
 	case p.GetPanic():
@@ -164,6 +168,9 @@ func rowOf(now time.Time, s *lbagentv1.ServiceInfo, o outs) row {
 	}
 	if o.muted > 0 && o.kinds[health.Muted] != o.muted {
 		r.say(note, fmt.Sprintf("%d muted by hand", o.muted))
+	}
+	if o.unused {
+		r.say(fine, "not in use, so not probed")
 	}
 	if age := p.GetAge().AsDuration(); s.Ready && p.Age != nil && age > staleAfter && p.Source != string(service.FromStatic) {
 		r.Stale = now.Add(-age).Unix()

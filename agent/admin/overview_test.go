@@ -39,6 +39,7 @@ func TestRowsSayWhatIsWrong(t *testing.T) {
 		{"no list", info(func(s *lbagentv1.ServiceInfo) { s.Ready, s.Backends, s.Usable = false, 0, 0 }), outs{}, sample{}, bad, "no list has come yet", 0},
 		{"empty", info(func(s *lbagentv1.ServiceInfo) { s.Backends, s.Usable = 0, 0 }), outs{}, sample{}, bad, "the list is empty", 0},
 		{"none usable", info(func(s *lbagentv1.ServiceInfo) { s.Usable = 0 }), out(health.Down, 3), sample{}, bad, "none of 3 backends is usable: 3 down", 0},
+		{"the only one", info(func(s *lbagentv1.ServiceInfo) { s.Usable, s.Backends = 0, 1 }), out(health.Down, 1), sample{}, bad, "the only backend is not usable: 1 down", 0},
 		{"one out", info(func(s *lbagentv1.ServiceInfo) { s.Usable = 2 }), out(health.Ejected, 1), sample{}, note, "1 of 3 backends out: 1 ejected", 0},
 		{"panic", info(func(s *lbagentv1.ServiceInfo) { s.Usable, s.Provenance.Panic = 1, true }), out(health.Unreachable, 2), sample{}, bad,
 			"panic: only 1 of 3 backends usable, so calls go to others, too (2 unreachable)", 0},
@@ -52,6 +53,7 @@ func TestRowsSayWhatIsWrong(t *testing.T) {
 		{"failing much, one out", info(func(s *lbagentv1.ServiceInfo) { s.Usable = 2 }), out(health.Down, 1), sample{calls: 10, failed: 9}, bad,
 			"90 % of the calls of the last 30 s failed; 1 of 3 backends out: 1 down", 0},
 		{"few calls", info(func(*lbagentv1.ServiceInfo) {}), outs{}, sample{calls: 9, failed: 9}, fine, "", 0},
+		{"not in use", info(func(*lbagentv1.ServiceInfo) {}), outs{unused: true}, sample{}, fine, "not in use, so not probed", 0},
 		{"old list", info(func(s *lbagentv1.ServiceInfo) { s.Provenance.Age = durationpb.New(2 * time.Minute) }), outs{}, sample{}, fine, "", start().Add(-2 * time.Minute).Unix()},
 		{"old list of the file", info(func(s *lbagentv1.ServiceInfo) {
 			s.Provenance.Source, s.Provenance.Age = "static", durationpb.New(time.Hour)

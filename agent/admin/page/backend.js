@@ -16,11 +16,11 @@ export class Backend {
       share: h("span", { class: "share" }), bar: h("span", { class: "sharebar", "aria-hidden": "true" }, h("span", {}), h("i", {})), line: spark(60),
       sentence: h("p", { class: "sentence" }), factors: h("p", { class: "factors" }), more: h("dl", { class: "facts" }),
     });
-    p.details = h("details", {}, h("summary", {}, "All that is known", h("span", { class: "hidden" }, ` of ${address}`)), p.more);
+    p.details = h("details", {}, h("summary", {}, "more", h("span", { class: "hidden" }, ` of ${address}`)), p.more);
     p.details.addEventListener("toggle", () => this.#draw());
     this.element = h("li", {},
       h("div", { class: "head" }, p.swatch, h("h3", { class: "mono" }, address), p.verdict, p.place, h("span", { class: "traffic" }, p.share, p.bar, p.line.element)),
-      p.sentence, p.factors, p.details);
+      h("div", { class: "rest" }, p.sentence, p.factors, p.details));
   }
 
   #b = null;
@@ -66,7 +66,7 @@ function factors(b) {
   const parts = [];
   if (moved.length) parts.push(`Weight ${trim(b.backend.weight ?? 0)} = ${b.static_weight ?? 0} ${moved.map(([n, v]) => `× ${n} ${trim(v)}`).join(" ")}`);
   if ((b.latency_factor ?? 1) > 1) parts.push(`picked ${trim(b.latency_factor)} times less for being slow`);
-  if (b.penalty > 0.05) parts.push(`penalty ${trim(b.penalty)}`);
+  if (b.penalty > 0.5) parts.push(`penalty ${trim(b.penalty)}`);
   return parts.join("; ");
 }
 

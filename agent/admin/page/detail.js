@@ -81,7 +81,7 @@ export class Detail {
       summary: h("p", { class: "summary" }, "Asking the agent …"),
       hints: h("ul", { class: "hints" }),
       tiles: h("div", { class: "tiles" }),
-      search: h("input", { id: "backend-search", type: "search", placeholder: "Search address, zone, verdict, reason", autocomplete: "off", spellcheck: "false", maxlength: "60" }),
+      search: h("input", { id: "backend-search", type: "search", placeholder: "Search address, zone, reason", autocomplete: "off", spellcheck: "false", maxlength: "60" }),
       count: h("p", { class: "dim", "aria-live": "polite" }),
       list: h("ol", { class: "backends" }),
       bad: h("details", { class: "records", hidden: true }, h("summary", {}), h("ul", {})),
@@ -144,7 +144,7 @@ export class Detail {
     say(p.calls.figure, rates ? number(rates.perSecond) : "–");
     say(p.calls.more, `${number(ten)} in ten minutes`);
     say(p.failed.figure, rates?.calls ? percent(rates.part) : "–");
-    p.failed.figure.dataset.hot = rates?.failed ? "yes" : "no";
+    p.failed.figure.dataset.hot = rates?.part >= 0.01 ? "yes" : "no";
     say(p.failed.more, `${number(bad)} in ten minutes`);
     say(p.latency.figure, rates?.p99 ? `${micros(rates.p50)} / ${micros(rates.p99)}` : "–");
     say(p.latency.more, "of whole calls through the proxy");

@@ -60,7 +60,7 @@ export function number(n) {
 }
 
 function round(n) {
-  if (n === 0) return "0";
+  if (Number.isInteger(n) && n < 10) return String(n);
   if (n < 0.1) return "<0.1";
   return n < 9.95 ? n.toFixed(1) : String(Math.round(n));
 }

@@ -29,7 +29,7 @@ export class Events {
       const text = `${e.kind} ${e.service ?? ""} ${e.backend ?? ""} ${e.detail}`.toLowerCase();
       return words.every((w) => text.includes(w));
     });
-    keyed($("events"), found.slice(0, this.#shown), (e) => e.id, (e) => this.#event(e));
+    keyed($("events"), found.slice(0, this.#shown), (e) => `${this.service ?? ""}|${e.id}`, (e) => this.#event(e));
     $("more-events").hidden = found.length <= this.#shown;
     $("no-events").hidden = found.length > 0;
     say($("no-events"), words.length ? "No event matches." : this.service ? "Nothing has happened to this service since the agent started." : "Nothing has happened since the agent started.");

@@ -110,12 +110,13 @@ export class Overview {
     const figure = () => h("span", { class: "figure" });
     const cells = { sign: h("span", {}), words: h("span", { class: "words" }), usable: figure(), calls: figure(), failed: figure(), latency: figure() };
     const meter = h("span", { class: "meter", "aria-hidden": "true" }, h("span", {}));
-    const tr = h("tr", {},
-      h("th", { scope: "row" }, h("div", { class: "who" }, cells.sign, h("span", { class: "name" }, h("a", { href: link(name) }, name), cells.words))),
-      h("td", { class: "n" }, cells.usable, meter),
-      h("td", { class: "n" }, cells.calls, calls.element),
-      h("td", { class: "n" }, cells.failed, failed.element),
-      h("td", { class: "n wide" }, cells.latency, latency.element));
+    // The roles hold when a narrow window lays the table out as cards.
+    const tr = h("tr", { role: "row" },
+      h("th", { role: "rowheader", scope: "row" }, h("div", { class: "who" }, cells.sign, h("span", { class: "name" }, h("a", { href: link(name) }, name), cells.words))),
+      h("td", { role: "cell", class: "n", "data-label": "usable" }, cells.usable, meter),
+      h("td", { role: "cell", class: "n", "data-label": "calls/s" }, cells.calls, calls.element),
+      h("td", { role: "cell", class: "n", "data-label": "failed" }, cells.failed, failed.element),
+      h("td", { role: "cell", class: "n", "data-label": "p50 / p99" }, cells.latency, latency.element));
     this.#sparks.set(tr, { cells, meter, calls, failed, latency });
     return tr;
   }
@@ -128,13 +129,14 @@ export class Overview {
       cells.sign.replaceChildren(mark(s.level));
     }
     // While etcd is away all lists are old, and the top of the page says so.
-    const old = s.stale && this.#model.agent.etcd?.connected !== false ? `list from ${s.source} is ${Math.floor((this.#model.now / 1000 - s.stale) / 60)} min old` : "";
+    const old = s.stale && !(this.#model.agent.etcd?.configured && !this.#model.agent.etcd.connected) ? `list from ${s.source} is ${Math.floor((this.#model.now / 1000 - s.stale) / 60)} min old` : "";
     say(cells.words, [s.words, old].filter(Boolean).join("; "));
     say(cells.usable, `${s.usable} of ${s.backends}`);
     meter.firstChild.style.width = `${s.backends ? (100 * s.usable) / s.backends : 0}%`;
     say(cells.calls, rates ? number(rates.perSecond) : "–");
     say(cells.failed, rates?.calls ? percent(rates.part) : "–");
-    cells.failed.dataset.hot = rates?.failed ? "yes" : "no";
+    cells.failed.dataset.hot = rates?.part >= 0.01 ? "yes" : "no";
+    meter.hidden = s.backends === 0;
     say(cells.latency, rates?.p99 ? `${micros(rates.p50)} / ${micros(rates.p99)}` : "–");
     calls.draw([{ values: past?.calls ?? [], class: "calls", area: true }], 5);
     failed.draw([{ values: past?.failed ?? [], class: "failed", area: true }], 1);

@@ -2,7 +2,9 @@
 import { clock, h, keyed, number, percent, say, svg } from "./dom.js";
 import { chartHeight, chartWidth, stack } from "./chart.js";
 
-const named = 9; // bands with a colour of their own
+const most = 60; // bands; more could not be told apart
+const colors = 9;
+const named = 10; // bands that the legend and the sentence name
 const other = "others";
 
 export class Picture {
@@ -54,7 +56,7 @@ export class Picture {
   draw(d, events) {
     const of = d.shares?.of ?? {}, times = d.shares?.times ?? [];
     const sums = Object.entries(of).map(([address, values]) => [address, values.reduce((a, b) => a + b, 0)]).sort((a, b) => b[1] - a[1]);
-    for (const [address] of sums.slice(0, named)) this.#give(address, of);
+    for (const [address] of sums.slice(0, most)) this.#give(address, of);
     const bands = [...this.#colors].filter(([address]) => of[address]).map(([address, color]) => ({ key: address, color, values: of[address] }));
     const own = new Set(bands.map((b) => b.key));
     const rest = new Array(times.length).fill(0);
@@ -76,19 +78,15 @@ export class Picture {
 
   #data = null;
 
-  // #give gives a color to a backend. One that has left the picture makes room.
+  // #give gives a color to a backend, one that few others have. Those that have left the picture make room.
   #give(address, of) {
     if (this.#colors.has(address)) return;
-    const used = new Set();
+    const used = new Array(colors).fill(0);
     for (const [a, c] of this.#colors) {
-      if (of[a]) used.add(c);
+      if (of[a]) used[c]++;
       else this.#colors.delete(a);
     }
-    for (let c = 0; c < named; c++) {
-      if (used.has(c)) continue;
-      this.#colors.set(address, c);
-      return;
-    }
+    if (this.#colors.size < most) this.#colors.set(address, used.indexOf(Math.min(...used)));
   }
 
   #paint() {
@@ -118,12 +116,15 @@ export class Picture {
 
   #legend(any) {
     const { bands, there, partial } = this.#data;
-    const total = bands.reduce((sum, b) => sum + b.values.reduce((a, c) => a + c, 0), 0);
-    keyed(this.legend, any ? bands : [], (b) => b.key, (b) => h("li", {}, h("span", { class: `swatch c${b.color}`, "aria-hidden": "true" }), h("span", { class: "mono" }), " ", h("span", { class: "dim" })), (li, b) => {
-      const sum = b.values.reduce((a, c) => a + c, 0);
-      li.firstChild.className = `swatch c${b.color}`;
-      say(li.children[1], b.key === other ? `${b.many} others` : b.key);
-      say(li.children[2], `${percent(total ? sum / total : 0)}${b.key !== other && !partial && !there.has(b.key) ? ", left the list" : ""}`);
+    const sum = (b) => b.values.reduce((a, c) => a + c, 0);
+    const total = bands.reduce((all, b) => all + sum(b), 0);
+    const rows = [...bands].filter((b) => b.key !== other).sort((a, b) => sum(b) - sum(a)).slice(0, named).map((b) => ({ ...b, sum: sum(b), words: b.key }));
+    const left = bands.reduce((n, b) => n + (b.many ?? 1), 0) - rows.length;
+    if (left > 0) rows.push({ key: other, color: "x", sum: total - rows.reduce((all, r) => all + r.sum, 0), words: `${left} more` });
+    keyed(this.legend, any ? rows : [], (r) => r.key, () => h("li", {}, h("span", { class: "swatch", "aria-hidden": "true" }), h("span", { class: "mono" }), " ", h("span", { class: "dim" })), (li, r) => {
+      li.firstChild.className = r.key === other ? "swatch" : `swatch c${r.color}`;
+      say(li.children[1], r.words);
+      say(li.children[2], `${percent(total ? r.sum / total : 0)}${r.key !== other && !partial && !there.has(r.key) ? ", left the list" : ""}`);
     });
   }
 
@@ -139,7 +140,7 @@ export class Picture {
       return;
     }
     const parts = bands.map((b) => [b.key === other ? `${b.many} others` : b.key, totals[i] ? b.values[i] / totals[i] : 0]).filter((one) => one[1] > 0).sort((a, b) => b[1] - a[1]);
-    const text = `${clock(times[i])}  ${number(rates[i])} calls/s${parts.length ? ": " : ""}${parts.map(([name, part]) => `${name} ${percent(part)}`).join(", ")}`;
+    const text = `${clock(times[i])}  ${number(rates[i])} calls/s${parts.length ? ": " : ""}${parts.slice(0, named).map(([name, part]) => `${name} ${percent(part)}`).join(", ")}${parts.length > named ? ", ..." : ""}`;
     say(this.readout, text);
     if (this.slider.value !== String(i) && document.activeElement !== this.slider) this.slider.value = String(i);
     this.slider.setAttribute("aria-valuetext", text);
