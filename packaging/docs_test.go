@@ -346,3 +346,28 @@ func TestDocumentedAlerts(t *testing.T) {
 		}
 	}
 }
+
+// TestArchitecture: ARCHITECTURE.md says of each package what it does.
+func TestArchitecture(t *testing.T) {
+	text, n := read(t, "../ARCHITECTURE.md"), 0
+	err := filepath.WalkDir("..", func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		if name := d.Name(); name == "testdata" || name == "node_modules" || name == "dist" || len(name) > 2 && name[0] == '.' {
+			return filepath.SkipDir
+		}
+		files, err := filepath.Glob(filepath.Join(path, "*.go"))
+		if err != nil || !slices.ContainsFunc(files, func(f string) bool { return !strings.HasSuffix(f, "_test.go") }) {
+			return err
+		}
+		n++
+		if dir := strings.TrimPrefix(path, "../"); !strings.Contains(text, "`"+dir+"`") {
+			t.Errorf("ARCHITECTURE.md has no %s", dir)
+		}
+		return nil
+	})
+	if err != nil || n < 30 {
+		t.Errorf("%d packages, %v", n, err)
+	}
+}
