@@ -19,6 +19,8 @@ import (
 const (
 	// pace is the least time between two posts: what happens meanwhile goes together. Shorter tells sooner, and costs the endpoint more.
 	pace = time.Second
+	// gather is how long the first of them waits for others: what happens at one moment is told together.
+	gather = 100 * time.Millisecond
 	// most is how many events one post carries.
 	most = 500
 	// patience is how long an endpoint may take to answer a post.
@@ -132,6 +134,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		batch, more := n.next()
 		if len(batch) == 0 {
 			n.await(ctx, more, 0)
+			n.await(ctx, nil, gather)
 			continue
 		}
 		if n.deliver(ctx, to); n.address() == to {

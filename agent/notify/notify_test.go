@@ -83,6 +83,7 @@ func start(t *testing.T, e *endpoint, size int) (*Notifier, *event.Log, context.
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); n.Run(ctx) }()
+	synctest.Wait() // it waits for the first event
 	return n, l, func() { cancel(); <-ended }
 }
 
@@ -98,7 +99,7 @@ func TestBatches(t *testing.T) {
 		n, l, stop := start(t, e, 4096)
 		defer stop()
 		add(l, 1)
-		advance(0)
+		advance(gather)
 		add(l, 3) // within a second of the first
 		advance(pace / 2)
 		if got := e.ids(); got != "1" {
@@ -174,7 +175,7 @@ func TestRefused(t *testing.T) {
 			n, l, stop := start(t, e, 100)
 			defer stop()
 			add(l, 2)
-			advance(0)
+			advance(gather)
 			add(l, 1)
 			advance(time.Minute)
 			want := map[bool]string{true: "1,2 1,2,3", false: "1,2 3"}[waits]
@@ -216,7 +217,7 @@ func TestLastWords(t *testing.T) {
 		e := &endpoint{}
 		_, l, stop := start(t, e, 4096)
 		add(l, 1)
-		advance(0)
+		advance(gather)
 		add(l, most+2)
 		stop()
 		if len(e.posts) != 3 || len(e.posts[1].Events) != most || len(e.posts[2].Events) != 2 {
@@ -233,7 +234,7 @@ func TestSet(t *testing.T) {
 		n, l, stop := start(t, e, 100)
 		defer stop()
 		add(l, 1)
-		advance(0)
+		advance(gather)
 		n.Set("")
 		advance(0)
 		add(l, 2)
@@ -244,7 +245,7 @@ func TestSet(t *testing.T) {
 		n.Set("https://other.example/")
 		advance(0)
 		add(l, 1)
-		advance(0)
+		advance(gather)
 		if got := e.ids(); got != "1 4" {
 			t.Errorf("posted %q: what happened while it was off is nobody's", got)
 		}
