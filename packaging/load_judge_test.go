@@ -58,6 +58,27 @@ func (r rule) faults(got report, load float64) (complaints []string) {
 	return complaints
 }
 
+// standstill is the longest wait of a connection past the agent with which the agent can be judged: after 2 s it takes a backend that says nothing for one that hangs, and where all
+// processes wait for so long, it does what it should if backends are dead.
+const standstill = 2 * time.Second
+
+// fair reports whether the agent can be judged by a run. It can't where the machine stood still; nor, if that was shorter, where the agent found that a backend hangs: one kind
+// of call waits for longer than another.
+func (r report) fair() bool {
+	stood := longestOf(r, control)
+	if stood <= standstill/4 {
+		return true
+	}
+	for _, t := range r {
+		for _, text := range t.Said {
+			if strings.Contains(text, "hangs: nothing came for") {
+				return false
+			}
+		}
+	}
+	return stood <= standstill
+}
+
 // looks are the runs of one action.
 type looks struct {
 	rule
@@ -200,5 +221,24 @@ func TestLoadJudge(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+func TestLoadFair(t *testing.T) {
+	for _, c := range []struct {
+		stood time.Duration
+		said  string
+		want  bool
+	}{
+		{2 * time.Millisecond, "10.77.0.1:9002 connection lost: hangs: nothing came for 1 s, no answer to a PING either", true},
+		{600 * time.Millisecond, "10.77.0.1:9002 connection lost: hangs: nothing came for 1 s, no answer to a PING either", false},
+		{600 * time.Millisecond, "connection reset by peer", true},
+		{2100 * time.Millisecond, "connection reset by peer", false},
+	} {
+		r := good()
+		r[control].Waits[1], r[stream].Said[unavailable] = c.stood, c.said
+		if got := r.fair(); got != c.want {
+			t.Errorf("%v, %q: fair %v, want %v", c.stood, c.said, got, c.want)
+		}
 	}
 }

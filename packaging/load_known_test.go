@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/lbagent/lbagent/agent/service"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
 
@@ -25,7 +26,11 @@ func (s *story) known(t *testing.T) string {
 		s.told(t, "lbagent list --json "+info.GetName(), &list)
 		slices.SortFunc(list.Backends, func(a, b *lbagentv1.Backend) int { return cmp.Compare(a.Address, b.Address) })
 		slices.Sort(info.Listeners)
-		fmt.Fprintf(&b, "%s: %s, at %v, from %s, epoch %d\n", info.GetName(), info.GetOrigin(), info.GetListeners(), list.GetProvenance().GetSource(), list.GetProvenance().GetEpoch())
+		source := list.GetProvenance().GetSource()
+		if source == string(service.FromSpool) { // the list of etcd that the process before wrote down, until etcd confirms it
+			source = string(service.FromEtcd)
+		}
+		fmt.Fprintf(&b, "%s: %s, at %v, from %s, epoch %d\n", info.GetName(), info.GetOrigin(), info.GetListeners(), source, list.GetProvenance().GetEpoch())
 		for _, one := range list.GetBackends() {
 			weight := "any weight" // of one that is out it moves with each failed probe and call (3.3), and begins anew with a process
 			if one.GetUsable() {

@@ -152,11 +152,10 @@ func (a *around) once(t *testing.T, what string, long time.Duration, do func()) 
 	a.question(t, "end", &got)
 	load = max(load, loadPerCore(t))
 	t.Logf("%s, in %v, at a load of %.1f per core:%v", what, took.Round(time.Millisecond), load, got)
-	stood := longestOf(got, control)
-	if stood > standstill {
-		t.Logf("%s: this machine stood still: a connection past the agent waited for %v", what, stood)
+	if fair = got.fair(); !fair {
+		t.Logf("%s: this machine stood still: a connection past the agent waited for %v", what, longestOf(got, control))
 	}
-	return got, load, stood <= standstill
+	return got, load, fair
 }
 
 // alone waits until the process of before has drained: no upgrade begins while one does.
@@ -169,10 +168,6 @@ func (a *around) alone(t *testing.T) {
 		return nil
 	})
 }
-
-// standstill is the longest wait of a connection past the agent with which the agent can be judged: after 2 s it takes a backend that says nothing for one that hangs, and where all
-// processes wait for so long, it does what it should if backends are dead.
-const standstill = 2 * time.Second
 
 // loadPerCore is the machine's load of the last minute.
 func loadPerCore(t *testing.T) float64 {
