@@ -242,7 +242,7 @@ func cppExample(t *testing.T) (argv, env []string) {
 	testneed.Program(t, "grpc_cpp_plugin", "protobuf-compiler-grpc")
 	testneed.Command(t, "libgrpc++-dev", testneed.Program(t, "pkg-config", "pkg-config"), "--exists", "grpc++")
 	out := t.TempDir()
-	finish(t, 5*time.Minute, nil, testneed.Program(t, "make", "make"), "-s", "-j2", "-C", examples+"cpp", "OUT="+out, "CXXFLAGS=-O0 -Wall -Wextra -Werror")
+	finish(t, 10*time.Minute, nil, testneed.Program(t, "make", "make"), "-s", "-j2", "-C", examples+"cpp", "OUT="+out, "CXXFLAGS=-O0 -Wall -Wextra -Werror")
 	return []string{filepath.Join(out, "client")}, nil
 }
 
