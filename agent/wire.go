@@ -127,6 +127,8 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		EtcdNow:  a.etcdNow,
 		Hints:    a.hints,
 		Outlooks: a.monitor.Outlooks,
+
+		Connections: a.connections,
 	}); err != nil {
 		return err
 	}

@@ -15,29 +15,42 @@ import (
 // Outlooks answers when backends are probed and tried next.
 type Outlooks func(ctx context.Context, service string, only netip.AddrPort) map[netip.AddrPort]health.Outlook
 
-// outlooksWithin bounds the wait for health's outlooks: an explanation without them is better than none.
-const outlooksWithin = 500 * time.Millisecond
+// evidenceWithin bounds the wait for what other stages know: an explanation without it is better than none.
+const evidenceWithin = 500 * time.Millisecond
 
-func (s *Server) outlooks(ctx context.Context, service string, only netip.AddrPort) map[netip.AddrPort]health.Outlook {
-	if s.cfg.Outlooks == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, outlooksWithin)
+// Connections answers which connections the proxy has to the backends of a service, to one if only is valid.
+type Connections func(ctx context.Context, service string, only netip.AddrPort) map[netip.AddrPort]*lbagentv1.BackendConnections
+
+// evidence is what other stages know of the backends of a service.
+type evidence struct {
+	outlooks    map[netip.AddrPort]health.Outlook
+	connections map[netip.AddrPort]*lbagentv1.BackendConnections
+}
+
+func (s *Server) evidence(ctx context.Context, service string, only netip.AddrPort) evidence {
+	ctx, cancel := context.WithTimeout(ctx, evidenceWithin)
 	defer cancel()
-	return s.cfg.Outlooks(ctx, service, only)
+	var e evidence
+	if s.cfg.Outlooks != nil {
+		e.outlooks = s.cfg.Outlooks(ctx, service, only)
+	}
+	if s.cfg.Connections != nil {
+		e.connections = s.cfg.Connections(ctx, service, only)
+	}
+	return e
 }
 
 // explainer explains the backends of one view.
 type explainer struct {
-	v        *table.View
-	now      time.Time
-	usable   []bool
-	subset   func(i int) (bool, string) // nil: there is none
-	outlooks map[netip.AddrPort]health.Outlook
+	v      *table.View
+	now    time.Time
+	usable []bool
+	subset func(i int) (bool, string) // nil: there is none
+	evidence
 }
 
-func newExplainer(v *table.View, now time.Time, outlooks map[netip.AddrPort]health.Outlook) *explainer {
-	return &explainer{v: v, now: now, usable: usable(v), subset: v.SubsetWords(), outlooks: outlooks}
+func newExplainer(v *table.View, now time.Time, e evidence) *explainer {
+	return &explainer{v: v, now: now, usable: usable(v), subset: v.SubsetWords(), evidence: e}
 }
 
 // explain is the backend at i with its evidence.
@@ -65,6 +78,7 @@ func (x *explainer) explain(i int) *lbagentv1.BackendExplanation {
 		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Words(x.now), Since: stamp(p.Since), Next: stamp(p.Next)})
 	}
 	x.measured(e, b)
+	e.Connections = x.connections[b.Addr]
 	if p, ok := x.outlooks[b.Addr]; ok {
 		e.Outlook = &lbagentv1.Outlook{Words: p.Words(x.now), NextProbe: stamp(p.Probe), NextTrial: stamp(p.Trial), HeldBack: p.HeldBack}
 	}

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
@@ -117,3 +120,28 @@ type targetsOf []health.Target
 
 func (t targetsOf) Len() int               { return len(t) }
 func (t targetsOf) At(i int) health.Target { return t[i] }
+
+// What other stages know of connections stands with each backend.
+func TestExplainTellsConnections(t *testing.T) {
+	at := timestamppb.New(time.Unix(1, 0))
+	known := &lbagentv1.BackendConnections{Open: 2, Opened: 3, Closed: 1, LastEnded: []*lbagentv1.EndedConnection{{At: at, Protocol: "TCP", Cause: "closed by the backend"}}}
+	r := newRig(t, func(c *Config) {
+		c.Connections = func(_ context.Context, service string, only netip.AddrPort) map[netip.AddrPort]*lbagentv1.BackendConnections {
+			if service != "user" || only.IsValid() && only != addr(2) {
+				return nil
+			}
+			return map[netip.AddrPort]*lbagentv1.BackendConnections{addr(2): known}
+		}
+	})
+	for _, one := range []string{"", addr(2).String()} {
+		e, err := r.status().Explain(testContext(t), &lbagentv1.ExplainRequest{Service: "user", Address: one})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range e.GetBackends() {
+			if got := b.GetConnections(); b.GetBackend().GetAddress() == addr(2).String() != proto.Equal(got, known) {
+				t.Errorf("%s: %v", b.GetBackend().GetAddress(), got)
+			}
+		}
+	}
+}

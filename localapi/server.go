@@ -74,6 +74,8 @@ type Config struct {
 	EtcdNow func(ctx context.Context, service string) (*lbagentv1.EtcdNow, error)
 	// Traffic is what has gone through the proxy. nil = nothing does.
 	Traffic func() []ServiceTraffic
+	// Connections are the proxy's to the backends of a service; of one backend if only is valid. nil = unknown.
+	Connections Connections
 	// Mutes is what operators have taken out by hand. nil = not supported.
 	Mutes *mute.Mutes
 	// Registry keeps services of this host in etcd; nil = not supported.

@@ -82,7 +82,7 @@ func (t statusService) Explain(ctx context.Context, r *lbagentv1.ExplainRequest)
 	if err != nil {
 		return nil, invalid(r.Service, "%v", err)
 	}
-	e := newExplainer(v, now, s.outlooks(ctx, r.Service, only))
+	e := newExplainer(v, now, s.evidence(ctx, r.Service, only))
 	for i := range v.Backends {
 		if b := &v.Backends[i]; !only.IsValid() || b.Addr == only {
 			resp.Backends = append(resp.Backends, e.explain(i))

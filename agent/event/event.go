@@ -1,7 +1,8 @@
-// Package event keeps what happened: a bounded ring of events with subscribers that never hold up a writer.
+// Package event keeps what happened: bounded rings of events with subscribers that never hold up a writer.
 package event
 
 import (
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,7 +15,7 @@ const (
 	Verdict  Kind = "verdict"  // a backend's verdict changed; Detail says from what to what and why
 	List     Kind = "list"     // a service's list changed
 	Orphan   Kind = "orphan"   // backends lost their keys in a way that looks like an accident and are kept, or such ones left (1.9, 1.10)
-	Weight   Kind = "weight"   // a backend's dynamic weight fell below a half, or is whole again (3.3)
+	Weight   Kind = "weight"   // a backend's dynamic weight (3.3) is half or twice of what was told last, or whole again; at most one in 10 s of each backend
 	Panic    Kind = "panic"    // a service entered or left panic
 	Fallback Kind = "fallback" // a service's fallback is used, or left (1.16)
 	Source   Kind = "source"   // etcd was lost or is back, a list came from the spool
@@ -34,11 +35,15 @@ const (
 	Suspicion Kind = "suspicion"
 	// Registration: a service of this host came into etcd, left it, was drained; Detail says why.
 	Registration Kind = "registration"
+	// Connection: a connection to a backend was opened, ended, or could not be made; Detail says why. Beyond 10 a second of one backend they are told as numbers. The one
+	// kind without a line in the log, and with a ring of its own.
+	Connection Kind = "connection"
 )
 
 // Event is one thing that happened. Service and Backend are empty where they don't apply.
 type Event struct {
 	ID      uint64 // rises by one, from 1
+	N       uint64 // likewise, among connections, or among all others: a gap says that some were lost
 	Time    time.Time
 	Kind    Kind
 	Service string
@@ -46,19 +51,25 @@ type Event struct {
 	Detail  string // one sentence for a person
 }
 
-// Log is a ring of the last events. Safe for concurrent use.
+// Log keeps the last events. Safe for concurrent use.
 type Log struct {
 	mu sync.Mutex
 
-	ring  []Event // ring[(id-1)%cap] holds event id
-	last  uint64
-	kinds map[Kind]uint64 // how many there were
-	wake  chan struct{}   // closed and replaced at each Add
+	all         ring // of every other kind
+	connections ring // however many there are, they push out nothing else
+	last        uint64
+	kinds       map[Kind]uint64 // how many there were
+	wake        chan struct{}   // closed and replaced at each Add
 }
 
-// NewLog returns a Log that keeps the last size events, at least one.
+// connectionShare is how much smaller the ring of connections is: they are the many, and what is known of each backend's last ones is kept with the backend.
+const connectionShare = 4
+
+// NewLog returns a Log that keeps the last size events, at least one, and beside them a quarter as many of connections.
 func NewLog(size int) *Log {
-	return &Log{ring: make([]Event, max(1, size)), kinds: map[Kind]uint64{}, wake: make(chan struct{})}
+	return &Log{
+		all: ring{size: max(1, size)}, connections: ring{size: max(1, size/connectionShare)}, kinds: map[Kind]uint64{}, wake: make(chan struct{}),
+	}
 }
 
 // Add appends e, whose ID it sets. It never blocks.
@@ -68,24 +79,32 @@ func (l *Log) Add(e Event) {
 	l.last++
 	e.ID = l.last
 	l.kinds[e.Kind]++
-	l.ring[(e.ID-1)%uint64(len(l.ring))] = e
+	e.Detail = strings.ToValidUTF8(e.Detail, "?") // or nobody could be sent any
+	if e.Kind == Connection {
+		l.connections.add(e)
+	} else {
+		l.all.add(e)
+	}
 	close(l.wake)
 	l.wake = make(chan struct{})
 }
 
-// Since returns the kept events with an ID above after, oldest first, and a channel that is closed when there are more.
-// A reader that fell behind the ring sees a gap in the IDs.
+// Since returns the kept events with an ID above after, oldest first, and a channel that is closed when there are more. A reader that fell behind sees a gap in the
+// IDs; so does one of old events, where those of connections are no longer kept.
 func (l *Log) Since(after uint64) ([]Event, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	first := uint64(1)
-	if n := uint64(len(l.ring)); l.last > n {
-		first = l.last - n + 1
+	one, other := l.all.since(after), l.connections.since(after)
+	if one.len()+other.len() == 0 {
+		return nil, l.wake
 	}
-	first = max(first, after+1)
-	var out []Event
-	for id := first; id <= l.last; id++ {
-		out = append(out, l.ring[(id-1)%uint64(len(l.ring))])
+	out := make([]Event, 0, one.len()+other.len())
+	for one.len()+other.len() > 0 {
+		if other.len() == 0 || one.len() > 0 && one.first().ID < other.first().ID {
+			out = append(out, one.take())
+		} else {
+			out = append(out, other.take())
+		}
 	}
 	return out, l.wake
 }

@@ -126,3 +126,55 @@ func TestLastAndCounts(t *testing.T) {
 		t.Error("a reader changed the log")
 	}
 }
+
+// Connections come and go by the thousand: they push out no verdict, and are told in order among the others.
+func TestConnectionsHaveARingOfTheirOwn(t *testing.T) {
+	l := NewLog(8) // and 2 of connections
+	kinds := func(after uint64) string {
+		events, _ := l.Since(after)
+		ids(events)
+		text := ""
+		for _, e := range events {
+			text += fmt.Sprintf("%s %d, ", e.Kind, e.ID)
+		}
+		return text
+	}
+	say := func(k Kind) {
+		l.mu.Lock()
+		next := l.last + 1
+		l.mu.Unlock()
+		l.Add(Event{Kind: k, Detail: fmt.Sprint(next)})
+	}
+	say(Connection)
+	say(Verdict)
+	say(Connection)
+	say(Verdict)
+	if got, want := kinds(0), "connection 1, verdict 2, connection 3, verdict 4, "; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	for range 1000 {
+		say(Connection)
+	}
+	say(Verdict)
+	if got, want := kinds(0), "verdict 2, verdict 4, connection 1003, connection 1004, verdict 1005, "; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got, want := kinds(1003), "connection 1004, verdict 1005, "; got != want {
+		t.Errorf("after 1003: %s, want %s", got, want)
+	}
+	for range 100 {
+		say(Verdict)
+	}
+	if got, want := kinds(0)[:33], "connection 1003, connection 1004,"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// One text that is no UTF-8 would end the API's stream of events for everybody.
+func TestDetailsAreText(t *testing.T) {
+	l := NewLog(4)
+	l.Add(Event{Kind: Config, Detail: "bad \xff\xfe byte"})
+	if events, _ := l.Since(0); events[0].Detail != "bad ? byte" {
+		t.Errorf("%q", events[0].Detail)
+	}
+}

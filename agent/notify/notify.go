@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,6 +65,7 @@ type Notifier struct {
 	url   string // "" = off
 	stats Stats
 	done  uint64 // ID of the last event that was sent or dropped
+	doneN uint64 // its N: connections aren't posted, they are too many for people to be told
 }
 
 // New returns a Notifier that is off; Set turns it on, Run posts.
@@ -106,7 +108,8 @@ func (n *Notifier) Stats() Stats {
 	defer n.mu.Unlock()
 	s := n.stats
 	if s.On {
-		s.Waiting = max(n.done, n.cfg.Events.Last()) - n.done
+		_, last := n.cfg.Events.End()
+		s.Waiting = max(n.doneN, last) - n.doneN
 	}
 	return s
 }
@@ -186,11 +189,12 @@ func (n *Notifier) next() ([]event.Event, <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all, more := n.cfg.Events.Since(n.done)
+	all = slices.DeleteFunc(all, func(e event.Event) bool { return e.Kind == event.Connection })
 	if len(all) == 0 {
 		return nil, more
 	}
-	n.stats.Dropped += all[0].ID - 1 - n.done
-	n.done = all[0].ID - 1
+	n.stats.Dropped += all[0].N - 1 - n.doneN
+	n.done, n.doneN = all[0].ID-1, all[0].N-1
 	return all[:min(len(all), most)], more
 }
 
@@ -198,7 +202,7 @@ func (n *Notifier) next() ([]event.Event, <-chan struct{}) {
 func (n *Notifier) skip() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.done = n.cfg.Events.Last()
+	n.done, n.doneN = n.cfg.Events.End()
 }
 
 // try posts batch once. Nil means that it is over with, though perhaps refused.
@@ -237,11 +241,11 @@ func (n *Notifier) try(ctx context.Context, to string, batch []event.Event) erro
 	return err
 }
 
-// passedLocked notes that batch is over with, and returns how many events it had. IDs that are missing in it were pushed out.
+// passedLocked notes that batch is over with, and returns how many events it had. What is missing in it was pushed out.
 func (n *Notifier) passedLocked(batch []event.Event) uint64 {
-	last := batch[len(batch)-1].ID
-	n.stats.Dropped += last - n.done - uint64(len(batch))
-	n.done = last
+	last := &batch[len(batch)-1]
+	n.stats.Dropped += last.N - n.doneN - uint64(len(batch))
+	n.done, n.doneN = last.ID, last.N
 	return uint64(len(batch))
 }
 

@@ -125,6 +125,30 @@ func TestBatches(t *testing.T) {
 	})
 }
 
+// Connections to backends are too many to be posted, and none of them counts as lost.
+func TestConnectionsAreNotPosted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &endpoint{}
+		n, l, stop := start(t, e, 8)
+		defer stop()
+		come := func() {
+			for range 100 {
+				l.Add(event.Event{Time: time.Now(), Kind: event.Connection})
+			}
+		}
+		come()
+		add(l, 1)
+		come()
+		add(l, 1)
+		advance(2 * pace)
+		come()
+		advance(2 * pace)
+		if s := n.Stats(); e.ids() != "101,202" || s.Sent != 2 || s.Dropped != 0 || s.Waiting != 0 {
+			t.Errorf("posted %q, %+v", e.ids(), s)
+		}
+	})
+}
+
 // TestBackOff: an endpoint that fails is asked ever less often, gets all of it once it is well, and what the log has lost meanwhile is counted.
 func TestBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/event"
@@ -190,6 +191,7 @@ func (c *Change) Commit() {
 			wanted[a] = rt
 		}
 	}
+	var opened, closed []string
 	for a, b := range c.bound {
 		if wanted[a] == nil {
 			b.drop()
@@ -201,12 +203,14 @@ func (c *Change) Commit() {
 			continue
 		}
 		p.bindings[a] = b
+		opened = append(opened, a.String())
 		p.tell(wanted[a].name, "listening on "+a.String())
 	}
 	for a, b := range maps.Clone(p.bindings) {
 		rt := wanted[a]
 		if rt == nil {
 			delete(p.bindings, a)
+			closed = append(closed, a.String())
 			p.tell(b.route.Load().name, "no longer listening on "+a.String())
 			p.withdraw(b, false)
 			continue
@@ -215,12 +219,27 @@ func (c *Change) Commit() {
 			p.serve(b)
 		}
 	}
+	log := p.log.Info
+	if len(opened)+len(closed) == 0 {
+		log = p.log.Debug
+	}
+	log("listeners changed", "opened", firstFew(opened), "closed", firstFew(closed), "all", len(p.bindings)) // one line: there may be thousands
 	for name, rt := range p.routes {
 		if routes[name] != rt {
 			p.h1.remove(rt)
 		}
 	}
 	p.routes = routes
+}
+
+// firstFew are the addresses of a change for a line of the log.
+func firstFew(addrs []string) string {
+	const few = 8
+	slices.Sort(addrs)
+	if n := len(addrs); n > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(addrs[:few], ", "), n-few)
+	}
+	return strings.Join(addrs, ", ")
 }
 
 // Abort closes what Prepare bound.

@@ -33,6 +33,8 @@ type http1 struct {
 
 	draining bool // every connection's next answer is its last
 	ending   bool // and idle ones end
+
+	accounts http1Accounts
 }
 
 // http1Work is what one request needs while it runs; an idle connection has none.
@@ -50,6 +52,7 @@ func newHTTP1(p *Proxy) *http1 {
 		p: p, changed: make(chan struct{}, 1), headers: headerTimeout,
 		servers: map[*route]*http1Server{}, retired: map[*http1Server]struct{}{}, stats: map[string]*serviceStats{},
 	}
+	h.accounts.ledger.alarm = h.accounts.wake
 	h.small.New = func() any { return new(wireBuffer) }
 	h.large.New = func() any { return new(http1Buffer) }
 	h.works.New = func() any { return new(http1Work) }

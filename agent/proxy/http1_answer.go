@@ -70,7 +70,15 @@ func (x *exchange) relay(a *attempt) bool {
 		}
 		return false
 	}
-	if !reusable || !whole || len(conn.buffered()) > 0 {
+	switch {
+	case !reusable:
+		conn.blame(closedLast, "")
+		conn = nil
+	case !whole:
+		conn.blame(closedCall, "it was answered before the whole request was sent")
+		conn = nil
+	case len(conn.buffered()) > 0:
+		conn.blame(closedProtocol, "bytes behind its answer")
 		conn = nil
 	}
 	a.end(conn)

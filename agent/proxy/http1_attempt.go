@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/proxy/h1"
-	"github.com/lbagent/lbagent/agent/proxy/loop"
 	"github.com/lbagent/lbagent/agent/table"
 	"github.com/lbagent/lbagent/health"
 	"golang.org/x/sys/unix"
@@ -40,20 +39,6 @@ type attempt struct {
 	first  time.Duration // until the response's head
 	sample bool          // the request had ended before it
 	ended  bool
-}
-
-// http1Backend is a connection to a backend.
-type http1Backend struct {
-	wire
-	reused bool
-	head   int       // length of the response's head that is buffered
-	since  time.Time // idle
-}
-
-// vanished reports whether the peer has stopped to acknowledge. TCP_USER_TIMEOUT would end uploads to a backend as well that only takes its time (2.11).
-func (c *http1Backend) vanished() (yes bool) {
-	c.raw.Control(func(fd uintptr) { yes = loop.Vanished(int(fd)) })
-	return yes
 }
 
 // hasLeft reports whether the client has closed, also behind bytes that wait to be read.
@@ -85,8 +70,8 @@ func (a *attempt) try() error {
 		}
 		x.stopUpload()
 		x.detach()
-		conn.Close()
-		conn.release()
+		conn.blameCall(x.why(), err)
+		conn.endCall()
 		a.conn = nil
 		// 4.1: a reused connection that closed before a byte of the answer, if the method is idempotent or nothing was written.
 		if conn.reused && !a.heard && (x.idempotent || !written) && x.why() == nil && x.replayable() {
@@ -268,6 +253,7 @@ func (a *attempt) failed(err error) error {
 
 // broke judges a response that ended before its end.
 func (a *attempt) broke(err error) {
+	a.conn.blameCall(a.x.why(), err)
 	if a.result != health.Success {
 		return
 	}
@@ -304,8 +290,8 @@ func (a *attempt) end(conn *http1Backend) {
 		conn = nil
 	}
 	if a.conn != nil && conn == nil {
-		a.conn.Close()
-		a.conn.release()
+		a.conn.blameCall(a.x.why(), errUnread)
+		a.conn.endCall()
 	}
 	a.conn = nil
 	a.x.s.over(a, conn)
@@ -339,12 +325,16 @@ func (a *attempt) dial() (*http1Backend, error) {
 	}
 	switch {
 	case err == nil:
-		a.b.State.Connected(time.Now())
+		c.opened = time.Now()
+		a.b.State.Connected(c.opened)
+		c.account = x.s.h.accounts.up(x.s.rt, a.b, c.opened)
 		return c, nil
 	case ctx.Err() != nil:
 		return nil, err
 	case !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.EADDRNOTAVAIL):
-		a.b.State.ConnectFailed(time.Now(), reason(err))
+		now, cause := time.Now(), reason(err)
+		a.b.State.ConnectFailed(now, cause)
+		x.s.h.accounts.refused(x.s.rt, a.b, now, cause)
 	}
 	return nil, &connectError{err}
 }

@@ -34,6 +34,9 @@ type http1Server struct {
 	none    *sync.Cond // no client is left
 }
 
+// likeAnother is why idle connections end because one of them was over: they will be as old.
+const likeAnother = "another one, as old, had ended"
+
 // http1Pool is the idle connections to one backend, the youngest last.
 type http1Pool struct {
 	idle []*http1Backend
@@ -144,13 +147,13 @@ func (s *http1Server) closeIdle() {
 
 func (s *http1Server) closeIdleLocked() {
 	for _, p := range s.pools {
-		p.closeAll()
+		p.closeAll(closedStop, "")
 	}
 }
 
-func (p *http1Pool) closeAll() {
+func (p *http1Pool) closeAll(why closeCause, detail string) {
 	for _, c := range p.idle {
-		c.Close()
+		c.endIdle(why, detail)
 	}
 	clear(p.idle)
 	p.idle = p.idle[:0]
@@ -175,8 +178,8 @@ func (s *http1Server) begin(a *attempt) *http1Backend {
 			c.reused = true
 			return c
 		}
-		c.Close()
-		p.closeAll() // the others will be as old
+		c.endUnquiet()
+		p.closeAll(closedSpare, likeAnother)
 	}
 	return nil
 }
@@ -192,8 +195,14 @@ func (s *http1Server) over(a *attempt, c *http1Backend) {
 	if c == nil {
 		return
 	}
-	if v := s.rt.svc.View(); s.draining.Load() || v != a.view && v.Leaving(a.b.Addr) {
-		c.Close()
+	v := s.rt.svc.View()
+	c.since = time.Now()
+	switch {
+	case s.draining.Load():
+		c.endIdle(closedStop, "")
+		return
+	case v != a.view && v.Leaving(a.b.Addr):
+		c.endIdle(closedRemoved, leaving(v, v.Find(a.b.Addr)))
 		return
 	}
 	p := s.pools[a.b.Addr]
@@ -202,10 +211,9 @@ func (s *http1Server) over(a *attempt, c *http1Backend) {
 		s.pools[a.b.Addr] = p
 	}
 	if len(p.idle) == idlePerBackend {
-		p.idle[0].Close()
+		p.idle[0].endIdle(closedSpare, "")
 		p.idle = append(p.idle[:0], p.idle[1:]...)
 	}
-	c.since = time.Now()
 	p.idle = append(p.idle, c)
 }
 
@@ -214,7 +222,7 @@ func (s *http1Server) forget(addr netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.pools[addr]; p != nil {
-		p.closeAll()
+		p.closeAll(closedSpare, likeAnother)
 	}
 }
 
@@ -225,7 +233,7 @@ func (s *http1Server) viewChanged() {
 	v := s.rt.svc.View()
 	for addr, p := range s.pools {
 		if v.Leaving(addr) {
-			p.closeAll()
+			p.closeAll(closedRemoved, leaving(v, v.Find(addr)))
 			delete(s.pools, addr)
 		}
 	}
@@ -282,10 +290,13 @@ func (s *http1Server) look() {
 func keepQuiet(all []*http1Backend, now time.Time, idle time.Duration) []*http1Backend {
 	kept := all[:0]
 	for _, c := range all {
-		if c.quiet() && (idle == 0 || now.Sub(c.since) < idle) {
+		switch {
+		case !c.quiet():
+			c.endUnquiet()
+		case idle > 0 && now.Sub(c.since) >= idle:
+			c.endIdle(closedIdle, "")
+		default:
 			kept = append(kept, c)
-		} else {
-			c.Close()
 		}
 	}
 	clear(all[len(kept):])

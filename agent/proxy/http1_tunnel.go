@@ -46,13 +46,18 @@ func (x *exchange) unbound() {
 func (x *exchange) pump(to, from *wire) (passed int64) {
 	for {
 		err := from.wait()
+		if err != nil {
+			x.blame(from, err)
+		}
 		if err == io.EOF && (x.half.Swap(true) || !from.wasReset()) { // behind a FIN of ours, the kernel doesn't tell them apart
 			to.CloseWrite()
 			return passed
 		}
 		if err == nil {
 			var n int
-			n, err = to.Write(from.buffered())
+			if n, err = to.Write(from.buffered()); err != nil {
+				x.blame(to, err)
+			}
 			passed += int64(n)
 			from.bulk = len(from.buffered()) == len(from.buf)
 			from.release()
@@ -61,6 +66,19 @@ func (x *exchange) pump(to, from *wire) (passed int64) {
 			x.broken()
 			return passed
 		}
+	}
+}
+
+// blame notes whose end, or error, ends a tunnel: the first that there is.
+func (x *exchange) blame(of *wire, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.conn == nil:
+	case x.cause == nil && of == &x.c.wire:
+		x.conn.blame(closedClient, "")
+	default:
+		x.conn.blameCall(x.cause, err)
 	}
 }
 

@@ -94,6 +94,8 @@ func (l *late) handOver(k protocol) {
 	w.loop.Disarm(&s.timer)
 	s.late, s.over = nil, true
 	s.finish(health.Neutral, "")
+	s.blame(closedCall, "its client turned out to speak "+k.words())
+	s.gone()
 	if s.up {
 		s.ends[tcp.Backend].conn.Close()
 	}

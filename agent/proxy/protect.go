@@ -90,8 +90,8 @@ type peer interface {
 	peer() (client, backend string)
 }
 
-// protect counts that service rt was protected from p, and tells of it by an event, at most once per kind in 10 s: rare enough for the lock of the
-// event log. detail says what the peer did and what came of it, limit how much it may do (0: nothing to say).
+// protect counts that service rt was protected from p, and tells of it by an event and a line, at most once per kind in 10 s: rare enough for their
+// locks. detail says what the peer did and what came of it, limit how much it may do (0: nothing to say).
 func (w *worker) protect(rt *route, kind protection, p peer, detail string, limit int) {
 	now := w.loop.Now()
 	tell, untold := w.statsOf(rt).guards[kind].hit(now)
@@ -111,5 +111,6 @@ func (w *worker) protect(rt *route, kind protection, p peer, detail string, limi
 	if untold > 0 {
 		detail += fmt.Sprintf("; %d more since the last event of this kind (%s)", untold, kind)
 	}
+	w.proxy.log.Warn("a peer did what is not put up with", "service", rt.name, "backend", backend, "kind", kind.String(), "cause", detail)
 	w.proxy.events.Add(event.Event{Time: now, Kind: event.Protection, Service: rt.name, Backend: backend, Detail: detail})
 }

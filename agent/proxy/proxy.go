@@ -103,6 +103,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.SetLimits(*cfg.Limits)
 	p.h1 = newHTTP1(p)
+	p.h1.accounts.ledger.events = p.events
 	for i := range loops {
 		w, err := newWorker(p, i)
 		if err != nil {

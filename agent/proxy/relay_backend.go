@@ -197,7 +197,10 @@ func (be *backend) giveUp(back bool, why string) {
 }
 
 // connected notes that a connection is up.
-func (be *backend) connected() {
+func (be *backend) connected(conn *backendConn) {
+	ledger := &be.pool.relay.w.ledger
+	conn.account = ledger.account(be.pool.svc, be.state, be.addr)
+	ledger.up(conn.since, conn.account, protoH2)
 	be.dialing--
 	be.again.reset()
 	s := be.stats()
@@ -210,11 +213,13 @@ func (be *backend) connected() {
 
 // connectFailed notes one failed connect, whatever number of calls waited for it (2.4, 4.1).
 func (be *backend) connectFailed(conn *backendConn, cause string, why closeCause) {
-	be.closed(conn, why)
+	be.closed(conn, connEnd{why: why})
 	if why == closedStop {
 		return
 	}
 	now := be.pool.relay.loop.Now()
+	ledger := &be.pool.relay.w.ledger
+	ledger.refused(now, ledger.account(be.pool.svc, be.state, be.addr), cause)
 	o := be.rt.options()
 	be.stats().connectsFailed++
 	be.again.failed(now, o.reconnectBase, o.reconnectMax, rand.N)
@@ -226,7 +231,7 @@ func (be *backend) connectFailed(conn *backendConn, cause string, why closeCause
 }
 
 // closed forgets a connection.
-func (be *backend) closed(conn *backendConn, why closeCause) {
+func (be *backend) closed(conn *backendConn, e connEnd) {
 	i := slices.Index(be.conns, conn)
 	if i < 0 {
 		return
@@ -238,7 +243,8 @@ func (be *backend) closed(conn *backendConn, why closeCause) {
 	}
 	s := be.stats()
 	s.backendConns--
-	s.backendClosed[why]++
+	s.backendClosed[e.why]++
+	be.pool.relay.w.ledger.down(conn.account, e)
 }
 
 func (be *backend) stats() *serviceStats { return be.pool.relay.w.statsOf(be.rt) }
@@ -249,13 +255,14 @@ func (be *backend) calm() {
 	be.pool.relay.w.proxy.log.Info("a backend finds our PINGs too many", "service", be.pool.svc.Name(), "backend", be.addr, "next_every", be.pingEvery)
 }
 
-// tellHang makes an event of a hang: rare enough for the lock of the event log, however many connections it hits.
+// tellHang makes an event and a line of a hang: rare enough for their locks, however many connections it hits.
 func (be *backend) tellHang(now time.Time, cause string) {
 	p := be.pool.relay.w.proxy
 	if p.events == nil || now.Sub(be.told) < tellEvery {
 		return
 	}
 	be.told = now
+	p.log.Warn("a connection to a backend is given up", "service", be.pool.svc.Name(), "backend", be.addr, "cause", cause)
 	p.events.Add(event.Event{Time: now, Kind: event.Hang, Service: be.pool.svc.Name(), Backend: be.addr.String(), Detail: cause})
 }
 

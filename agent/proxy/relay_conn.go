@@ -35,27 +35,11 @@ type backendConn struct {
 	left     bool   // by GOAWAY
 	ourFault bool   // it was left because of our PINGs
 	goaway   string // what its GOAWAY said, if that was an error
+	bye      string // what it said, in any case
 	gone     bool
-}
 
-// closeCause is why a connection that was up ended: few, for metrics.
-type closeCause uint8
-
-const (
-	closedIdle     closeCause = iota // nobody needed it (4.8)
-	closedRemoved                    // the backend left, or drains (4.7)
-	closedReplaced                   // no stream number was left
-	closedGoaway                     // the backend said GOAWAY
-	closedFIN                        // the backend closed it
-	closedError                      // reset, timed out, unreachable
-	closedProtocol                   // what came was no valid HTTP/2
-	closedHang                       // no answer to PING (2.11)
-	closedStop                       // this agent ends
-	closeCauses
-)
-
-func (c closeCause) String() string {
-	return [...]string{"idle", "backend_removed", "replaced", "goaway", "closed", "error", "protocol", "hang", "stop"}[c]
+	account *account
+	since   time.Time // it is up
 }
 
 // Connected: loop.Handler. The socket is there; whether a backend is behind it, its SETTINGS say.
@@ -74,8 +58,9 @@ func (c *backendConn) Settings() {
 	if !c.up {
 		c.up = true
 		c.busy = c.relay.loop.Now()
+		c.since = c.busy
 		c.rest()
-		c.be.connected()
+		c.be.connected(c)
 		return
 	}
 	c.be.pump() // there may be more slots
@@ -179,19 +164,20 @@ func (c *backendConn) lost(cause string, why closeCause) {
 	if c.gone {
 		return
 	}
+	if c.left && why == closedFIN {
+		why = closedGoaway
+	}
 	waited := c.unanswered() // before anything of it is ended
 	c.gone, c.retired = true, true
 	c.relay.output(&c.noted, 0)
+	e := c.ending(why, cause)
 	cause += c.goaway
 	c.relay.loop.Disarm(&c.timer)
 	if !c.up {
 		c.be.connectFailed(c, cause, why)
 		return
 	}
-	if c.left && why == closedFIN {
-		why = closedGoaway
-	}
-	c.be.closed(c, why)
+	c.be.closed(c, e)
 	if why == closedFIN || why == closedError {
 		c.be.state.Goodbye()
 	}
@@ -238,8 +224,38 @@ func (c *backendConn) end(why closeCause) {
 		c.h2.Goaway()
 	}
 	c.lc.Close()
-	c.be.closed(c, why)
+	c.be.closed(c, c.ending(why, ""))
 	c.be.forget()
+}
+
+// ending is how and why the connection ends, for a person: before anything of it is ended.
+func (c *backendConn) ending(why closeCause, cause string) connEnd {
+	e := connEnd{why: why}
+	if !c.up {
+		return e
+	}
+	now := c.relay.loop.Now()
+	e.at, e.protocol, e.lasted = now, protoH2, now.Sub(c.since)
+	if e.calls = c.h2.Streams(); e.calls == 0 {
+		e.idle = now.Sub(c.busy)
+	}
+	switch why {
+	case closedRemoved:
+		v := c.be.pool.svc.View()
+		e.detail = leaving(v, v.Find(c.be.addr))
+	case closedGoaway:
+		e.detail = c.bye
+	case closedError:
+		e.detail = broken(cause)
+		if c.left {
+			e.detail += " after " + c.bye
+		}
+	case closedProtocol:
+		e.detail = cause
+	case closedHang:
+		e.idle = now.Sub(c.hang.heard)
+	}
+	return e
 }
 
 // tick is the connection's one timer: SETTINGS that don't come, a backend that hangs, idle time (4.8).
@@ -375,6 +391,7 @@ func (c *backendConn) anyStream() *h2.Stream {
 // Goaway: h2.Handler. The streams that the backend never saw go elsewhere, the others end here (4.1). Without an error it's no failure.
 func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 	c.retired, c.left = true, true
+	c.bye = goodbye(code, debug)
 	c.be.state.Goodbye()
 	switch {
 	case code == h2.EnhanceYourCalm && string(debug) == "too_many_pings" && c.hang.number > 0:
@@ -410,6 +427,17 @@ func (c *backendConn) Goaway(last uint32, code h2.Code, debug []byte) {
 	if c.be.waiting.n > 0 {
 		c.be.pump()
 	}
+}
+
+// goodbye is what a GOAWAY said: gRPC servers say there that a connection has reached its age.
+func goodbye(code h2.Code, debug []byte) string {
+	switch {
+	case len(debug) > 0:
+		return "GOAWAY " + code.String() + ": " + printable(string(debug[:min(len(debug), 100)]))
+	case code != h2.NoError:
+		return "GOAWAY " + code.String()
+	}
+	return "GOAWAY"
 }
 
 // Headers: h2.Handler.

@@ -165,6 +165,7 @@ func (p *Proxy) tellDenied(rt *route, percent int, now time.Time) {
 	if p.events == nil || rt.denied.Swap(period) == period {
 		return
 	}
+	p.log.Warn("the budget for retries is used up: what fails is not tried again", "service", rt.name, "budget_percent", percent)
 	p.events.Add(event.Event{
 		Time: now, Kind: event.Retry, Service: rt.name,
 		Detail: fmt.Sprintf("the budget for retries is used up (%d%% of the calls and %d/s): what fails is not tried again", percent, freeRetries),

@@ -40,6 +40,12 @@ type session struct {
 
 	timer loop.Timer // of the drain, then of its end
 	late  *late      // the client may still say that it speaks HTTP; nil: it's known
+
+	// For the events of connections.
+	account *account   // of the backend that is connected
+	why     closeCause // what ended it, or began its end
+	detail  string
+	blamed  bool // why is known
 }
 
 // end is the handler of one of the two connections.
@@ -133,6 +139,8 @@ func (e *end) Connected() {
 	now := s.w.loop.Now()
 	s.connected = now.Sub(s.began)
 	s.state.Connected(now)
+	s.account = s.w.ledger.account(s.rt.svc, s.state, s.addr)
+	s.w.ledger.up(now, s.account, protoTCP)
 	s.look(s.rt.svc.View())
 	s.do(s.m.Connected())
 }
@@ -167,6 +175,7 @@ func (e *end) EOF() {
 		e.s.state.Goodbye()
 	}
 	e.s.endedBy(e.party(), "")
+	e.s.blame([...]closeCause{tcp.Client: closedClient, tcp.Backend: closedFIN}[e.side], "")
 	if s := e.s; s.late != nil {
 		s.late.ends(e.side)
 	}
@@ -186,16 +195,21 @@ func (e *end) Closed(err error) {
 	case e.side == tcp.Client, err == loop.ErrEnded:
 		if err == loop.ErrEnded {
 			s.endedBy(calls.Agent, "the agent stopped")
+			s.blame(closedStop, "")
 		} else {
 			s.endedBy(calls.Client, err.Error())
+			s.blame(closedClient, "")
 		}
 		s.finish(health.Neutral, "")
 		s.do(s.m.Lost(e.side))
 	case !s.up:
-		s.state.ConnectFailed(now, err.Error())
+		cause := err.Error()
+		s.state.ConnectFailed(now, cause)
+		s.w.ledger.refused(now, s.w.ledger.account(s.rt.svc, s.state, s.addr), cause)
 		s.finish(health.Neutral, "")
 		s.connect()
 	default:
+		s.blame(closedError, broken(err.Error()))
 		// A reset after an answer is how many servers end a connection; one before any byte, or a peer that vanished, is a failure.
 		if s.first > 0 && err != unix.ETIMEDOUT {
 			s.endedBy(calls.Backend, "")
@@ -261,6 +275,22 @@ func (s *session) do(do tcp.Do) {
 	}
 }
 
+// blame notes what ended the backend's connection: what came first.
+func (s *session) blame(why closeCause, detail string) {
+	if !s.blamed {
+		s.why, s.detail, s.blamed = why, detail, true
+	}
+}
+
+// gone notes the end of the backend's connection.
+func (s *session) gone() {
+	if s.account != nil {
+		now := s.w.loop.Now()
+		s.w.ledger.down(s.account, connEnd{at: now, protocol: protoTCP, lasted: now.Sub(s.picked), why: s.why, detail: s.detail})
+		s.account = nil
+	}
+}
+
 // end closes both connections and settles the accounts.
 func (s *session) end(reset bool) {
 	if s.over {
@@ -269,6 +299,7 @@ func (s *session) end(reset bool) {
 	s.over = true
 	w := s.w
 	w.loop.Disarm(&s.timer)
+	s.gone()
 	if s.late != nil {
 		s.late.settle()
 	}
@@ -331,14 +362,20 @@ func (s *session) look(v *table.View) {
 	leaving := v.Leaving(s.addr)
 	switch {
 	case leaving && !s.timer.Armed():
-		s.timer.F = func() {
-			s.endedBy(calls.Agent, "backend removed, and the time of its drain is over")
-			s.do(s.m.Drained())
-		}
+		s.timer.F = s.drained
 		s.w.loop.Arm(&s.timer, s.rt.options().drain)
 	case !leaving && s.timer.Armed() && !s.m.Draining():
 		s.w.loop.Disarm(&s.timer)
 	}
+}
+
+// drained ends the connection: its backend left, and its time is over.
+func (s *session) drained() {
+	v := s.rt.svc.View()
+	b := v.Find(s.addr)
+	s.blame(closedRemoved, leaving(v, b))
+	s.endedBy(calls.Agent, "backend removed, and the time of its drain is over")
+	s.do(s.m.Drained())
 }
 
 // drainTCP has nothing to tell anybody: TCP knows no goodbye but the end. Run gives the connections their time.

@@ -20,6 +20,8 @@ type worker struct {
 	relay *relay
 	stats map[string]*serviceStats // by service
 
+	ledger   ledger // of connections to backends
+	sums     loop.Timer
 	sessions map[*table.Service]map[*session]struct{} // TCP
 	draining bool                                     // nothing is accepted any more
 	awaiting map[*binding]struct{}                    // listeners whose service has no list yet; the first loop's
@@ -47,6 +49,8 @@ func newWorker(p *Proxy, index int) (*worker, error) {
 		return nil, fmt.Errorf("make event loop %d: %w", index, err)
 	}
 	w.relay = newRelay(w)
+	w.sums.F = func() { w.ledger.tick(w.loop.Now()) }
+	w.ledger = ledger{events: p.events, alarm: func(d time.Duration) { w.loop.Arm(&w.sums, d) }}
 	return w, nil
 }
 

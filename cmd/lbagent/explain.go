@@ -155,6 +155,7 @@ func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
 	paragraph(a.stdout, "  ", weightWords(e))
 	paragraph(a.stdout, "  ", a.callWords(e))
 	a.printOutcomes(e)
+	a.printConnections(e.GetConnections())
 	if words := recordWords(e); words != "" {
 		paragraph(a.stdout, "  ", words)
 	}
@@ -222,6 +223,21 @@ func (a *app) printOutcomes(e *lbagentv1.BackendExplanation) {
 			words += ", reported"
 		}
 		hanging(a.stdout, "  "+pad(ago(a.now(), o.GetAt())+" ago", 9)+" ", words)
+	}
+}
+
+// printConnections writes how many there are, and how the last ones ended.
+func (a *app) printConnections(c *lbagentv1.BackendConnections) {
+	if c == nil {
+		return
+	}
+	words := fmt.Sprintf("connections: %d open, %d opened, %d closed", c.GetOpen(), c.GetOpened(), c.GetClosed())
+	if c.GetFailed() > 0 {
+		words += fmt.Sprintf(", %d could not be made", c.GetFailed())
+	}
+	paragraph(a.stdout, "  ", words)
+	for _, e := range c.GetLastEnded() {
+		hanging(a.stdout, "  "+pad(ago(a.now(), e.GetAt())+" ago", 9)+" ", fmt.Sprintf("%s connection, after %s: %s", e.GetProtocol(), fine(e.GetLasted().AsDuration()), e.GetCause()))
 	}
 }
 

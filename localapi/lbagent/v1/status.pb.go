@@ -924,7 +924,9 @@ type BackendExplanation struct {
 	// The last outcomes that were no success, at most 8, the newest first.
 	LastOutcomes []*PastOutcome `protobuf:"bytes,41,rep,name=last_outcomes,json=lastOutcomes,proto3" json:"last_outcomes,omitempty"`
 	// What comes next; unset for a service that is not in use.
-	Outlook       *Outlook `protobuf:"bytes,42,opt,name=outlook,proto3" json:"outlook,omitempty"`
+	Outlook *Outlook `protobuf:"bytes,42,opt,name=outlook,proto3" json:"outlook,omitempty"`
+	// The proxy's connections to it; unset if it had none.
+	Connections   *BackendConnections `protobuf:"bytes,43,opt,name=connections,proto3" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1141,6 +1143,164 @@ func (x *BackendExplanation) GetOutlook() *Outlook {
 	return nil
 }
 
+func (x *BackendExplanation) GetConnections() *BackendConnections {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+// BackendConnections are the proxy's connections to one backend, since it came into the list.
+type BackendConnections struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Open   uint32                 `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`
+	Opened uint64                 `protobuf:"varint,2,opt,name=opened,proto3" json:"opened,omitempty"`
+	Closed uint64                 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"`
+	// Connects that failed.
+	Failed uint64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// The last ones that ended, at most 4, the newest first.
+	LastEnded     []*EndedConnection `protobuf:"bytes,5,rep,name=last_ended,json=lastEnded,proto3" json:"last_ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackendConnections) Reset() {
+	*x = BackendConnections{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackendConnections) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackendConnections) ProtoMessage() {}
+
+func (x *BackendConnections) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackendConnections.ProtoReflect.Descriptor instead.
+func (*BackendConnections) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BackendConnections) GetOpen() uint32 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *BackendConnections) GetOpened() uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *BackendConnections) GetClosed() uint64 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+func (x *BackendConnections) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *BackendConnections) GetLastEnded() []*EndedConnection {
+	if x != nil {
+		return x.LastEnded
+	}
+	return nil
+}
+
+// EndedConnection is a connection that is over.
+type EndedConnection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// How long it was up.
+	Lasted *durationpb.Duration `protobuf:"bytes,2,opt,name=lasted,proto3" json:"lasted,omitempty"`
+	// TCP, HTTP/1.1 or HTTP/2.
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// In words, such as "closed by the backend, while idle".
+	Cause         string `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndedConnection) Reset() {
+	*x = EndedConnection{}
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndedConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndedConnection) ProtoMessage() {}
+
+func (x *EndedConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndedConnection.ProtoReflect.Descriptor instead.
+func (*EndedConnection) Descriptor() ([]byte, []int) {
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EndedConnection) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *EndedConnection) GetLasted() *durationpb.Duration {
+	if x != nil {
+		return x.Lasted
+	}
+	return nil
+}
+
+func (x *EndedConnection) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *EndedConnection) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
 // PastOutcome is a call, or a connection, that did not go well.
 type PastOutcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1161,7 +1321,7 @@ type PastOutcome struct {
 
 func (x *PastOutcome) Reset() {
 	*x = PastOutcome{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1333,7 @@ func (x *PastOutcome) String() string {
 func (*PastOutcome) ProtoMessage() {}
 
 func (x *PastOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[10]
+	mi := &file_lbagent_v1_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1346,7 @@ func (x *PastOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PastOutcome.ProtoReflect.Descriptor instead.
 func (*PastOutcome) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PastOutcome) GetAt() *timestamppb.Timestamp {
@@ -1248,7 +1408,7 @@ type Outlook struct {
 
 func (x *Outlook) Reset() {
 	*x = Outlook{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1420,7 @@ func (x *Outlook) String() string {
 func (*Outlook) ProtoMessage() {}
 
 func (x *Outlook) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[11]
+	mi := &file_lbagent_v1_status_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1433,7 @@ func (x *Outlook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlook.ProtoReflect.Descriptor instead.
 func (*Outlook) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{11}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Outlook) GetWords() string {
@@ -1321,7 +1481,7 @@ type WeightFactors struct {
 
 func (x *WeightFactors) Reset() {
 	*x = WeightFactors{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1493,7 @@ func (x *WeightFactors) String() string {
 func (*WeightFactors) ProtoMessage() {}
 
 func (x *WeightFactors) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[12]
+	mi := &file_lbagent_v1_status_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1506,7 @@ func (x *WeightFactors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WeightFactors.ProtoReflect.Descriptor instead.
 func (*WeightFactors) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{12}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WeightFactors) GetDynamic() float64 {
@@ -1389,7 +1549,7 @@ type VerdictPart struct {
 
 func (x *VerdictPart) Reset() {
 	*x = VerdictPart{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1561,7 @@ func (x *VerdictPart) String() string {
 func (*VerdictPart) ProtoMessage() {}
 
 func (x *VerdictPart) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[13]
+	mi := &file_lbagent_v1_status_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1574,7 @@ func (x *VerdictPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerdictPart.ProtoReflect.Descriptor instead.
 func (*VerdictPart) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{13}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VerdictPart) GetVerdict() string {
@@ -1458,7 +1618,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1630,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[14]
+	mi := &file_lbagent_v1_status_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1643,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{14}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EventsRequest) GetService() string {
@@ -1521,7 +1681,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[15]
+	mi := &file_lbagent_v1_status_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1693,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[15]
+	mi := &file_lbagent_v1_status_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1706,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{15}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventsResponse) GetId() uint64 {
@@ -1610,7 +1770,7 @@ type MuteInfo struct {
 
 func (x *MuteInfo) Reset() {
 	*x = MuteInfo{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[16]
+	mi := &file_lbagent_v1_status_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1782,7 @@ func (x *MuteInfo) String() string {
 func (*MuteInfo) ProtoMessage() {}
 
 func (x *MuteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[16]
+	mi := &file_lbagent_v1_status_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1795,7 @@ func (x *MuteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteInfo.ProtoReflect.Descriptor instead.
 func (*MuteInfo) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{16}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MuteInfo) GetService() string {
@@ -1702,7 +1862,7 @@ type MutesRequest struct {
 
 func (x *MutesRequest) Reset() {
 	*x = MutesRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[17]
+	mi := &file_lbagent_v1_status_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1874,7 @@ func (x *MutesRequest) String() string {
 func (*MutesRequest) ProtoMessage() {}
 
 func (x *MutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[17]
+	mi := &file_lbagent_v1_status_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1887,7 @@ func (x *MutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesRequest.ProtoReflect.Descriptor instead.
 func (*MutesRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{17}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{19}
 }
 
 type MutesResponse struct {
@@ -1740,7 +1900,7 @@ type MutesResponse struct {
 
 func (x *MutesResponse) Reset() {
 	*x = MutesResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[18]
+	mi := &file_lbagent_v1_status_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1912,7 @@ func (x *MutesResponse) String() string {
 func (*MutesResponse) ProtoMessage() {}
 
 func (x *MutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[18]
+	mi := &file_lbagent_v1_status_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1925,7 @@ func (x *MutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutesResponse.ProtoReflect.Descriptor instead.
 func (*MutesResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{18}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MutesResponse) GetMutes() []*MuteInfo {
@@ -1787,7 +1947,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[19]
+	mi := &file_lbagent_v1_status_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1959,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[19]
+	mi := &file_lbagent_v1_status_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1972,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{19}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatsRequest) GetService() string {
@@ -1844,7 +2004,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[20]
+	mi := &file_lbagent_v1_status_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2016,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[20]
+	mi := &file_lbagent_v1_status_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2029,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{20}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatsResponse) GetTime() *timestamppb.Timestamp {
@@ -1930,7 +2090,7 @@ type ServiceStats struct {
 
 func (x *ServiceStats) Reset() {
 	*x = ServiceStats{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[21]
+	mi := &file_lbagent_v1_status_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2102,7 @@ func (x *ServiceStats) String() string {
 func (*ServiceStats) ProtoMessage() {}
 
 func (x *ServiceStats) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[21]
+	mi := &file_lbagent_v1_status_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2115,7 @@ func (x *ServiceStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStats.ProtoReflect.Descriptor instead.
 func (*ServiceStats) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{21}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ServiceStats) GetName() string {
@@ -2081,7 +2241,7 @@ type BackendStats struct {
 
 func (x *BackendStats) Reset() {
 	*x = BackendStats{}
-	mi := &file_lbagent_v1_status_proto_msgTypes[22]
+	mi := &file_lbagent_v1_status_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2253,7 @@ func (x *BackendStats) String() string {
 func (*BackendStats) ProtoMessage() {}
 
 func (x *BackendStats) ProtoReflect() protoreflect.Message {
-	mi := &file_lbagent_v1_status_proto_msgTypes[22]
+	mi := &file_lbagent_v1_status_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2266,7 @@ func (x *BackendStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStats.ProtoReflect.Descriptor instead.
 func (*BackendStats) Descriptor() ([]byte, []int) {
-	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{22}
+	return file_lbagent_v1_status_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BackendStats) GetBackend() *Backend {
@@ -2230,7 +2390,7 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\rchanged_count\x18\v \x01(\rR\fchangedCount\"5\n" +
 	"\tBadRecord\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xbf\b\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x81\t\n" +
 	"\x12BackendExplanation\x12-\n" +
 	"\abackend\x18\x01 \x01(\v2\x13.lbagent.v1.BackendR\abackend\x12\x1a\n" +
 	"\bsentence\x18\x02 \x01(\tR\bsentence\x12-\n" +
@@ -2258,8 +2418,21 @@ const file_lbagent_v1_status_proto_rawDesc = "" +
 	"\x0elatency_factor\x18' \x01(\x01R\rlatencyFactor\x12B\n" +
 	"\x0flast_success_at\x18( \x01(\v2\x1a.google.protobuf.TimestampR\rlastSuccessAt\x12<\n" +
 	"\rlast_outcomes\x18) \x03(\v2\x17.lbagent.v1.PastOutcomeR\flastOutcomes\x12-\n" +
-	"\aoutlook\x18* \x01(\v2\x13.lbagent.v1.OutlookR\aoutlookB\x12\n" +
-	"\x10_success_percent\"\xce\x01\n" +
+	"\aoutlook\x18* \x01(\v2\x13.lbagent.v1.OutlookR\aoutlook\x12@\n" +
+	"\vconnections\x18+ \x01(\v2\x1e.lbagent.v1.BackendConnectionsR\vconnectionsB\x12\n" +
+	"\x10_success_percent\"\xac\x01\n" +
+	"\x12BackendConnections\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\rR\x04open\x12\x16\n" +
+	"\x06opened\x18\x02 \x01(\x04R\x06opened\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\x04R\x06closed\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12:\n" +
+	"\n" +
+	"last_ended\x18\x05 \x03(\v2\x1b.lbagent.v1.EndedConnectionR\tlastEnded\"\xa2\x01\n" +
+	"\x0fEndedConnection\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x121\n" +
+	"\x06lasted\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06lasted\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x14\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\"\xce\x01\n" +
 	"\vPastOutcome\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\tR\x06result\x12\x14\n" +
@@ -2364,7 +2537,7 @@ func file_lbagent_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_lbagent_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_lbagent_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_lbagent_v1_status_proto_goTypes = []any{
 	(Subset)(0),                   // 0: lbagent.v1.Subset
 	(*StatusRequest)(nil),         // 1: lbagent.v1.StatusRequest
@@ -2377,85 +2550,91 @@ var file_lbagent_v1_status_proto_goTypes = []any{
 	(*EtcdNow)(nil),               // 8: lbagent.v1.EtcdNow
 	(*BadRecord)(nil),             // 9: lbagent.v1.BadRecord
 	(*BackendExplanation)(nil),    // 10: lbagent.v1.BackendExplanation
-	(*PastOutcome)(nil),           // 11: lbagent.v1.PastOutcome
-	(*Outlook)(nil),               // 12: lbagent.v1.Outlook
-	(*WeightFactors)(nil),         // 13: lbagent.v1.WeightFactors
-	(*VerdictPart)(nil),           // 14: lbagent.v1.VerdictPart
-	(*EventsRequest)(nil),         // 15: lbagent.v1.EventsRequest
-	(*EventsResponse)(nil),        // 16: lbagent.v1.EventsResponse
-	(*MuteInfo)(nil),              // 17: lbagent.v1.MuteInfo
-	(*MutesRequest)(nil),          // 18: lbagent.v1.MutesRequest
-	(*MutesResponse)(nil),         // 19: lbagent.v1.MutesResponse
-	(*StatsRequest)(nil),          // 20: lbagent.v1.StatsRequest
-	(*StatsResponse)(nil),         // 21: lbagent.v1.StatsResponse
-	(*ServiceStats)(nil),          // 22: lbagent.v1.ServiceStats
-	(*BackendStats)(nil),          // 23: lbagent.v1.BackendStats
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*ServiceInfo)(nil),           // 25: lbagent.v1.ServiceInfo
-	(*RegistrationStatus)(nil),    // 26: lbagent.v1.RegistrationStatus
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
-	(*Backend)(nil),               // 28: lbagent.v1.Backend
+	(*BackendConnections)(nil),    // 11: lbagent.v1.BackendConnections
+	(*EndedConnection)(nil),       // 12: lbagent.v1.EndedConnection
+	(*PastOutcome)(nil),           // 13: lbagent.v1.PastOutcome
+	(*Outlook)(nil),               // 14: lbagent.v1.Outlook
+	(*WeightFactors)(nil),         // 15: lbagent.v1.WeightFactors
+	(*VerdictPart)(nil),           // 16: lbagent.v1.VerdictPart
+	(*EventsRequest)(nil),         // 17: lbagent.v1.EventsRequest
+	(*EventsResponse)(nil),        // 18: lbagent.v1.EventsResponse
+	(*MuteInfo)(nil),              // 19: lbagent.v1.MuteInfo
+	(*MutesRequest)(nil),          // 20: lbagent.v1.MutesRequest
+	(*MutesResponse)(nil),         // 21: lbagent.v1.MutesResponse
+	(*StatsRequest)(nil),          // 22: lbagent.v1.StatsRequest
+	(*StatsResponse)(nil),         // 23: lbagent.v1.StatsResponse
+	(*ServiceStats)(nil),          // 24: lbagent.v1.ServiceStats
+	(*BackendStats)(nil),          // 25: lbagent.v1.BackendStats
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*ServiceInfo)(nil),           // 27: lbagent.v1.ServiceInfo
+	(*RegistrationStatus)(nil),    // 28: lbagent.v1.RegistrationStatus
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*Backend)(nil),               // 30: lbagent.v1.Backend
 }
 var file_lbagent_v1_status_proto_depIdxs = []int32{
-	24, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	26, // 0: lbagent.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	5,  // 1: lbagent.v1.StatusResponse.etcd:type_name -> lbagent.v1.EtcdStatus
-	25, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
-	17, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	27, // 2: lbagent.v1.StatusResponse.services:type_name -> lbagent.v1.ServiceInfo
+	19, // 3: lbagent.v1.StatusResponse.mutes:type_name -> lbagent.v1.MuteInfo
 	3,  // 4: lbagent.v1.StatusResponse.fleet:type_name -> lbagent.v1.FleetStatus
-	26, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
-	27, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
+	28, // 5: lbagent.v1.StatusResponse.registrations:type_name -> lbagent.v1.RegistrationStatus
+	29, // 6: lbagent.v1.FleetStatus.age:type_name -> google.protobuf.Duration
 	4,  // 7: lbagent.v1.FleetStatus.items:type_name -> lbagent.v1.FleetItem
-	24, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
-	24, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
-	25, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
+	26, // 8: lbagent.v1.FleetItem.held:type_name -> google.protobuf.Timestamp
+	26, // 9: lbagent.v1.EtcdStatus.last_contact:type_name -> google.protobuf.Timestamp
+	27, // 10: lbagent.v1.ExplainResponse.service:type_name -> lbagent.v1.ServiceInfo
 	10, // 11: lbagent.v1.ExplainResponse.backends:type_name -> lbagent.v1.BackendExplanation
 	9,  // 12: lbagent.v1.ExplainResponse.bad_records:type_name -> lbagent.v1.BadRecord
 	8,  // 13: lbagent.v1.ExplainResponse.etcd_now:type_name -> lbagent.v1.EtcdNow
-	24, // 14: lbagent.v1.EtcdNow.at:type_name -> google.protobuf.Timestamp
-	28, // 15: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
-	14, // 16: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
-	27, // 17: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
-	24, // 18: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
-	13, // 19: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
+	26, // 14: lbagent.v1.EtcdNow.at:type_name -> google.protobuf.Timestamp
+	30, // 15: lbagent.v1.BackendExplanation.backend:type_name -> lbagent.v1.Backend
+	16, // 16: lbagent.v1.BackendExplanation.parts:type_name -> lbagent.v1.VerdictPart
+	29, // 17: lbagent.v1.BackendExplanation.latency:type_name -> google.protobuf.Duration
+	26, // 18: lbagent.v1.BackendExplanation.last_failure_at:type_name -> google.protobuf.Timestamp
+	15, // 19: lbagent.v1.BackendExplanation.weight_factors:type_name -> lbagent.v1.WeightFactors
 	0,  // 20: lbagent.v1.BackendExplanation.subset:type_name -> lbagent.v1.Subset
-	24, // 21: lbagent.v1.BackendExplanation.last_success_at:type_name -> google.protobuf.Timestamp
-	11, // 22: lbagent.v1.BackendExplanation.last_outcomes:type_name -> lbagent.v1.PastOutcome
-	12, // 23: lbagent.v1.BackendExplanation.outlook:type_name -> lbagent.v1.Outlook
-	24, // 24: lbagent.v1.PastOutcome.at:type_name -> google.protobuf.Timestamp
-	27, // 25: lbagent.v1.PastOutcome.latency:type_name -> google.protobuf.Duration
-	24, // 26: lbagent.v1.Outlook.next_probe:type_name -> google.protobuf.Timestamp
-	24, // 27: lbagent.v1.Outlook.next_trial:type_name -> google.protobuf.Timestamp
-	24, // 28: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
-	24, // 29: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
-	24, // 30: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
-	24, // 31: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
-	24, // 32: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
-	17, // 33: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
-	27, // 34: lbagent.v1.StatsRequest.interval:type_name -> google.protobuf.Duration
-	24, // 35: lbagent.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
-	27, // 36: lbagent.v1.StatsResponse.over:type_name -> google.protobuf.Duration
-	22, // 37: lbagent.v1.StatsResponse.services:type_name -> lbagent.v1.ServiceStats
-	23, // 38: lbagent.v1.StatsResponse.backends:type_name -> lbagent.v1.BackendStats
-	27, // 39: lbagent.v1.ServiceStats.mean:type_name -> google.protobuf.Duration
-	27, // 40: lbagent.v1.ServiceStats.p50:type_name -> google.protobuf.Duration
-	27, // 41: lbagent.v1.ServiceStats.p99:type_name -> google.protobuf.Duration
-	28, // 42: lbagent.v1.BackendStats.backend:type_name -> lbagent.v1.Backend
-	27, // 43: lbagent.v1.BackendStats.latency:type_name -> google.protobuf.Duration
-	1,  // 44: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
-	6,  // 45: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
-	15, // 46: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
-	18, // 47: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
-	20, // 48: lbagent.v1.StatusService.Stats:input_type -> lbagent.v1.StatsRequest
-	2,  // 49: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
-	7,  // 50: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
-	16, // 51: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
-	19, // 52: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
-	21, // 53: lbagent.v1.StatusService.Stats:output_type -> lbagent.v1.StatsResponse
-	49, // [49:54] is the sub-list for method output_type
-	44, // [44:49] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	26, // 21: lbagent.v1.BackendExplanation.last_success_at:type_name -> google.protobuf.Timestamp
+	13, // 22: lbagent.v1.BackendExplanation.last_outcomes:type_name -> lbagent.v1.PastOutcome
+	14, // 23: lbagent.v1.BackendExplanation.outlook:type_name -> lbagent.v1.Outlook
+	11, // 24: lbagent.v1.BackendExplanation.connections:type_name -> lbagent.v1.BackendConnections
+	12, // 25: lbagent.v1.BackendConnections.last_ended:type_name -> lbagent.v1.EndedConnection
+	26, // 26: lbagent.v1.EndedConnection.at:type_name -> google.protobuf.Timestamp
+	29, // 27: lbagent.v1.EndedConnection.lasted:type_name -> google.protobuf.Duration
+	26, // 28: lbagent.v1.PastOutcome.at:type_name -> google.protobuf.Timestamp
+	29, // 29: lbagent.v1.PastOutcome.latency:type_name -> google.protobuf.Duration
+	26, // 30: lbagent.v1.Outlook.next_probe:type_name -> google.protobuf.Timestamp
+	26, // 31: lbagent.v1.Outlook.next_trial:type_name -> google.protobuf.Timestamp
+	26, // 32: lbagent.v1.VerdictPart.since:type_name -> google.protobuf.Timestamp
+	26, // 33: lbagent.v1.VerdictPart.next:type_name -> google.protobuf.Timestamp
+	26, // 34: lbagent.v1.EventsResponse.time:type_name -> google.protobuf.Timestamp
+	26, // 35: lbagent.v1.MuteInfo.since:type_name -> google.protobuf.Timestamp
+	26, // 36: lbagent.v1.MuteInfo.until:type_name -> google.protobuf.Timestamp
+	19, // 37: lbagent.v1.MutesResponse.mutes:type_name -> lbagent.v1.MuteInfo
+	29, // 38: lbagent.v1.StatsRequest.interval:type_name -> google.protobuf.Duration
+	26, // 39: lbagent.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
+	29, // 40: lbagent.v1.StatsResponse.over:type_name -> google.protobuf.Duration
+	24, // 41: lbagent.v1.StatsResponse.services:type_name -> lbagent.v1.ServiceStats
+	25, // 42: lbagent.v1.StatsResponse.backends:type_name -> lbagent.v1.BackendStats
+	29, // 43: lbagent.v1.ServiceStats.mean:type_name -> google.protobuf.Duration
+	29, // 44: lbagent.v1.ServiceStats.p50:type_name -> google.protobuf.Duration
+	29, // 45: lbagent.v1.ServiceStats.p99:type_name -> google.protobuf.Duration
+	30, // 46: lbagent.v1.BackendStats.backend:type_name -> lbagent.v1.Backend
+	29, // 47: lbagent.v1.BackendStats.latency:type_name -> google.protobuf.Duration
+	1,  // 48: lbagent.v1.StatusService.Status:input_type -> lbagent.v1.StatusRequest
+	6,  // 49: lbagent.v1.StatusService.Explain:input_type -> lbagent.v1.ExplainRequest
+	17, // 50: lbagent.v1.StatusService.Events:input_type -> lbagent.v1.EventsRequest
+	20, // 51: lbagent.v1.StatusService.Mutes:input_type -> lbagent.v1.MutesRequest
+	22, // 52: lbagent.v1.StatusService.Stats:input_type -> lbagent.v1.StatsRequest
+	2,  // 53: lbagent.v1.StatusService.Status:output_type -> lbagent.v1.StatusResponse
+	7,  // 54: lbagent.v1.StatusService.Explain:output_type -> lbagent.v1.ExplainResponse
+	18, // 55: lbagent.v1.StatusService.Events:output_type -> lbagent.v1.EventsResponse
+	21, // 56: lbagent.v1.StatusService.Mutes:output_type -> lbagent.v1.MutesResponse
+	23, // 57: lbagent.v1.StatusService.Stats:output_type -> lbagent.v1.StatsResponse
+	53, // [53:58] is the sub-list for method output_type
+	48, // [48:53] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_lbagent_v1_status_proto_init() }
@@ -2472,7 +2651,7 @@ func file_lbagent_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lbagent_v1_status_proto_rawDesc), len(file_lbagent_v1_status_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
