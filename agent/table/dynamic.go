@@ -1,6 +1,9 @@
 package table
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Dynamic weight (3.3) follows how many of a backend's calls succeed, one sample after the other: cut hard, raised slowly. The numbers are those of MSEC's NLB, which
 // moved Tencent's traffic like that for years.
@@ -26,6 +29,14 @@ func newDynamic() dynamic { return dynamic{weight: 1} }
 type sample struct{ calls, good float64 }
 
 func (s sample) rate() float64 { return s.good / s.calls }
+
+// words is the sample as evidence.
+func (s sample) words() string {
+	if s.calls == 0 {
+		return "no call in " + sampleTime.String()
+	}
+	return fmt.Sprintf("%.0f of the last %.0f calls succeeded", s.good, s.calls)
+}
 
 // healthy reports whether the sample raises the weight. One without a call does: nothing has been seen that was wrong, and a backend that gets no calls could never show
 // that it is well.

@@ -22,7 +22,8 @@ type life struct {
 	dynamic dynamic
 	slow    time.Time // the last slow start began
 	shown   float32   // the product of its factors that those who watch know
-	told    bool      // an event has told that it is low
+	told    float32   // the dynamic weight that an event told last
+	toldAt  time.Time
 
 	// The load that its record of revision modified says, and when that was written, in Unix seconds; 0 = it says none.
 	modified int64

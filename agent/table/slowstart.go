@@ -36,7 +36,7 @@ func (s *Service) moved(now time.Time, b *Backend, was *health.Part) {
 		return
 	}
 	if was.Kind != health.Muted && was.Kind != health.Draining {
-		b.life.dynamic = newDynamic()
+		b.life.dynamic, b.life.told = newDynamic(), 1 // its return is told as a verdict
 		s.refresh(now, b)
 	}
 	s.slowly(now, b)

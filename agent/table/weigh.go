@@ -10,8 +10,13 @@ import (
 	"github.com/lbagent/lbagent/agent/service"
 )
 
-// largeChange is by how much a weight has to have moved since those who watch were told, for them to be told again. Lower tells more, higher has them use old weights longer.
-const largeChange = 2
+const (
+	// largeChange is by how much a weight has to have moved since those who watch were told, for them to be told again. Lower tells more, higher has them use old
+	// weights longer.
+	largeChange = 2
+	// weightEvery is how often an event may tell of one backend's weight.
+	weightEvery = 10 * time.Second
+)
 
 // weigh moves the weights of s, once a second (3.3, 3.7, 3.12). Verdicts stay as they are, so that nobody has to be told, unless much has changed.
 func (t *Table) weigh(now time.Time, s *Service) {
@@ -77,14 +82,19 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 		b := &v.Backends[i]
 		d := &b.life.dynamic
 		calls, good := b.State.Calls()
+		began, offered := d.began, v.offers(b)
 		if sample, whole := d.take(now, calls, good); whole && !sample.healthy() {
-			cuts = append(cuts, bad{int32(i), sample})
-		} else if whole && d.weight < 1 {
-			d.raise()
-			t.weighed = append(t.weighed, int32(i))
-			if d.weight == 1 && b.life.told {
-				b.life.told = false
-				t.tellWeight(now, s, b, "is back")
+			// A backend that is out gets no calls: what fails there are trials and late reports, and what it was taken out for has been counted.
+			if offered || !began.After(b.Verdict.Since) {
+				cuts = append(cuts, bad{int32(i), sample})
+			}
+		} else if whole {
+			if d.weight < 1 {
+				d.raise()
+				t.weighed = append(t.weighed, int32(i))
+			}
+			if offered {
+				t.tellWeight(now, s, b, sample)
 			}
 		}
 		if b.Verdict.Usable() && !b.Outside && v.inUse(b) {
@@ -96,22 +106,24 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 	}
 	slices.SortStableFunc(cuts, func(a, b bad) int { return cmp.Compare(a.rate(), b.rate()) })
 	for _, c := range cuts {
-		if lows*2 > usable {
-			return
-		}
 		b := &v.Backends[c.i]
-		d := &b.life.dynamic
-		was := d.low()
-		d.lower(c.sample)
-		t.weighed = append(t.weighed, c.i)
-		if !was && d.low() {
-			lows++
-			if !b.life.told {
-				b.life.told = true
-				t.tellWeight(now, s, b, fmt.Sprintf("is cut: %.0f of the last %.0f calls succeeded", c.good, c.calls))
+		if d := &b.life.dynamic; lows*2 <= usable {
+			was := d.low()
+			d.lower(c.sample)
+			t.weighed = append(t.weighed, c.i)
+			if !was && d.low() {
+				lows++
 			}
 		}
+		if v.offers(b) {
+			t.tellWeight(now, s, b, c.sample)
+		}
 	}
+}
+
+// offers reports whether b gets calls by its verdict, if not by its weight.
+func (v *View) offers(b *Backend) bool {
+	return (b.Verdict.Usable() || v.Panic && b.tryable() && b.Verdict.Soft) && v.inUse(b) && !b.Outside
 }
 
 // largely reports whether the weights in v are others than those who watch know, and notes that they will be told.
@@ -137,12 +149,31 @@ func (s *Service) largely(v *View) bool {
 	return true
 }
 
-// tellWeight makes an event of a large change of a weight.
-func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, what string) {
+// tellWeight makes an event of b's dynamic weight if it is largely another than was told last, or whole again. of is the sample that moved it.
+func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, of sample) {
+	f, w := b.life, float32(b.life.dynamic.weight)
+	var moved string
+	switch {
+	case now.Sub(f.toldAt) < weightEvery:
+		return
+	case w*largeChange <= f.told:
+		moved = "is cut"
+	case w == 1 && f.told != 1:
+		moved = "is whole again,"
+	case w >= f.told*largeChange:
+		moved = "rose"
+	default:
+		return
+	}
+	was := f.told
+	f.told, f.toldAt = w, now
 	if !s.weightVoice.may(now) {
 		return
 	}
-	detail := fmt.Sprintf("its dynamic weight %s; it is %.0f %%", what, b.life.dynamic.weight*100)
+	detail := fmt.Sprintf("its dynamic weight %s from %.0f to %.0f %%: %s", moved, was*100, w*100, of.words())
+	if latency, fresh := b.State.Latency(now); fresh {
+		detail += ", latency " + latency.Round(10*time.Microsecond).String()
+	}
 	t.tell(now, event.Weight, s, b.Addr.String(), detail)
 	t.cfg.Log.Info("dynamic weight moved", "service", s.name, "backend", b.Addr, "cause", detail)
 }
@@ -151,7 +182,7 @@ func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, what string) {
 func (s *Service) reweighAs(now time.Time, b *Backend, f Factors) {
 	if f.Dynamic > 0 && f.Dynamic < 1 {
 		b.life.dynamic.weight = max(floor, float64(f.Dynamic))
-		b.life.told = b.life.dynamic.low()
+		b.life.told = float32(b.life.dynamic.weight) // the other process has
 	}
 	if lasts := s.Spec().SlowStart; lasts > 0 && f.SlowStart >= slowFrom && f.SlowStart < 1 {
 		b.life.slow = now.Add(-slowSince(f.SlowStart, lasts))
@@ -162,7 +193,7 @@ func (s *Service) reweighAs(now time.Time, b *Backend, f Factors) {
 }
 
 // newLife is what is known of the weight of a backend of which nothing is known.
-func newLife() *life { return &life{dynamic: newDynamic(), shown: 1} }
+func newLife() *life { return &life{dynamic: newDynamic(), shown: 1, told: 1} }
 
 // place says what of a backend's weight and place its record and this host say.
 func (s *Service) place(b *Backend, of *service.Backend) {

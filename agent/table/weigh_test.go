@@ -273,8 +273,12 @@ func TestWeightsMoveSilently(t *testing.T) {
 	if got := weights(s); got[1] != 100 {
 		t.Errorf("weights %v", got)
 	}
-	told := r.details(event.Weight)
-	if len(told) != 2 || !strings.HasPrefix(told[0], "its dynamic weight is cut: 10 of the last 100 calls succeeded") || told[1] != "its dynamic weight is back; it is 100 %" {
+	want := []string{
+		"its dynamic weight is cut from 100 to 1 %: 10 of the last 100 calls succeeded, latency 1ms",
+		"its dynamic weight rose from 1 to 51 %: 10 of the last 10 calls succeeded, latency 1ms",
+		"its dynamic weight is whole again, from 51 to 100 %: 10 of the last 10 calls succeeded, latency 1ms",
+	}
+	if told := r.details(event.Weight); !slices.Equal(told, want) {
 		t.Errorf("events %q", told)
 	}
 	// A list or a verdict takes the weights along.
@@ -292,6 +296,93 @@ func TestWeightsMoveSilently(t *testing.T) {
 	r.SetSpec(r.now, sp)
 	if got := weights(s)[1]; got != 100 {
 		t.Errorf("switched off: %v", got)
+	}
+}
+
+// What moves a weight by a factor of 2 is told, at most once in 10 s, and nothing smaller.
+func TestWeightsAreTold(t *testing.T) {
+	r, s := weighing(t, 4)
+	r.tick()
+	told := func(want ...string) {
+		t.Helper()
+		got := r.details(event.Weight)
+		for i := range got {
+			got[i] = strings.TrimPrefix(strings.Split(got[i], ":")[0], "its dynamic weight ")
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	sample := func(failed int) {
+		r.calls(s, 1, 100, failed)
+		r.tick()
+	}
+	sample(20)
+	told() // 64 %
+	sample(20)
+	told("is cut from 100 to 41 %")
+	sample(50)
+	sample(50)
+	told("is cut from 100 to 41 %") // it is at 3 % by now, and 10 s haven't passed
+	for range 8 {
+		sample(20)
+	}
+	told("is cut from 100 to 41 %", "is cut from 41 to 1 %")
+	for range 9 {
+		sample(0)
+	}
+	told("is cut from 100 to 41 %", "is cut from 41 to 1 %")
+	sample(0)
+	told("is cut from 100 to 41 %", "is cut from 41 to 1 %", "rose from 1 to 51 %")
+}
+
+// A backend that is out is told of by its verdict: its weight is cut for what it was taken out for, and for nothing later; no event tells of it until it is back.
+func TestWeightOfABackendThatIsOut(t *testing.T) {
+	for _, out := range []struct {
+		name string
+		do   func(r *rig, s *Service)
+		back func(r *rig, s *Service)
+	}{
+		{"ejected", func(r *rig, s *Service) {
+			p := ejected
+			p.Since = r.now
+			r.judge(s, 1, p)
+		}, func(r *rig, s *Service) { r.judge(s, 1, isUp) }},
+		{"muted", func(r *rig, s *Service) {
+			r.SetMutes(r.now, []service.Mute{{Service: "user", Addr: addr(1), Since: r.now}})
+		}, func(r *rig, s *Service) { r.SetMutes(r.now, nil) }},
+	} {
+		t.Run(out.name, func(t *testing.T) {
+			r, s := weighing(t, 4)
+			r.tick()
+			r.calls(s, 1, 100, 50)
+			out.do(r, s)
+			r.tick()
+			cut := s.View().Backends[1].life.dynamic.weight
+			if cut > 0.3 {
+				t.Errorf("the sample that it was taken out in left it %v", cut)
+			}
+			for range 15 {
+				r.calls(s, 1, 10, 10)
+				r.tick()
+			}
+			if w := s.View().Backends[1].life.dynamic.weight; w != cut {
+				t.Errorf("cut to %v while it was out, from %v", w, cut)
+			}
+			for range 200 { // nobody calls it
+				r.tick()
+			}
+			if told := r.details(event.Weight); len(told) != 0 {
+				t.Errorf("told %q", told)
+			}
+			out.back(r, s)
+			r.tick()
+			r.calls(s, 1, 100, 90)
+			r.tick()
+			if told := r.details(event.Weight); len(told) != 1 || !strings.Contains(told[0], "10 of the last 100 calls succeeded") {
+				t.Errorf("back, and bad again: told %q", told)
+			}
+		})
 	}
 }
 
@@ -403,7 +494,7 @@ func TestWeightsGoOn(t *testing.T) {
 	for range 100 {
 		is.tick()
 	}
-	if got := is.details(event.Weight); weights(to)[1] != 100 || len(got) != 1 || !strings.Contains(got[0], "is back") {
+	if got := is.details(event.Weight); weights(to)[1] != 100 || len(got) == 0 || !strings.Contains(got[len(got)-1], "is whole again") {
 		t.Errorf("in the end %v, told %q", weights(to), got)
 	}
 }

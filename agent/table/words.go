@@ -166,6 +166,7 @@ func (t *Table) tellUntold(now time.Time, s *Service) {
 	}
 	if n := s.weightVoice.rest(now); n > 0 {
 		t.tell(now, event.Weight, s, "", fmt.Sprintf("%d more weights moved", n))
+		t.cfg.Log.Info("more weights moved", "service", s.name, "count", n)
 	}
 	if n := s.verdictVoice.rest(now); n > 0 {
 		t.tell(now, event.Verdict, s, "", fmt.Sprintf("%d more verdicts moved", n))
