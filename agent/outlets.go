@@ -18,5 +18,6 @@ func (a *Agent) accessLogFailed(err error) {
 	if err != nil {
 		detail = "the access log can't be written; calls go on, their lines are lost: " + err.Error()
 	}
+	a.log.Info("access log", "state", detail)
 	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: detail})
 }

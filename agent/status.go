@@ -101,11 +101,14 @@ func suspicionWarnings(now time.Time, s health.Suspicion) []string {
 	return []string{fmt.Sprintf("this host's own network seems to be ill, since %s: %s; no backend is taken out for being silent until fewer than half are", health.Ago(now.Sub(s.Since)), s.Words)}
 }
 
-// tellSuspicion makes an event of a suspicion that began or ended.
+// tellSuspicion makes an event and a line of a suspicion that began or ended.
 func (a *Agent) tellSuspicion(s health.Suspicion) {
 	detail := "this host trusts its network again: fewer than half of the backends can't be reached"
 	if s.On {
 		detail = "this host suspects its own network: " + s.Words + "; no backend is taken out for being silent"
+		a.log.Warn("this host suspects its own network: no backend is taken out for being silent", "cause", s.Words)
+	} else {
+		a.log.Info("this host trusts its network again")
 	}
 	a.events.Add(event.Event{Time: s.Since, Kind: event.Suspicion, Detail: detail})
 }

@@ -240,9 +240,6 @@ func (m *Monitor) tellSuspicion(now time.Time, c *core) {
 	m.ill.Store(&told)
 	if s.on {
 		m.stats.suspicions.Add(1)
-		m.cfg.Log.Warn("this host suspects itself: no backend is taken out for being silent", "cause", s.words)
-	} else {
-		m.cfg.Log.Info("this host trusts itself again", "elapsed", now.Sub(s.since))
 	}
 	if m.cfg.OnSuspicion != nil {
 		m.cfg.OnSuspicion(told)

@@ -152,6 +152,7 @@ func (f *follower) tellGuard(now time.Time, orphaned, back int) {
 		f.tell(now, fmt.Sprintf("%s lost their keys at once (%s), %d left in etcd's list: kept while they are alive", several(orphaned, "backend"), few(all), len(f.guard.listed)))
 	}
 	if back > 0 {
+		f.d.log.Info("keys of orphans are back", "service", f.follow.Name, "count", back, "orphans", len(f.guard.orphans))
 		f.tell(now, fmt.Sprintf("%s back in etcd's list, %d still kept", several(back, "orphan"), len(f.guard.orphans)))
 	}
 }
@@ -178,6 +179,7 @@ func (f *follower) keep(now time.Time, l *service.List, onPurpose func(suspects 
 	f.setKeeps()
 	f.tellGuard(now, orphaned, back)
 	if len(replaced) > 0 {
+		f.d.log.Info("orphan left: it was the only backend, and another took its place", "service", f.follow.Name, "backend", few(replaced))
 		f.tell(now, fmt.Sprintf("orphan left (%s): it was the only backend, and another took its place", few(replaced)))
 	}
 	l.Backends = f.guard.backends()

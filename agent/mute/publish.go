@@ -90,6 +90,7 @@ func (m *Mutes) tell(now time.Time, by string, began, ended []service.Mute) {
 		}
 	}
 	if untold > 0 {
+		m.log.Info("more mutes changed", "count", untold)
 		m.event(now, "", "", fmt.Sprintf("%d more mutes began or ended", untold))
 	}
 }

@@ -204,14 +204,14 @@ func (c *Change) Commit() {
 		}
 		p.bindings[a] = b
 		opened = append(opened, a.String())
-		p.tell(wanted[a].name, "listening on "+a.String())
+		p.tellListener(wanted[a].name, "listening on "+a.String())
 	}
 	for a, b := range maps.Clone(p.bindings) {
 		rt := wanted[a]
 		if rt == nil {
 			delete(p.bindings, a)
 			closed = append(closed, a.String())
-			p.tell(b.route.Load().name, "no longer listening on "+a.String())
+			p.tellListener(b.route.Load().name, "no longer listening on "+a.String())
 			p.withdraw(b, false)
 			continue
 		}
@@ -263,7 +263,7 @@ func (c *Change) undo() {
 	}
 }
 
-func (p *Proxy) tell(service, detail string) {
+func (p *Proxy) tellListener(service, detail string) {
 	if p.events != nil {
 		p.events.Add(event.Event{Time: time.Now(), Kind: event.Listener, Service: service, Detail: detail})
 	}

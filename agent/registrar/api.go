@@ -215,6 +215,7 @@ func (r *Registrar) Drain(service string, remove bool) error {
 		return refuse(ErrTooMany, "%d services are drained on this host, which is the most", len(r.drains))
 	}
 	r.drains[service] = drain{service, remove}
+	r.cfg.Log.Info("drained on this host", "service", service)
 	r.cfg.Events.Add(event.Event{Time: time.Now(), Kind: event.Registration, Service: service, Detail: "drained on this host"})
 	r.touchLocked()
 	return nil
@@ -231,6 +232,7 @@ func (r *Registrar) Undrain(service string) (was bool, err error) {
 	_, was = r.drains[service]
 	if was {
 		delete(r.drains, service)
+		r.cfg.Log.Info("not drained any more", "service", service)
 		r.cfg.Events.Add(event.Event{Time: time.Now(), Kind: event.Registration, Service: service, Detail: "not drained any more"})
 		r.touchLocked()
 	}
@@ -247,6 +249,7 @@ func (r *Registrar) Withdraw() error {
 	}
 	if !r.withdrawn {
 		r.withdrawn = true
+		r.cfg.Log.Info("every registration of this host is withdrawn")
 		r.cfg.Events.Add(event.Event{Time: time.Now(), Kind: event.Registration, Detail: "every registration of this host is withdrawn"})
 		r.touchLocked()
 	}
