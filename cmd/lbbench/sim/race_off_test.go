@@ -1,0 +1,8 @@
+//go:build !race
+
+package sim
+
+const (
+	seeds  = 3
+	racing = false
+)
