@@ -93,7 +93,7 @@ func (r *running) ends() int {
 }
 
 func eventOf(id uint64, detail string) *lbagentv1.EventsResponse {
-	return &lbagentv1.EventsResponse{Id: id, Time: before(time.Minute), Kind: "list", Service: "user", Detail: detail}
+	return &lbagentv1.EventsResponse{Id: id, Time: before(-time.Minute), Kind: "list", Service: "user", Detail: detail}
 }
 
 // Events are followed over the life of the agent: nothing is told twice, and a gap is told of.
