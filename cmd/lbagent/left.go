@@ -87,7 +87,7 @@ func left() error { return &codedError{exitLeft, errors.New("")} }
 // leftovers reads the spool, and the files for callers beside the socket.
 func (a *app) leftovers() *leftovers {
 	l := &leftovers{Agent: "absent"}
-	file := cmp.Or(a.config, config.DefaultPath)
+	file := cmp.Or(a.config, a.getenv("LBAGENT_CONFIG"), config.DefaultPath)
 	dir := filepath.Join(config.Options{}.StateDirOf(file, config.DefaultStateDir), "lists")
 	lists, unread, err := discovery.ReadSpool(dir)
 	switch {
