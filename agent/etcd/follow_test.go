@@ -130,7 +130,7 @@ func follow(t *testing.T, n int) *following {
 // When etcd is well again after a loss, nobody waits for the rest of a back-off that had grown to half a minute (1.4): the first of many who has an answer has the others go on.
 func TestBackAfterLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, 50)
+		f := follow(t, 20)
 		synctest.Wait()
 		for _, cause := range []*atomic.Bool{&f.down, &f.short} {
 			cause.Store(true)
@@ -139,7 +139,7 @@ func TestBackAfterLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			l.Fail(errors.New("the watches end")) // once; then each by itself
-			time.Sleep(30 * time.Minute)
+			time.Sleep(10 * time.Minute)
 			synctest.Wait()
 			cause.Store(false)
 			began := time.Now()
@@ -162,7 +162,7 @@ func TestBackAfterLoss(t *testing.T) {
 // While etcd ends each watch as soon as it is made, each answer to a read is no sign that it is well: nobody is woken by those of others, and reads stay rare.
 func TestShortWatchesOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const many, outage = 50, 30 * time.Minute
+		const many, outage = 10, 10 * time.Minute
 		f := follow(t, many)
 		f.short.Store(true)
 		synctest.Wait()
