@@ -281,6 +281,32 @@ func TestTakenAddressNamesItsKey(t *testing.T) {
 	again.Close()
 }
 
+// A door that fails ends Run, open pages or not.
+func TestRunEndsWithItsDoors(t *testing.T) {
+	tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{
+		Log: hclog.NewNullLogger(), Table: tab, Events: event.NewLog(1), API: &fakeAPI{table: tab}, Listen: "127.0.0.1:0",
+		Ready: func() (bool, []string) { return true, nil }, ConfigOK: func() bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.doors[0].raw.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(t.Context()) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("no error says why")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run goes on without its door")
+	}
+}
+
 func TestConnectionsAreBounded(t *testing.T) {
 	f := serve(t, nil)
 	addr := f.Addrs()[1].String()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,6 +77,27 @@ func TestSharesFollowTheCalls(t *testing.T) {
 	r.tick(Proxy{})
 	if _, _, got := r.of("user"); got.sum("10.0.0.2:80") != 4 {
 		t.Errorf("another life: %v", got.Of)
+	}
+}
+
+// Another life of an address has a state of its own, whose counters begin at 0.
+func TestAnotherLifeCountsAnew(t *testing.T) {
+	r := newPastRig(t)
+	s := put(r.table, "user", 1, 2)
+	r.tick(Proxy{})
+	call(s, 1, 9, health.Success)
+	r.tick(Proxy{})
+	l := *s.View().List
+	l.Backends = slices.Clone(l.Backends)
+	l.Revision, l.Backends[0].Created = 2, 2
+	before := s.View().Find(addr(1)).State
+	if r.table.Apply(start(), &l); s.View().Find(addr(1)).State == before {
+		t.Fatal("it is the same life")
+	}
+	call(s, 1, 3, health.Success)
+	r.tick(Proxy{})
+	if _, _, got := r.of("user"); got.sum("10.0.0.1:80") != 12 {
+		t.Errorf("the calls of both lives: %v, want 12", got.Of)
 	}
 }
 
