@@ -86,12 +86,12 @@ func breakages(t *testing.T) []*breakage {
 		name: "failing", out: []string{byGRPC, byHTTP}, share: unseen,
 		hurt:  func(v *victim) { v.host.become(failing) },
 		mend:  func(v *victim) { v.host.become(well) },
-		shows: map[string]string{byGRPC: `now ejected: \d failures in a row, last "gRPC UNAVAILABLE"`, byHTTP: `now ejected: \d failures in a row, last "HTTP 503"`, byAsking: `dynamic weight is cut: `},
+		shows: map[string]string{byGRPC: `now ejected: \d failures in a row, last "gRPC UNAVAILABLE"`, byHTTP: `now ejected: \d failures in a row, last "HTTP 503"`, byAsking: `dynamic weight is cut from \d+ to \d+ %: \d+ of`},
 	}, {
 		name: "half", share: unseen,
 		hurt:  func(v *victim) { v.host.become(half) },
 		mend:  func(v *victim) { v.host.become(well) },
-		shows: all(`dynamic weight is cut: \d+ of the last \d+ calls succeeded`),
+		shows: all(`dynamic weight is cut from \d+ to \d+ %: \d+ of the last \d+ calls succeeded`),
 	}, {
 		name: "slow", share: fair / 2,
 		hurt:  func(v *victim) { v.host.become(slow) },
@@ -134,6 +134,7 @@ type brokenWorld struct {
 	a       *agent
 	etcd    *clientv3.Client
 	victims []*victim
+	others  *host // of the three other backends of each service
 	ledger  *ledger
 	status  lbagentv1.StatusServiceClient
 }
@@ -141,47 +142,151 @@ type brokenWorld struct {
 // Backends break in every way that there is, each met by callers through the port and by a Python program that picks and reports. Who is broken is out, or has next to
 // nothing left, and the agent says why; no call fails beyond what it took to notice, and none on others. Mended, they have their share again.
 func TestBrokenBackends(t *testing.T) {
-	testneed.Command(t, "python3-grpcio", python, "-c", "import grpc")
-	testneed.Command(t, "python3-protobuf", python, "-c", "import google.protobuf")
-	if !inOwnNetwork(t) {
+	if !forBroken(t) {
 		return
 	}
-	w := newBrokenWorld(t)
+	w := newBrokenWorld(t, "slow_start: 2s, probe: {interval: 1s}, eject: {max: 4s}", breakages(t)...)
+	stop := w.begin()
+	w.hurt()
+	w.each("the agent knows", (*victim).known)
+	w.mend()
+	w.each("it has its share again", (*victim).whole)
+	stop()
+	for _, v := range w.victims {
+		for way := range v.addr {
+			t.Run(v.service(way), func(t *testing.T) {
+				for _, c := range v.judge(t, way) {
+					t.Error(c)
+				}
+			})
+		}
+	}
+}
+
+// Whoever judges the agent by what its callers met would find it out if it did nothing: without all that L5 is for, backends that fail, half of the time or always, or are slow,
+// keep their share.
+func TestBrokenBackendsUnguarded(t *testing.T) {
+	if !forBroken(t) {
+		return
+	}
+	some := slices.DeleteFunc(breakages(t), func(b *breakage) bool { return !slices.Contains([]string{failing, half, slow}, b.name) })
+	w := newBrokenWorld(t, "policy: random, dynamic_weight: off, eject: {mode: off}, probe: {type: none}", some...)
+	stop := w.begin()
+	w.hurt()
+	w.each("enough calls to know", func(v *victim, way string) bool {
+		if _, n := share(w.ledger.among(v.service(way), v.hurtAt, time.Time{}), ""); n < 100 {
+			return false
+		}
+		v.seen[way] = time.Now()
+		return true
+	})
+	w.mend()
+	stop()
+	for _, v := range w.victims {
+		for way := range v.addr {
+			if v.name == slow && way == byAsking {
+				continue // batches go by latency, whatever the policy (3.5)
+			}
+			all := strings.Join(v.judge(t, way), "\n")
+			if !strings.Contains(all, "while it was broken and known to be it had ") || v.name != slow && !strings.Contains(all, "the agent says") {
+				t.Errorf("%s: nothing was done about it, and the judge says only\n%s", v.service(way), all)
+			}
+			if v.isOut(way) != strings.Contains(all, " ejections, want ") {
+				t.Errorf("%s: no call was kept from failing, and the judge says\n%s", v.service(way), all)
+			}
+		}
+	}
+}
+
+// All backends are gone for long enough that whoever waits longer each time waits longest. When one lives again, calls succeed within a second, by each way.
+func TestAllBackendsGoneAndBack(t *testing.T) {
+	if !forBroken(t) {
+		return
+	}
+	const (
+		gone   = 8 * time.Second
+		within = time.Second // a machine that is too busy to call often enough is given as many calls as that
+		calls  = 50
+	)
+	w := newBrokenWorld(t, "slow_start: 2s, probe: {interval: 5s}, eject: {max: 60s}", &breakage{name: "gone"})
+	v := w.victims[0]
+	stop := w.begin()
+	v.host.kill()
+	w.others.kill()
+	killed := time.Now()
+	w.each("all calls fail", func(v *victim, way string) bool {
+		deeds := w.ledger.among(v.service(way), killed.Add(gone), time.Time{})
+		return len(deeds) >= 20 && len(faults(deeds)) == len(deeds)
+	})
+	v.host.start()
+	back := time.Now()
+	firsts := map[string]deed{}
+	w.each("a call succeeds", func(v *victim, way string) bool {
+		for _, d := range w.ledger.among(v.service(way), killed, time.Time{}) {
+			if d.fault == "" && d.ended.After(back) && (firsts[way].ended.IsZero() || d.ended.Before(firsts[way].ended)) {
+				firsts[way] = d
+			}
+		}
+		return !firsts[way].ended.IsZero()
+	})
+	stop()
+	for way, first := range firsts {
+		took := first.ended.Sub(back)
+		failed := len(faults(w.ledger.among(v.service(way), back, first.ended)))
+		t.Logf("%s: the first success %v after the first that lived, %d calls failed meanwhile", way, took, failed)
+		if took > within && failed > calls {
+			t.Errorf("%s: the first success came %v after the first backend was back, %d calls after it", way, took, failed)
+		}
+	}
+}
+
+// forBroken reports whether the test goes on here, with all that it needs, in a network of its own.
+func forBroken(t *testing.T) bool {
+	t.Helper()
+	testneed.Command(t, "python3-grpcio", python, "-c", "import grpc")
+	testneed.Command(t, "python3-protobuf", python, "-c", "import google.protobuf")
+	return inOwnNetwork(t)
+}
+
+// begin has everybody call, and waits until calls are even.
+func (w *brokenWorld) begin() (stop func()) {
+	w.t.Helper()
 	began := time.Now()
-	stop := w.call()
+	stop = w.call()
 	w.each("its calls are even", func(v *victim, way string) bool {
 		part, n := share(w.ledger.among(v.service(way), began, time.Time{}), v.addr[way])
 		return n >= 40 && part > fair/2
 	})
+	return stop
+}
 
+func (w *brokenWorld) hurt() {
 	for _, v := range w.victims {
 		v.hurtAt = time.Now()
-		v.hurt(v)
+		v.breakage.hurt(v)
 	}
-	w.each("the agent knows", (*victim).known)
+}
+
+// mend waits until enough calls have shown what is known, writes down what the agent says, and mends.
+func (w *brokenWorld) mend() {
+	w.t.Helper()
 	w.each("enough calls say so", func(v *victim, way string) bool {
 		_, n := share(w.ledger.among(v.service(way), v.seen[way], time.Time{}), "")
 		return n >= 100
 	})
-
 	for _, v := range w.victims {
 		for way := range v.addr {
 			v.said[way] = v.says(way)
 			v.low[way] = v.explain(way, v.bad[way]).GetWeightFactors().GetDynamic()
 		}
 		v.mended = time.Now()
-		v.mend(v)
-	}
-	w.each("it has its share again", (*victim).whole)
-	stop()
-	for _, v := range w.victims {
-		for way := range v.addr {
-			t.Run(v.service(way), func(t *testing.T) { v.judge(t, way) })
-		}
+		v.breakage.mend(v)
 	}
 }
 
-func newBrokenWorld(t *testing.T) *brokenWorld {
+// newBrokenWorld has an agent with those defaults, and services of four backends for each breakage.
+func newBrokenWorld(t *testing.T, defaults string, of ...*breakage) *brokenWorld {
+	t.Helper()
 	own, err := etcdtest.Run(etcdtest.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -189,7 +294,7 @@ func newBrokenWorld(t *testing.T) *brokenWorld {
 	t.Cleanup(func() { own.Close() })
 	w := &brokenWorld{t: t, etcd: etcdClient(t, own.Endpoints()...), ledger: &ledger{deeds: map[string][]deed{}}}
 	var others, services []string
-	for i, b := range breakages(t) {
+	for i, b := range of {
 		v := &victim{breakage: b, w: w, other: fmt.Sprintf("127.9.%d.1:99", i),
 			addr: map[string]string{}, bad: map[string]string{}, seen: map[string]time.Time{}, full: map[string]time.Time{}, low: map[string]float64{}, reborn: map[string]bool{}, said: map[string]string{}}
 		for k := range 4 {
@@ -213,9 +318,9 @@ func newBrokenWorld(t *testing.T) *brokenWorld {
 			fmt.Sprintf("  - {name: %s, prefix: services/%[1]s/, protocol: http1, listen: [%d], probe: {type: http, path: %s}, timeout: {request: 2s}}",
 				v.service(byHTTP), 7100+i, healthPath))
 	}
-	newHost(t, others...)
+	w.others = newHost(t, others...)
 	w.a = newAgent(t, strings.Join(services, "\n"), own.Endpoints()...)
-	w.a.extra = "defaults: {allow: [127.0.0.0/8], slow_start: 2s, probe: {interval: 1s}, eject: {max: 4s}}\n"
+	w.a.extra = "defaults: {allow: [127.0.0.0/8], " + defaults + "}\n"
 	w.a.writeConfig()
 	w.a.start()
 	w.status = w.a.status()
@@ -355,22 +460,23 @@ func (v *victim) whole(way string) bool {
 	return n == last && part >= 0.7*fair
 }
 
-// judge judges all calls of one way.
-func (v *victim) judge(t *testing.T, way string) {
+// judge judges all calls of one way, and says what is wrong with them.
+func (v *victim) judge(t *testing.T, way string) (wrong []string) {
+	complain := func(format string, a ...any) { wrong = append(wrong, fmt.Sprintf(format, a...)) }
 	service := v.service(way)
 	within := func(from, to time.Time) []deed { return v.w.ledger.among(service, from, to) }
 	for _, f := range faults(within(time.Time{}, v.hurtAt)) {
 		if f.ended.Before(v.hurtAt) {
-			t.Errorf("a call failed before anything was broken: %s", f.fault)
+			complain("a call failed before anything was broken: %s", f.fault)
 		}
 	}
 	if !regexp.MustCompile(v.shows[way]).MatchString(v.said[way]) {
-		t.Errorf("the agent says\n%s\nwant %s", v.said[way], v.shows[way])
+		complain("the agent says\n%s\nwant %s", v.said[way], v.shows[way])
 	}
 	if way == byAsking || v.share > 0 {
 		for _, f := range faults(within(time.Time{}, time.Time{})) {
 			if f.backend != v.bad[way] {
-				t.Errorf("a call failed at %q: %s", f.backend, f.fault)
+				complain("a call failed at %q: %s", f.backend, f.fault)
 			}
 		}
 	}
@@ -380,26 +486,27 @@ func (v *victim) judge(t *testing.T, way string) {
 	t.Logf("known after %v: %d of %d calls had failed; then %d of %d did, and it had a share of %.3f; its weight back %v after it was mended\n%s",
 		v.seen[way].Sub(v.hurtAt), len(faults(early)), len(early), len(faults(late)), n, part, v.full[way].Sub(v.mended), v.said[way])
 	if part > v.share {
-		t.Errorf("while it was broken and known to be it had %.1f %% of %d calls", part*100, n)
+		complain("while it was broken and known to be it had %.1f %% of %d calls", part*100, n)
 	}
 	switch f := faults(within(time.Time{}, v.mended)); {
 	case v.share == 0:
 		if len(f) > v.most[way] {
-			t.Errorf("%d calls failed, as %v; want %d at most", len(f), f[0], v.most[way])
+			complain("%d calls failed, as %v; want %d at most", len(f), f[0], v.most[way])
 		}
 		if f := faults(late); len(f) > 0 {
-			t.Errorf("%d calls failed after it was out, as %v", len(f), f[0])
+			complain("%d calls failed after it was out, as %v", len(f), f[0])
 		}
 	case v.isOut(way):
 		if most := 5 + brokenWorkers*rounds; len(f) > most { // 2.5: 5 in a row and those that were on their way; then one after each trial, likewise
-			t.Errorf("%d calls failed in %d ejections, want %d at most", len(f), rounds, most)
+			complain("%d calls failed in %d ejections, want %d at most", len(f), rounds, most)
 		}
 	case v.name == slow:
 		if len(f) > 0 {
-			t.Errorf("%d calls failed, as %v", len(f), f[0])
+			complain("%d calls failed, as %v", len(f), f[0])
 		}
 	}
 	if f := faults(within(v.mended, time.Time{})); len(f) > 0 {
-		t.Errorf("%d calls failed after it was mended, as %v", len(f), f[0])
+		complain("%d calls failed after it was mended, as %v", len(f), f[0])
 	}
+	return wrong
 }
