@@ -1,6 +1,7 @@
 package localapi
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -125,6 +126,25 @@ func TestJSONWatch(t *testing.T) {
 	r.table.Remove(time.Now(), "user")
 	if text := <-lines; !strings.Contains(text, `{"error":{"code":5,"message":"service \"user\" was removed"`) {
 		t.Fatal(text)
+	}
+}
+
+// So are the counters: the time for an answer to be read is none of theirs.
+func TestJSONStats(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Limits.Answer = 300 * time.Millisecond })
+	c, br := raw(t, r.cfg.Socket)
+	if _, err := c.Write([]byte("GET /v1/stats?interval=0.2s HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	lines := bufio.NewReader(resp.Body)
+	for i := range 5 {
+		if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"name":"user"`) {
+			t.Fatalf("line %d: %s %v", i, line, err)
+		}
 	}
 }
 

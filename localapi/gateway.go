@@ -110,13 +110,22 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 		case r.URL.Path == "/v1/registrations/hold", wantsProfiles(r) && mayProfile(c):
 			// All of the request has come when it is answered, and a holder that says nothing more is no slow one; a profile takes the seconds that it was asked for.
 			_ = rc.SetReadDeadline(time.Time{})
-		case r.URL.Path != "/v1/events" && !strings.HasSuffix(r.URL.Path, "/watch"):
+		case !endless(r.URL.Path):
 			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.Answer))
 		}
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
 		next.ServeHTTP(&answerWriter{ResponseWriter: w, rc: rc, gone: cancel}, r.WithContext(ctx))
 	})
+}
+
+// endless reports whether the answer at a path is a stream, which may go on for as long as its reader wants.
+func endless(path string) bool {
+	switch path {
+	case "/v1/events", "/v1/stats", "/v1/admin/tap":
+		return true
+	}
+	return strings.HasPrefix(path, "/v1/services/") && strings.HasSuffix(path, "/watch")
 }
 
 // answerWriter ends the request when its reader has gone, and says nothing of it: the gateway would print a line for each `curl` that was stopped.
