@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -125,4 +126,15 @@ func TestSpoolDiskFull(t *testing.T) {
 		t.Errorf("trouble %q", s.trouble())
 	}
 	onDisk(2)
+}
+
+// What is no file holds nobody up: a pipe without a writer in a list's place is set aside.
+func TestSpoolOfPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "user.list")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readSpoolFile(path, nil); !errors.Is(err, errUnreadable) {
+		t.Error(err)
+	}
 }

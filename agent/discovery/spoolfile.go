@@ -12,6 +12,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/lbagent/lbagent/agent/service"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -64,7 +65,7 @@ var (
 
 // readSpoolFile reads a file of bounded size, and when it was modified. It uses room if that is large enough.
 func readSpoolFile(path string, room []byte) ([]byte, time.Time, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // to open a pipe would wait for a writer
 	if err != nil {
 		return nil, time.Time{}, err
 	}

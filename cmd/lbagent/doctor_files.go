@@ -228,9 +228,34 @@ func (d *doctor) checkListener(key, path string) {
 	case errors.Is(err, unix.ECONNREFUSED) && d.agent != nil:
 		d.bad("sockets", fmt.Sprintf("%s: nobody listens at %s, although an agent runs", key, path), "systemctl restart lbagent")
 	case err != nil || d.agentPID() == 0 || pid == 0 || pid == 1 || pid == d.agentPID(): // 1: systemd made it
+	case d.holdsSocket(path): // it was handed over: after an upgrade the kernel still names the process of before
 	default:
 		d.bad("sockets", fmt.Sprintf("%s: %s belongs to %s (pid %d), not to the agent (pid %d)", key, path, d.comm(pid), pid, d.agentPID()), "stop that program, then start the agent again")
 	}
+}
+
+// holdsSocket reports whether the agent may have the unix socket at path: it has it open, or this user can't see who has.
+func (d *doctor) holdsSocket(path string) bool {
+	text, err := os.ReadFile(filepath.Join(d.proc, "net/unix"))
+	if err != nil {
+		return true
+	}
+	var sockets []listener
+	for line := range strings.Lines(string(text)) { // Num RefCount Protocol Flags Type St Inode Path
+		if f := strings.Fields(line); len(f) == 8 && f[7] == path {
+			sockets = append(sockets, listener{inode: f[6]})
+		}
+	}
+	seen := false
+	for _, holders := range d.owners(sockets) {
+		for _, p := range holders {
+			if p.pid == d.agentPID() {
+				return true
+			}
+			seen = true
+		}
+	}
+	return !seen
 }
 
 // listenerPID is who called listen() on a unix socket; 0 if that can't be seen from here.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -238,5 +239,32 @@ warn  kernel         net.core.somaxconn is 128: ` + "\uFFFD" + `[2J
 	out.Reset()
 	if err := a.printFindings(nil, true); err != nil || !strings.Contains(out.String(), `"ok": true`) {
 		t.Errorf("%v: %s", err, out.String())
+	}
+}
+
+// After an upgrade the kernel still names the process that called listen(): what counts is who has the socket open.
+func TestDoctorHandedOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "api.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	unixSockets := "Num RefCount Protocol Flags Type St Inode Path\n0000: 00000002 00000000 00010000 0001 01 888 " + path + "\n0000: 00000002 00000000 00010000 0001 01 999 " + path + "2\n"
+	for _, tt := range []struct {
+		name, holder, want string
+	}{
+		{"the agent has it", "42/fd/3", ""},
+		{"another has it", "7/fd/3", "bad sockets: api.socket: " + path + " belongs to "},
+		{"nobody knows", "7/nothing", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := host(t, map[string]string{"net/unix": unixSockets, "42/comm": "lbagent\n", "42/fd/1": "->socket:[999]", tt.holder: "->socket:[888]"})
+			d.agent = &lbagentv1.StatusResponse{Pid: 42}
+			d.checkListener("api.socket", path)
+			if got := d.found(); !strings.HasPrefix(got, tt.want) || tt.want == "" && got != "" {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
 	}
 }
