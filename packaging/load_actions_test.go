@@ -296,7 +296,7 @@ func (s *story) serves(t *testing.T, before string) {
 
 // stop: the ports refuse at once, and the host's registrations stay for as long as their lease (5.3).
 func (s *story) stop(t *testing.T) {
-	away := 3 * time.Second
+	away := 6 * time.Second // longer than lbagent-again.timer takes, which is to be stopped as well
 	if s.rounds > 1 {
 		away = 35 * time.Second
 	}
@@ -309,6 +309,9 @@ func (s *story) stop(t *testing.T) {
 		<-time.After(away)
 		if got := s.registry(t); len(got.Keys) != 2 || got.Gone != before.Gone {
 			t.Errorf("after %v without an agent etcd has %+v", away, got)
+		}
+		if out, err := s.m.try("systemctl is-active lbagent-again.timer"); err == nil {
+			t.Errorf("the stop left lbagent-again.timer %s", out)
 		}
 		s.m.run(t, "systemctl start lbagent")
 	})
