@@ -74,6 +74,9 @@ type target struct {
 	// Probes (2.1-2.3).
 	http2         atomic.Bool // calls have shown that it speaks HTTP/2
 	probeAt       time.Time   // zero = none planned
+	probedAt      time.Time   // when the last one began
+	doubted       atomic.Bool // a reported success contradicts what is known
+	accused       bool        // reported failures in a row are as many as would eject
 	probing       bool
 	waits         bool // in core.urgent or core.routine
 	hurries       bool // in core.urgent

@@ -24,7 +24,7 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 		return
 	}
 	if t.orphan.suspected.Load() {
-		c.planNow(now, t)
+		c.planNow(now, t, orphanGap)
 	}
 	if t.stirred.Load() {
 		c.startRolling(now, t)
@@ -55,6 +55,7 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 	if plan {
 		c.plan(now, t)
 	}
+	c.judgeDoubt(now, t, k)
 	wasUp, wasEjected := t.countsUp, t.countsEjected
 	c.settle(now, t)
 	if t.heldBack && !t.listed {

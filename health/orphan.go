@@ -18,10 +18,9 @@ type orphan struct {
 	is        atomic.Bool
 	suspected atomic.Bool // by a call, since the last probe began
 
-	was     bool      // suspected, before that
-	refused int       // probes in a row
-	told    bool      // that it is gone
-	at      time.Time // when the last probe began
+	was     bool // suspected, before that
+	refused int  // probes in a row
+	told    bool // that it is gone
 }
 
 func (o *orphan) set(is bool) {
@@ -31,7 +30,7 @@ func (o *orphan) set(is bool) {
 }
 
 // probing notes that a probe begins: what it finds answers the suspicion up to now.
-func (o *orphan) probing(now time.Time) { o.was, o.at = o.suspected.Swap(false), now }
+func (o *orphan) probing() { o.was = o.suspected.Swap(false) }
 
 // failed takes a probe that failed.
 func (o *orphan) failed(r outcome) {
@@ -77,16 +76,13 @@ func (t *target) probed() bool {
 	return t.group.active && t.group.options.probes() || t.orphan.is.Load()
 }
 
-// planNow has t probed as soon as the pace allows; after the probe that runs, if one does.
-func (c *core) planNow(now time.Time, t *target) {
+// planNow has t probed as soon as the pace allows, that long after the last probe began; not while one runs: its end plans the next one.
+func (c *core) planNow(now time.Time, t *target, gap time.Duration) {
 	switch {
 	case t.probing || !t.probed():
 	case t.waits:
 		c.hurry(t, now)
 	default:
-		t.probeAt = now
-		if next := t.orphan.at.Add(orphanGap); next.After(now) {
-			t.probeAt = next
-		}
+		t.probeAt = earlier(t.probeAt, latest(now, t.probedAt.Add(gap)))
 	}
 }

@@ -127,7 +127,7 @@ func TestOutlooksOfAMonitor(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.SetGroup("user", defaults(), fixed{{Addr: backend(0), State: NewState(time.Now())}, {Addr: backend(1), State: NewState(time.Now())}})
 		b.SetActive("user", true)
-		advance(time.Second)
+		advance(1100 * ms) // probes begin on a grid of 250 ms, and none runs now
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		all := b.Outlooks(ctx, "user", netip.AddrPort{})

@@ -43,6 +43,7 @@ func (s *State) reportOne(at int64, result Result, elapsed time.Duration) {
 		if streaks(s.streaks.Load()).reports() > 0 {
 			s.move(streaks.unreported)
 		}
+		s.doubt()
 	case Failure:
 		s.addPenalty(at)
 		s.move(streaks.plusReport)

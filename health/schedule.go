@@ -72,7 +72,8 @@ func (c *core) tick(now time.Time) []probeJob {
 				break
 			}
 			t.probing = true
-			t.orphan.probing(now)
+			t.orphan.probing()
+			t.probedAt = now
 			c.running++
 			c.starts++
 			c.stats.probes.Add(1)
@@ -176,7 +177,7 @@ func (c *core) probed(now time.Time, r result) {
 	c.running--
 	t.probing = false
 	c.stats.results[r.kind].Add(1)
-	c.stats.durations.add(now.Sub(t.orphan.at), DurationBounds())
+	c.stats.durations.add(now.Sub(t.probedAt), DurationBounds())
 	if r.kind != probePassed && r.kind != probeLocal {
 		c.stats.probeFailures.Add(1)
 	}
@@ -228,7 +229,7 @@ func (c *core) heard(now time.Time, r result) {
 // delay is the time between two probes of t now.
 func (t *target) delay(now time.Time) time.Duration {
 	interval := t.group.options.Interval
-	if t.orphan.is.Load() {
+	if t.orphan.is.Load() || t.accused && t.fails > 0 {
 		return min(soon, interval)
 	}
 	for _, p := range []*Part{t.down, t.unreachable} {
@@ -246,7 +247,7 @@ func (c *core) plan(now time.Time, t *target) {
 		t.probeAt = c.onGrid(now, t, time.Duration(float64(t.delay(now))*(1-probeJitter+2*probeJitter*c.random())))
 	}
 	if t.orphan.suspected.Load() {
-		c.planNow(now, t)
+		c.planNow(now, t, orphanGap)
 	}
 }
 

@@ -68,4 +68,7 @@ func (k streaks) connected() streaks { return k &^ (1<<failuresAt - 1) }
 func (k streaks) unreported() streaks {
 	return k &^ (streakMask << reportsAt)
 }
-func (k streaks) cleared() streaks { return 0 }
+
+// unfailed keeps what failed connects say.
+func (k streaks) unfailed() streaks { return k & (1<<failuresAt - 1) }
+func (k streaks) cleared() streaks  { return 0 }

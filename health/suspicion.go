@@ -119,10 +119,22 @@ func (c *core) withhold(t *target) {
 	}
 }
 
-// release forgets what was seen of backends whose verdicts were withheld: it was this host's doing. What is bad will show it again.
+// release forgets what was seen of backends whose verdicts were withheld: it was this host's doing. What is bad will show it again. So was what fell on some of them just
+// before there were enough of them to become suspicious: who was ejected then is back, and who is out otherwise is looked at now.
 func (c *core) release(now time.Time) {
 	for _, g := range c.groups {
+		from := c.suspicion.since.Add(-g.options.window())
 		for _, t := range g.targets {
+			if t.down != nil || t.unreachable != nil {
+				c.planNow(now, t, doubtGap)
+				c.due.set(t)
+			}
+			if t.ejected != nil && t.ejected.Since.After(from) {
+				t.withheld = true
+				t.rounds = max(0, t.rounds-1)
+				c.endEjection(now, t)
+				t.state.move(streaks.unfailed)
+			}
 			if !t.withheld {
 				continue
 			}

@@ -195,6 +195,43 @@ func TestSuspicionByCalls(t *testing.T) {
 	s.is(0, Ejected)
 }
 
+// A backend that was ejected by the first failures of a cut, before there were enough to be suspicious, is back with the others when the cut is over: nobody waits for its
+// hold-down, and what it was ejected for does not eject it again.
+func TestSuspicionForgivesWhatCameBefore(t *testing.T) {
+	for _, unreachable := range []bool{false, true} {
+		o := defaults()
+		o.Interval, o.EjectBase = 30*time.Second, 5*time.Minute
+		s := newFleet(t, o, 3, 4)
+		s.all(0, 12, refused)
+		for i := range 12 {
+			s.calls(i, 1, Success)
+		}
+		s.pass(time.Second)
+		s.calls(0, 5, Failure)
+		if unreachable {
+			s.connects(0, 3, false)
+			s.is(0, Unreachable, Ejected)
+		} else {
+			s.is(0, Ejected)
+		}
+		for i := range 12 {
+			s.connects(i, 5, false)
+		}
+		s.pass(time.Second)
+		s.wantSuspicion(true)
+		s.pass(20 * time.Second)
+		s.all(0, 12, outcome{})
+		for i := 1; i < 12; i++ {
+			s.calls(i, 1, Success)
+		}
+		s.pass(3 * time.Second) // a probe of whoever is unreachable is asked for
+		s.wantSuspicion(false)
+		if n := s.outs(); n != [Kinds]int{} {
+			t.Errorf("unreachable %v: out %v", unreachable, n)
+		}
+	}
+}
+
 // Orphans are not let go while this host is under suspicion (1.10, 2.10), and need new evidence afterwards.
 func TestSuspicionKeepsOrphans(t *testing.T) {
 	s := newFleet(t, defaults(), 3, 4)
