@@ -2,6 +2,7 @@ package table
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -17,18 +18,50 @@ const (
 func (t *Table) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	ticking := true
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.wake:
+			t.attend(time.Now())
+			if !ticking {
+				ticking = true
+				timer.Reset(secondTick)
+			}
 		case <-timer.C:
+			if ticking = t.Second(time.Now()); ticking { // else no wake-up until somebody pokes
+				timer.Reset(secondTick)
+			}
 		}
-		if t.Second(time.Now()) {
-			timer.Reset(secondTick)
-		} else {
-			timer.Stop() // nothing to do until somebody pokes: no wake-up
+	}
+}
+
+// attend does what can't wait for the next second: it answers pings, and begins the use of services that were asked for. It costs next to nothing for the others: a host's
+// services come into use one by one, and each of them wakes Run.
+func (t *Table) attend(now time.Time) {
+	t.answerPings()
+	for _, s := range *t.services.Load() {
+		if !s.active.Load() && s.askedWithin(now, askedUse) {
+			t.beginUse(now, s)
 		}
+	}
+}
+
+func (t *Table) answerPings() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ping := range t.pings {
+		close(ping)
+	}
+	t.pings = nil
+}
+
+func (t *Table) beginUse(now time.Time, s *Service) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.Lookup(s.name) == s { // else it was removed meanwhile
+		t.setActive(now, s, true)
 	}
 }
 
@@ -43,36 +76,45 @@ func (t *Table) Second(now time.Time) (busy bool) {
 }
 
 // second begins and ends uses and drains, and tells what was too much to tell. It returns the services in use, and whether there will be something to do in a second.
+// Between two services it lets go of the lock, and of the processor: a thousand services in use may take a tenth of a second, which a new list is not to wait for.
 func (t *Table) second(now time.Time) (active []*Service, busy bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, ping := range t.pings {
-		close(ping)
-	}
-	t.pings = nil
+	t.answerPings()
 	for _, s := range *t.services.Load() {
-		t.setActive(now, s, s.Spec().InUse || s.askedWithin(now, askedUse))
+		if t.serviceSecond(now, s) {
+			busy = true
+		}
 		if s.active.Load() {
 			active = append(active, s)
 		}
-		for addr, b := range s.left {
-			if !now.Before(b.until) {
-				delete(s.left, addr)
-			}
-		}
-		if len(s.left) == 0 {
-			s.left = nil // a map keeps its buckets
-		}
-		if s.fallback.due(now) {
-			t.publish(now, s, s.View().List, slices.Clone(s.View().Backends))
-		}
-		if s.active.Load() {
-			t.weigh(now, s)
-		}
-		t.tellUntold(now, s)
-		busy = busy || s.active.Load() || s.fallback.used || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0 || s.weightVoice.untold > 0
+		runtime.Gosched()
 	}
 	return active, busy
+}
+
+// serviceSecond is second for one service; it reports whether that has something to do in a second.
+func (t *Table) serviceSecond(now time.Time, s *Service) (busy bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.Lookup(s.name) != s {
+		return false // removed meanwhile
+	}
+	t.setActive(now, s, s.Spec().InUse || s.askedWithin(now, askedUse))
+	for addr, b := range s.left {
+		if !now.Before(b.until) {
+			delete(s.left, addr)
+		}
+	}
+	if len(s.left) == 0 {
+		s.left = nil // a map keeps its buckets
+	}
+	if s.fallback.due(now) {
+		t.publish(now, s, s.View().List, slices.Clone(s.View().Backends))
+	}
+	if s.active.Load() {
+		t.weigh(now, s)
+	}
+	t.tellUntold(now, s)
+	return s.active.Load() || s.fallback.used || s.left != nil || s.listVoice.untold > 0 || s.verdictVoice.untold > 0 || s.weightVoice.untold > 0
 }
 
 // Ping returns when Run has answered, or ctx has ended.
