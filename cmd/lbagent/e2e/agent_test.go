@@ -49,6 +49,7 @@ type agent struct {
 	manager               *manager       // nil: the agent runs by hand
 	wrapper               []string       // what starts the program, as another user say
 	program               string         // a copy of the binary, which a test may replace; "": the binary itself
+	environment           []string       // of its verbs, beside what all have
 
 	mu sync.Mutex
 
@@ -225,7 +226,7 @@ func (a *agent) logTail(lines int) string {
 
 // get reads a page of admin.listen; code 0 if there is no answer.
 func (a *agent) get(path string) (code int, body string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.http+path, nil)
 	if err != nil {
@@ -298,10 +299,10 @@ func (a *agent) dial(target string) *grpc.ClientConn {
 // cli runs a verb against this agent.
 func (a *agent) cli(args ...string) (stdout, stderr string, code int) {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience) // some verbs wait for a while themselves
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
-	cmd.Env = append(os.Environ(), raceOptions, "LBAGENT_SOCKET="+a.socket, "LBAGENT_ADMIN_SOCKET="+a.admin)
+	cmd.Env = append(append(os.Environ(), raceOptions, "LBAGENT_SOCKET="+a.socket, "LBAGENT_ADMIN_SOCKET="+a.admin), a.environment...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -341,21 +342,36 @@ func pollFor(t *testing.T, limit time.Duration, what string, cond func() bool) {
 	}
 }
 
-// freePort returns a port of 127.0.0.1 and ::1 that nobody listens on, below those that the kernel takes for outgoing connections: it stays free while its
-// owner restarts.
+// freePort returns a port of 127.0.0.1 and ::1 that nobody listens on and that no other test was given, below those that the kernel takes for outgoing connections: it
+// stays free while its owner restarts.
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 200 {
 		port := 10000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err != nil {
+		if _, given := ports.LoadOrStore(port, t.Name()); given {
 			continue
 		}
-		l.Close()
-		return port
+		free := false
+		unforked(func() {
+			if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+				l.Close()
+				free = true
+			}
+		})
+		if free {
+			return port
+		}
 	}
 	t.Fatal("no free port in 200 tries")
 	return 0
+}
+
+// unforked opens or closes listeners while no process is between its fork and its exec: until its exec a new process, of another test say, holds all of this process's sockets
+// as well, and what was closed here still listens there.
+func unforked(do func()) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	do()
 }
 
 // join makes a YAML list's inside.

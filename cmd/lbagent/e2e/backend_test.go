@@ -50,6 +50,7 @@ type backend struct {
 
 // blockedCall is a call that waits for its end.
 type blockedCall struct {
+	arrived     time.Time
 	deadline    time.Time
 	hasDeadline bool
 	ended       chan time.Time // when its context ended
@@ -75,7 +76,9 @@ func backends(t *testing.T, n int, work time.Duration) []*backend {
 
 func (b *backend) start() {
 	b.t.Helper()
-	l, err := net.Listen("tcp", b.addr)
+	var l net.Listener
+	var err error
+	unforked(func() { l, err = net.Listen("tcp", b.addr) }) // it may have listened there before
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -89,7 +92,7 @@ func (b *backend) start() {
 
 // kill closes the listener and every connection at once.
 func (b *backend) kill() {
-	b.srv.Stop()
+	unforked(b.srv.Stop)
 	b.served.Wait()
 }
 
@@ -132,7 +135,7 @@ func (b *backend) echo(ctx context.Context, in *wrapperspb.BytesValue) (*wrapper
 }
 
 func (b *backend) block(ctx context.Context) error {
-	c := &blockedCall{ended: make(chan time.Time, 1)}
+	c := &blockedCall{arrived: time.Now(), ended: make(chan time.Time, 1)}
 	c.deadline, c.hasDeadline = ctx.Deadline()
 	b.blocked <- c
 	<-ctx.Done()

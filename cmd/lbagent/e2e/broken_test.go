@@ -142,6 +142,7 @@ type brokenWorld struct {
 // Backends break in every way that there is, each met by callers through the port and by a Python program that picks and reports. Who is broken is out, or has next to
 // nothing left, and the agent says why; no call fails beyond what it took to notice, and none on others. Mended, they have their share again.
 func TestBrokenBackends(t *testing.T) {
+	t.Parallel()
 	if !forBroken(t) {
 		return
 	}
@@ -166,6 +167,7 @@ func TestBrokenBackends(t *testing.T) {
 // Whoever judges the agent by what its callers met would find it out if it did nothing: without all that L5 is for, backends that fail, half of the time or always, or are slow,
 // keep their share.
 func TestBrokenBackendsUnguarded(t *testing.T) {
+	t.Parallel()
 	if !forBroken(t) {
 		return
 	}
@@ -200,6 +202,7 @@ func TestBrokenBackendsUnguarded(t *testing.T) {
 
 // All backends are gone for long enough that whoever waits longer each time waits longest. When one lives again, calls succeed within a second, by each way.
 func TestAllBackendsGoneAndBack(t *testing.T) {
+	t.Parallel()
 	if !forBroken(t) {
 		return
 	}

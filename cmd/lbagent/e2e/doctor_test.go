@@ -54,6 +54,7 @@ func one(t *testing.T, findings []string, prefix string, words ...string) {
 
 // A host on which all is well, with an agent and without; then what breaks on hosts.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	a := newAgent(t, fmt.Sprintf(`- {name: user, backends: ["127.0.0.1:%d"], listen: [%d], probe: {type: none}}`, freePort(t), port))
 	findings, code := doctorSays(a)
@@ -114,6 +115,7 @@ func TestDoctor(t *testing.T) {
 
 // What goes wrong between an agent and etcd: an endpoint that is gone, a password, a role.
 func TestDoctorAndEtcd(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.Config{})
 	c := etcdtest.NewClient(t, s)
 	must := func(_ any, err error) {
@@ -193,6 +195,7 @@ func rootOf(t *testing.T, s *etcdtest.Server) *clientv3.Client {
 
 // What an agent of another user can't do with its folder, its files and its sockets.
 func TestDoctorAndPermissions(t *testing.T) {
+	t.Parallel()
 	testneed.Root(t)
 	a := newAgent(t, `- {name: user, backends: ["10.0.0.1:80"]}`)
 	state := filepath.Join(a.dir, "state-of-root")

@@ -201,6 +201,7 @@ func routesOf(t *testing.T) map[string]doorRoute {
 
 // The doors as DESIGN 6 has them, with the built agent, real sockets and real users.
 func TestDoors(t *testing.T) {
+	t.Parallel()
 	b := newBackend(t, "one", "127.0.0.1", 0)
 	a := doorsAgent(t, fmt.Sprintf("- {name: user, backends: [%q], probe: off}", b.addr))
 	d := &doors{agent: a, routes: routesOf(t), rows: doorRights()}

@@ -18,7 +18,7 @@ import (
 
 // list is what the agent has of a service; nil if it can't say.
 func (a *agent) list(service string) *lbagentv1.ListResponse {
-	ctx, cancel := context.WithTimeout(a.t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(a.t.Context(), patience/2)
 	defer cancel()
 	l, err := a.cachedLookup().List(ctx, &lbagentv1.ListRequest{Service: service}, grpc.WaitForReady(true))
 	if err != nil {
@@ -38,6 +38,7 @@ func (a *agent) addresses(service string) []string {
 // etcd stops, the agent restarts with nothing but its spool, etcd's history is changed and compacted behind its back, etcd returns: callers see nothing of it
 // (1.4, 1.8, 1.12), and no list is ever empty.
 func TestEtcdIsAwayAndTheAgentRestarts(t *testing.T) {
+	t.Parallel()
 	own, err := etcdtest.Run(etcdtest.Config{Dir: filepath.Join(t.TempDir(), "etcd")})
 	if err != nil {
 		t.Fatal(err)
@@ -165,6 +166,7 @@ func sameSet(got, want []string) bool {
 
 // Services that are only asked for are followed on demand (1.15); each has bounds.
 func TestServicesOnDemand(t *testing.T) {
+	t.Parallel()
 	reg := etcdClient(t, etcd.Endpoints()...)
 	register(t, reg, "asked", "10.0.0.1:80", "10.0.0.2:80")
 	a := startAgent(t, "", etcd.Endpoints()...)
@@ -189,6 +191,7 @@ func TestServicesOnDemand(t *testing.T) {
 
 // One user can have at most 64 services followed on demand; those that are configured are none of them (1.15).
 func TestServicesOnDemandAreBounded(t *testing.T) {
+	t.Parallel()
 	reg := etcdClient(t, etcd.Endpoints()...)
 	register(t, reg, "configured", "10.0.0.1:80")
 	a := startAgent(t, "- {name: configured, prefix: elsewhere/configured/}", etcd.Endpoints()...)

@@ -29,6 +29,7 @@ type exampleBackend struct {
 // The examples in four languages ask, report and dial; they go on when a backend is gone, when the agent is gone, also if they begin then, and use the agent again when
 // it is back.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	for name, example := range map[string]struct {
 		make     func(t *testing.T) (argv, env []string)
 		backends func(t *testing.T) []exampleBackend
@@ -42,6 +43,7 @@ func TestExamples(t *testing.T) {
 		}, webBackends},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			argv, env := example.make(t)
 			tryExample(t, argv, env, example.backends(t))
 		})
@@ -255,7 +257,9 @@ type webBackend struct {
 
 func (b *webBackend) start() {
 	b.t.Helper()
-	l, err := net.Listen("tcp", b.addr)
+	var l net.Listener
+	var err error
+	unforked(func() { l, err = net.Listen("tcp", b.addr) }) // it may have listened there before
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -263,4 +267,4 @@ func (b *webBackend) start() {
 	go b.srv.Serve(l)
 }
 
-func (b *webBackend) kill() { b.srv.Close() }
+func (b *webBackend) kill() { unforked(func() { b.srv.Close() }) }

@@ -78,6 +78,7 @@ func silent(t *testing.T) (addr string) {
 
 // Backends that hang, refuse, or are another program; a zone that is gone; keys that expire at once; a prefix that somebody mistyped, and a mute that somebody forgot.
 func TestFaultsOfServices(t *testing.T) {
+	t.Parallel()
 	c := etcdClient(t, etcd.Endpoints()...)
 	put := func(key, value string) {
 		t.Helper()
@@ -140,6 +141,7 @@ func TestFaultsOfServices(t *testing.T) {
 
 // The password in etcd was changed, and a role lacks a prefix.
 func TestFaultsOfEtcd(t *testing.T) {
+	t.Parallel()
 	s, err := etcdtest.Run(etcdtest.Config{Dir: filepath.Join(t.TempDir(), "etcd")})
 	if err != nil {
 		t.Fatal(err)
@@ -191,6 +193,7 @@ func TestFaultsOfEtcd(t *testing.T) {
 
 // A port that another program has: at a start, and at a reload.
 func TestFaultOfPort(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -223,6 +226,7 @@ func TestFaultOfPort(t *testing.T) {
 
 // The disk of state_dir is full.
 func TestFaultOfDisk(t *testing.T) {
+	t.Parallel()
 	testneed.Root(t)
 	c := etcdClient(t, etcd.Endpoints()...)
 	bs := backends(t, 2, 0)

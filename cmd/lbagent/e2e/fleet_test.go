@@ -81,6 +81,7 @@ func (o *operator) does(code int, stdin, args string, want ...string) string {
 
 // From the first service to a rollback, as a person types it; an agent follows.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 2, 0)
 	user, mail := freePort(t), freePort(t)
 	a := newAgent(t, "", etcd.Endpoint())
@@ -211,6 +212,7 @@ func TestFleet(t *testing.T) {
 
 // Two people put at once, from two hosts, and want one port: one of them gets it, and the other is told who has it.
 func TestFleetRace(t *testing.T) {
+	t.Parallel()
 	o := newOperator(t, etcd.Endpoint(), namespace(t))
 	for round := range 3 {
 		var wg sync.WaitGroup
@@ -237,6 +239,7 @@ func TestFleetRace(t *testing.T) {
 
 // The roles that the guide to etcd gives suffice, and no more: with auth on, the agent's user follows and can't write, the other one can.
 func TestFleetRoles(t *testing.T) {
+	t.Parallel()
 	own, err := etcdtest.Run(etcdtest.Config{Dir: filepath.Join(t.TempDir(), "etcd")})
 	if err != nil {
 		t.Fatal(err)
@@ -277,6 +280,7 @@ func TestFleetRoles(t *testing.T) {
 
 // Without etcd, or a configuration, the verbs say what to do.
 func TestFleetVerbsWithoutEtcd(t *testing.T) {
+	t.Parallel()
 	o := newOperator(t, fmt.Sprintf("http://127.0.0.1:%d", freePort(t)), "")
 	o.does(1, "", "list", "can't be used", "connection refused", "The agents go on with what they have")
 	o.config = o.file("none.yaml", "services: []\n")

@@ -37,6 +37,7 @@ func goal[T time.Duration | float64](t *testing.T, what string, got, most T) {
 // TestGoals measures what a large host costs: how soon a change in etcd reaches a pick, the first answer of a start without etcd, and memory. The binary is the one
 // that is tested, with the race detector if the tests have it: figures count without.
 func TestGoals(t *testing.T) {
+	t.Parallel()
 	services, backends, samples := 100, 10, 50
 	if *wholeGoals {
 		services, backends, samples = 1000, 100, 1000

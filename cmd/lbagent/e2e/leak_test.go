@@ -23,6 +23,7 @@ import (
 
 // After 1,000 connects and disconnects of a kind, the agent has as many goroutines and descriptors as before.
 func TestNothingIsLeftOfConnections(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 2, 0)
 	web, _ := httpBackend(t, "web")
 	echo, _ := tcpBackend(t, "")

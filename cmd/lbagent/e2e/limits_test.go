@@ -12,6 +12,7 @@ import (
 
 // retry: hides a backend that answers 503, and a reload turns it off; limits: of a reload hold for the next connection (4.2, limits:).
 func TestRetryAndLimits(t *testing.T) {
+	t.Parallel()
 	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }))
 	t.Cleanup(bad.Close)
 	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "good") }))

@@ -16,6 +16,7 @@ import (
 
 // A person looks at calls while they are made: tap and top of the real agent, and a bundle of it. What it has when it is dead, verbs that only look still show.
 func TestLooking(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 2, 0)
 	register(t, etcdClient(t, etcd.Endpoints()...), "user", addrs(bs)...)
 	port := freePort(t)
@@ -88,7 +89,7 @@ func TestLooking(t *testing.T) {
 		return err == nil
 	})
 	a.stop()
-	t.Setenv("LBAGENT_CONFIG", a.config)
+	a.environment = []string{"LBAGENT_CONFIG=" + a.config}
 	stdout, stderr, code := a.cli("explain", "user")
 	if code != 4 || !strings.Contains(stderr, "no agent is running here") || !strings.Contains(stdout, "etcd's at revision") || !strings.Contains(stdout, bs[0].addr) {
 		t.Errorf("explain without an agent: exit code %d:\n%s%s", code, stdout, stderr)

@@ -1,20 +1,27 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 )
 
-// What all tests share: the built binary, and an etcd in which each test has a namespace of its own.
+// What all tests share: the built binary, an etcd in which each test has a namespace of its own, and which ports of this host they have.
 var (
 	binary string
 	etcd   *etcdtest.Server
+	ports  sync.Map
 )
+
+// sideBySide is how many tests run at a time: most of them wait for something most of the time, so that cores are no measure.
+const sideBySide = 5
 
 const testVersion = "v0.0.0-e2e"
 
@@ -67,5 +74,18 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer etcd.Close()
+	if !flagGiven("test.parallel") {
+		if err := flag.Set("test.parallel", strconv.Itoa(sideBySide)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	return m.Run()
+}
+
+// flagGiven reports whether whoever runs the tests has set a flag.
+func flagGiven(name string) (given bool) {
+	flag.Parse()
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	return given
 }

@@ -14,6 +14,7 @@ import (
 
 // A listener for containers of this host: allowed where it is written, and said wherever a person looks.
 func TestOpenListener(t *testing.T) {
+	t.Parallel()
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") }))
 	defer backend.Close()
 	port := freePort(t)
@@ -41,6 +42,7 @@ func TestOpenListener(t *testing.T) {
 // Root of a container is root only if its user namespace is the host's: the kernel tells the agent who the caller is outside. Into the admin socket's folder
 // nobody looks from a container that hasn't mounted it; here even its mode is opened.
 func TestRootOfAContainer(t *testing.T) {
+	t.Parallel()
 	testneed.Root(t)
 	if out, err := exec.Command("setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups", "unshare", "--user", "--map-root-user", "true").CombinedOutput(); err != nil {
 		t.Skipf("no user namespaces for ordinary users here: %v: %s", err, out)

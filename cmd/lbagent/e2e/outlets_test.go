@@ -53,6 +53,7 @@ func accessLines(t *testing.T, path string) (all []accessLine) {
 
 // TestAccessLog: each call that ended is one line that says who ended it; renamed, the file is opened anew at SIGHUP; an invalid reload and a full disk hurt no call.
 func TestAccessLog(t *testing.T) {
+	t.Parallel()
 	const parent, trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "4bf92f3577b34da6a3ce929d0e0e4736"
 	bs := backends(t, 1, 2*time.Millisecond)
 	saw := make(chan metadata.MD, 1)
@@ -158,6 +159,7 @@ type notification struct {
 
 // TestNotify: what happens to a backend reaches the operator's endpoint, what the agent says last too, and an endpoint that hangs holds up neither calls nor the stop.
 func TestNotify(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var posts []notification
 	hang := make(chan struct{})

@@ -47,6 +47,7 @@ func httpBackend(t *testing.T, name string) (addr string, srv *http.Server) {
 
 // An HTTP/1.1 service, the protocol found by the first bytes (4.9), as curl sees it.
 func TestHTTP1WithCurl(t *testing.T) {
+	t.Parallel()
 	curl := testneed.Program(t, "curl", "curl")
 	one, _ := httpBackend(t, "one")
 	two, _ := httpBackend(t, "two")
@@ -77,6 +78,7 @@ func TestHTTP1WithCurl(t *testing.T) {
 
 // An HTTP/1.1 request arrives as it was sent; nothing is added (4.6).
 func TestHTTP1PassesAsItCame(t *testing.T) {
+	t.Parallel()
 	got := make(chan *http.Request, 1)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", "Mon, 01 Jan 2024 00:00:00 GMT")
@@ -107,6 +109,7 @@ func TestHTTP1PassesAsItCame(t *testing.T) {
 
 // Without a usable backend HTTP/1.1 callers get 503 and the reason (4.5).
 func TestHTTP1WithoutBackend(t *testing.T) {
+	t.Parallel()
 	addr, srv := httpBackend(t, "one")
 	port := freePort(t)
 	startAgent(t, fmt.Sprintf("- {name: web, backends: [%q], listen: [%d]}", addr, port))
@@ -128,7 +131,7 @@ func TestHTTP1WithoutBackend(t *testing.T) {
 	if code, body := get(); code != http.StatusOK || !strings.HasPrefix(body, "one GET") {
 		t.Fatalf("%d %q", code, body)
 	}
-	srv.Close()
+	unforked(func() { srv.Close() })
 	if code, body := get(); code != http.StatusServiceUnavailable || !strings.Contains(body, "lbagent: web: 1 backend, ") || !strings.Contains(body, "refused") {
 		t.Errorf("%d %q", code, body)
 	}
@@ -164,6 +167,7 @@ func tcpBackend(t *testing.T, greeting string) (addr string, close func()) {
 
 // TCP: megabytes both ways, half-close, a server that speaks first under auto, and the next backend after a refused connect (4.8, 4.9).
 func TestTCP(t *testing.T) {
+	t.Parallel()
 	plain, _ := tcpBackend(t, "")
 	greets, _ := tcpBackend(t, "220 hello\r\n")
 	dead := "127.0.0.1:" + strconv.Itoa(freePort(t))
@@ -217,6 +221,7 @@ func TestTCP(t *testing.T) {
 
 // A TCP caller without a usable backend gets a reset, at once (4.5).
 func TestTCPWithoutBackend(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	startAgent(t, fmt.Sprintf("- {name: none, backends: [\"127.0.0.1:%d\"], listen: [%d], protocol: tcp}", freePort(t), port))
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))

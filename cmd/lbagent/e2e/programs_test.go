@@ -21,6 +21,7 @@ const python = "/usr/bin/python3"
 
 // A Python client that knows nothing but what the agent's reflection tells asks over the unix socket and calls through the port.
 func TestPythonClient(t *testing.T) {
+	t.Parallel()
 	testneed.Command(t, "python3-grpcio", python, "-c", "import grpc")
 	testneed.Command(t, "python3-protobuf", python, "-c", "import google.protobuf")
 	bs := backends(t, 2, 0)
@@ -99,6 +100,7 @@ func (a *agent) reflect(symbol string) []byte {
 
 // A shell script asks, reports and calls with curl alone.
 func TestShellClient(t *testing.T) {
+	t.Parallel()
 	testneed.Program(t, "curl", "curl")
 	one, _ := httpBackend(t, "one")
 	port := freePort(t)

@@ -46,7 +46,7 @@ func startProm(t *testing.T, a *agent, args ...string) *prom {
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
 	text := fmt.Sprintf(`
-global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}
+global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
 rule_files: [%q]
 scrape_configs:
   - job_name: lbagent
@@ -73,7 +73,7 @@ scrape_configs:
 		}
 	})
 	pollFor(t, time.Minute, "prometheus has scraped the agent", func() bool {
-		s, err := p.query(`up{job="lbagent"} == 1 and count_over_time(up{job="lbagent"}[1m]) >= 5`)
+		s, err := p.query(`up{job="lbagent"} == 1 and count_over_time(up{job="lbagent"}[1m]) >= 3`)
 		return err == nil && len(s) == 1
 	})
 	return p
@@ -178,7 +178,7 @@ func panels(t *testing.T) map[string][]string {
 	if err := json.Unmarshal(text, &d); err != nil {
 		t.Fatal(err)
 	}
-	filled := strings.NewReplacer("$job", "lbagent", "$instance", ".*", "$service", ".*", "$__rate_interval", "10s")
+	filled := strings.NewReplacer("$job", "lbagent", "$instance", ".*", "$service", ".*", "$__rate_interval", "30s")
 	all, ids := map[string][]string{}, map[int]bool{}
 	for _, p := range d.Panels {
 		if ids[p.ID] || all[p.Title] != nil {
@@ -197,6 +197,7 @@ func panels(t *testing.T) map[string][]string {
 
 // TestPrometheusRules: promtool finds nothing wrong with the alerts, and each fires for what it is for.
 func TestPrometheusRules(t *testing.T) {
+	t.Parallel()
 	promtool := testneed.Program(t, "promtool", "prometheus")
 	for _, args := range [][]string{{"check", "rules", rulesFile}, {"test", "rules", rulesTestFile, rulesDayFile}} {
 		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
@@ -229,6 +230,7 @@ func TestPrometheusRules(t *testing.T) {
 // TestPrometheus: a real Prometheus, with native histograms and without, scrapes the agent; it can evaluate every alert and every panel, what has to have a value has one, the
 // numbers are those of the calls that were made, and an alert begins when there is a reason.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	testneed.Program(t, "prometheus", "prometheus")
 	posts := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer posts.Close()

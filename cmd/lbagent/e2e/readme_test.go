@@ -35,6 +35,7 @@ func blocks(text, language string) []string {
 // What the README tells a newcomer to type in the first five minutes works, in that order. Only ports, folders and the etcd are others, since these tests share
 // a machine.
 func TestReadmeFiveMinutes(t *testing.T) {
+	t.Parallel()
 	bash := testneed.Program(t, "bash", "bash")
 	testneed.Program(t, "curl", "curl")
 	testneed.Program(t, "python3", "python3")

@@ -113,6 +113,7 @@ func (f *fleet) verb(args ...string) string {
 
 // A service's life: registered by the configuration, seen by another host, drained and back, dead and back; and the host's agent killed on the way.
 func TestRegistration(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.host.extra += fmt.Sprintf("register: [{name: %s, address: %q, probe: {type: grpc}}]\n", regService, f.service.addr)
 	f.host.writeConfig()
@@ -179,6 +180,7 @@ func TestRegistration(t *testing.T) {
 
 // The API (5.4): register lasts over restarts; a held one goes with its process, however that ends, and is claimed after a restart of the agent.
 func TestRegisterByAPI(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	if out := f.verb("register", regService, f.service.addr, "--weight", "7", "--metadata", "v=1", "--wait", "15s"); !strings.Contains(out, "announced: ") {
 		t.Fatalf("register: %s", out)
@@ -278,6 +280,7 @@ func (a *agent) jsonContext(ctx context.Context, socket, method, path, body stri
 
 // Who may register (DESIGN 6): those who may use the admin socket, and on the open one those that register_allow names, what it names, and only their own.
 func TestRegisterRights(t *testing.T) {
+	t.Parallel()
 	testneed.Root(t)
 	f := newFleet(t)
 	register := func(service, port string) (string, int) {

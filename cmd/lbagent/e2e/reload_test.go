@@ -14,6 +14,7 @@ import (
 
 // A reload, by signal and by verb, changes what changed and touches nothing else; a bad file is refused with file and line, and the old one stays (6.1).
 func TestReload(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 2, 0)
 	first, second := freePort(t), freePort(t)
 	a := startAgent(t, fmt.Sprintf("- {name: user, backends: [%q], listen: [%d]}", bs[0].addr, first))
@@ -79,6 +80,7 @@ func TestReload(t *testing.T) {
 
 // A port that cannot be bound refuses the whole reload (6.1).
 func TestReloadBindsAllOrNothing(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 1, 0)
 	first, free := freePort(t), freePort(t)
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePort(t)))
@@ -105,6 +107,7 @@ func TestReloadBindsAllOrNothing(t *testing.T) {
 
 // With an invalid file the agent starts on the last configuration that worked, and says so; --strict ends instead (6.5).
 func TestStartWithAnInvalidFile(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 1, 0)
 	port := freePort(t)
 	a := startAgent(t, fmt.Sprintf("- {name: user, backends: [%q], listen: [%d]}", bs[0].addr, port))
@@ -146,6 +149,7 @@ func TestStartWithAnInvalidFile(t *testing.T) {
 
 // Nothing to fall back to: the agent ends and names the mistake.
 func TestStartWithAnInvalidFirstFile(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, "- {name: user, nonsense: 1}")
 	a.launch()
 	a.wait(1)

@@ -58,6 +58,7 @@ func refused(addr string) bool {
 
 // Over a restart, and over a crash, nobody is refused at any of the agent's sockets: who comes while there is no agent is served by the next one (6.2).
 func TestRestartRefusesNobody(t *testing.T) {
+	t.Parallel()
 	web, _ := httpBackend(t, "b0")
 	port := freePort(t)
 	tcp := fmt.Sprintf("127.0.0.1:%d", port)
@@ -93,6 +94,7 @@ func TestRestartRefusesNobody(t *testing.T) {
 // What the configuration no longer names is refused after a restart and after a reload, and an address that takes the place of another one can be bound: stored sockets are
 // in nobody's way.
 func TestStoredListenersFollowTheConfiguration(t *testing.T) {
+	t.Parallel()
 	web, _ := httpBackend(t, "b0")
 	at := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 	first, second, third := freePort(t), freePort(t), freePort(t)
@@ -140,6 +142,7 @@ func TestStoredListenersFollowTheConfiguration(t *testing.T) {
 
 // The service manager's watchdog is fed, more often than it asks for.
 func TestWatchdogIsFed(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, "")
 	m := a.under(t, "WATCHDOG_USEC=1000000")
 	a.start()

@@ -28,7 +28,7 @@ const reloadAs = "LBAGENT_E2E_RELOAD_SOCKET"
 // asNobody runs a program as an unprivileged user.
 func (a *agent) asNobody(env []string, argv ...string) (output string, code int) {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(a.t.Context(), 3*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=/", raceOptions, "LBAGENT_SOCKET=" + a.socket, "LBAGENT_ADMIN_SOCKET=" + a.admin}, env...)
@@ -44,6 +44,7 @@ func (a *agent) asNobody(env []string, argv ...string) (output string, code int)
 
 // Every local user may ask; only root, the agent's user and its group may change something: by the socket's mode, and by who is asking (DESIGN 6).
 func TestAnUnprivilegedUser(t *testing.T) {
+	t.Parallel()
 	testneed.Root(t)
 	a := startAgent(t, `- {name: user, backends: ["10.0.0.1:80"]}`)
 	for path, want := range map[string]os.FileMode{a.socket: 0o666, a.admin: 0o660} {

@@ -43,6 +43,7 @@ func etcdctl(t *testing.T, s *etcdtest.Server, args ...string) {
 
 // The roles of the guide suffice for what they are for, and for no more; what is missing is said where somebody looks.
 func TestRoles(t *testing.T) {
+	t.Parallel()
 	s, err := etcdtest.Run(etcdtest.Config{Dir: filepath.Join(t.TempDir(), "etcd")})
 	if err != nil {
 		t.Fatal(err)

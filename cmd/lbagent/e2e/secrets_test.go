@@ -37,6 +37,7 @@ type secretsRun struct {
 // A run with every failure that has to do with secrets: a wrong password, etcd gone, a password that was changed, files of the configuration that hold the secret itself, TLS,
 // a crash. Whatever the agent and its verbs say, at the most talkative level, and whatever it keeps on disk: no secret is in it.
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	r := newSecretsRun(t)
 	r.start()
 	poll(t, "the wrong password is told", func() bool { return strings.Contains(r.must("status"), "authentication failed") })
@@ -141,6 +142,7 @@ func newSecretsRun(t *testing.T) *secretsRun {
 	// As talkative as the libraries can be made, and a dump of all that runs.
 	r.wrapper = []string{"env", "PLANTED=" + r.planted["the environment"], "GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99", "GOTRACEBACK=all",
 		"ETCD_CLIENT_DEBUG=debug"}
+	r.environment = []string{"PLANTED=" + r.planted["the environment"]}
 	return r
 }
 
@@ -190,10 +192,9 @@ func (r *secretsRun) writeKey() string {
 	return path
 }
 
-// say runs a verb, with the secret of the environment in its own, and keeps what it says.
+// say runs a verb, which has the secret in its environment too, and keeps what it says.
 func (r *secretsRun) say(when string, args ...string) (stdout, stderr string, code int) {
 	r.t.Helper()
-	r.t.Setenv("PLANTED", r.planted["the environment"])
 	stdout, stderr, code = r.cli(args...)
 	r.heard[when+": lbagent "+strings.Join(args, " ")] += stdout + stderr
 	return stdout, stderr, code

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// seen is how long after a backend's end the agent may still take it for alive: the news is on its way, on a machine that is busy.
+	// seen is how long after a backend's end the agent may still take it for alive: the news is on its way. What the machine is late by is added.
 	seen = 500 * time.Millisecond
 	// found is how long a hung backend may take calls that fail (2.11: 1 s without a byte, 1 s for the PING), and then the time of a call.
 	found = 5 * time.Second
@@ -26,6 +26,7 @@ type judge struct {
 	incidents []incident
 	names     map[string]string   // by address
 	touched   map[uint64][]string // by call, from the backends' notes
+	late      []lateness          // of this machine
 }
 
 // readNotes returns which calls reached which backends, and what these complained of.
@@ -99,6 +100,7 @@ func (j *judge) allowed(c *soakCall) *incident {
 // excuses reports whether i explains the failure of c, which was or may have been on its backend.
 func (j *judge) excuses(i *incident, c *soakCall) bool {
 	during := func(from, to time.Time) bool { return !c.begun.After(to) && !c.got.Before(from) }
+	seen, found := seen+slack(j.late, i.to), found+slack(j.late, i.from)
 	switch i.what {
 	case killed:
 		return during(i.from, i.to.Add(seen))
@@ -141,7 +143,9 @@ func TestSoakJudge(t *testing.T) {
 			{ended, "web", "web0", at(60000), at(60500), at(61000)},
 			{hung, "web", "web0", at(70000), at(75000), at(75000)},
 			{killed, "tcp", "tcp0", at(1000), at(1010), at(2000)},
-		}}
+			{killed, "grpc", "grpc1", at(83000), at(83010), at(90000)},
+		},
+		late: []lateness{{at(84000), 1000 * time.Millisecond}}}
 	unavailable := status.Error(codes.Unavailable, "x")
 	for _, tt := range []struct {
 		name      string
@@ -172,6 +176,8 @@ func TestSoakJudge(t *testing.T) {
 		{"HTTP/2 on a hung one", soakCall{id: 4, service: "web", shape: "h2 GET", err: unavailable}, 71000, 72000, true},
 		{"TCP that the killed had not accepted", soakCall{id: 6, service: "tcp", err: unavailable}, 900, 1020, true},
 		{"TCP on another", soakCall{id: 7, service: "tcp", err: unavailable}, 900, 1020, false},
+		{"begun after the kill, when the machine had stood still for a second", soakCall{id: 2, service: "grpc", err: unavailable}, 84300, 84400, true},
+		{"begun long after the kill, although it had", soakCall{id: 2, service: "grpc", err: unavailable}, 88000, 88100, false},
 		{"TCP cut short by the kill", soakCall{id: 5, service: "tcp", err: complete(&checker{}, 7)}, 900, 1020, true},
 	} {
 		tt.c.begun, tt.c.got = at(tt.from), at(tt.to)

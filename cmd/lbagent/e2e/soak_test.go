@@ -43,6 +43,7 @@ func TestSoak(t *testing.T) {
 	l := newLoad(soakPorts(a))
 	began := time.Now()
 	l.start()
+	clock := watchLateness()
 	held := a.sample(c.stop)
 	c.start()
 	<-time.After(*soakFor)
@@ -50,17 +51,18 @@ func TestSoak(t *testing.T) {
 	<-time.After(calm)
 	l.end()
 	took := time.Since(began)
+	clock.end()
 
-	judgeCalls(t, c, l, took)
+	judgeCalls(t, c, l, clock.of, took)
 	held.judge(t)
 	a.wantRest(c.all(), fds, goroutines)
 	a.stop()
 }
 
 // judgeCalls complains of every call that failed without a reason, and of every byte that went wrong.
-func judgeCalls(t *testing.T, c *chaos, l *load, took time.Duration) {
+func judgeCalls(t *testing.T, c *chaos, l *load, late []lateness, took time.Duration) {
 	t.Helper()
-	j := &judge{incidents: c.incidents, names: c.byAddr()}
+	j := &judge{incidents: c.incidents, names: c.byAddr(), late: late}
 	var complaints []string
 	j.touched, complaints = readNotes(t, c.all())
 	for _, text := range complaints {

@@ -38,6 +38,7 @@ func (a *agent) hints(service string) string {
 
 // Where lists come from: a service's own namespace, one key, a choice by metadata (1.2), a host name (1.13), and what is refused (1.14); a call reaches each.
 func TestSourcesOfLists(t *testing.T) {
+	t.Parallel()
 	c := etcdClient(t, etcd.Endpoints()...)
 	bs := backends(t, 4, 0)
 	own, other := namespace(t), "/elsewhere"+namespace(t)
@@ -82,6 +83,7 @@ func TestSourcesOfLists(t *testing.T) {
 
 // Tiers by skydns' priority (3.8): the first gets all calls, the second none until the first is gone.
 func TestTiersOfSkyDNS(t *testing.T) {
+	t.Parallel()
 	c := etcdClient(t, etcd.Endpoints()...)
 	bs := backends(t, 3, 0)
 	for i, b := range bs {
@@ -125,6 +127,7 @@ func TestTiersOfSkyDNS(t *testing.T) {
 
 // 1.16: when no backend of the service is left, calls go to the fallback, and everything says so; 10 s after one is back they are its again.
 func TestFallback(t *testing.T) {
+	t.Parallel()
 	c := etcdClient(t, etcd.Endpoints()...)
 	near, far := newBackend(t, "near", "127.0.0.1", 0), newBackend(t, "far", "127.0.0.1", 0)
 	register(t, c, "user", near.addr)

@@ -11,12 +11,13 @@ const work = 20 * time.Millisecond
 
 // Calls over one connection reach all backends evenly (3.1), in turn under round_robin (3.10).
 func TestCallsOverOneConnectionAreSpread(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 5, work)
 	register(t, etcdClient(t, etcd.Endpoints()...), "user", addrs(bs)...)
 	p2c, rr := freePort(t), freePort(t)
 	startAgent(t, fmt.Sprintf(`
-  - {name: user, prefix: services/user/, listen: [%d]}
-  - {name: turns, backends: [%s], listen: [%d], policy: round_robin}
+  - {name: user, prefix: services/user/, protocol: h2, listen: [%d]}
+  - {name: turns, backends: [%s], protocol: h2, listen: [%d], policy: round_robin}
 `, p2c, join(addrs(bs)), rr), etcd.Endpoints()...)
 
 	for _, tt := range []struct {
@@ -29,7 +30,7 @@ func TestCallsOverOneConnectionAreSpread(t *testing.T) {
 			c.burst(100, 10)
 			// One hiccup of a loaded machine during a call is a slow backend for p2c, and rightly so: shares differ until it is forgotten.
 			even, text := false, ""
-			for try := 0; try < 5 && !even; try++ {
+			for try := 0; try < 10 && !even; try++ {
 				began := time.Now()
 				c.burst(3000, 40)
 				even, text = c.even(began, names(bs), tt.part)
@@ -47,11 +48,12 @@ func TestCallsOverOneConnectionAreSpread(t *testing.T) {
 
 // Four of five backends die and come back; then a sixth is added. Only calls in flight on the killed may fail.
 func TestFourOfFiveDieAndReturnAndASixthJoins(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 5, work)
 	reg := etcdClient(t, etcd.Endpoints()...)
 	register(t, reg, "user", addrs(bs)...)
 	port := freePort(t)
-	startAgent(t, fmt.Sprintf("- {name: user, prefix: services/user/, listen: [%d]}", port), etcd.Endpoints()...)
+	startAgent(t, fmt.Sprintf("- {name: user, prefix: services/user/, protocol: h2, listen: [%d]}", port), etcd.Endpoints()...)
 
 	c := newCaller(t, fmt.Sprintf("127.0.0.1:%d", port))
 	c.burst(100, 10)
@@ -62,23 +64,23 @@ func TestFourOfFiveDieAndReturnAndASixthJoins(t *testing.T) {
 		b.kill()
 	}
 	kill.to = time.Now()
-	poll(t, "a thousand calls go to the one that lives", func() bool {
+	pollFor(t, 3*patience, "hundreds of calls go to the one that lives", func() bool {
 		counts, total := c.since(kill.to)
-		return counts["b4"] == total && total > 1000
+		return counts["b4"] == total && total > 300
 	})
 
 	for _, b := range bs[:4] {
 		b.start()
 	}
 	returned := time.Now()
-	pollFor(t, 30*time.Second, "calls are even again", func() bool {
+	pollFor(t, 3*patience, "calls are even again", func() bool {
 		ok, _ := c.even(later(returned, time.Now().Add(-4*time.Second)), names(bs), 0.20)
 		return ok && time.Since(returned) > 4*time.Second
 	})
 
 	sixth := newBackend(t, "b5", "127.0.0.1", work)
 	register(t, reg, "user", sixth.addr)
-	pollFor(t, 5*time.Second, "the added backend has calls", func() bool { return sixth.calls.Load() > 0 })
+	poll(t, "the added backend has calls", func() bool { return sixth.calls.Load() > 0 })
 
 	unregister(t, reg, "user", sixth.addr)
 	poll(t, "the removed backend has no more calls", func() bool {

@@ -80,6 +80,7 @@ func (l *life) end() int {
 
 // On a laptop or in CI: no file, no root, no /run/lbagent, and nothing is left behind.
 func TestStaticAsAnybody(t *testing.T) {
+	t.Parallel()
 	testneed.Root(t) // to become somebody else
 	backends := []*httptest.Server{}
 	for _, name := range []string{"one", "two"} {
@@ -163,6 +164,7 @@ func TestStaticAsAnybody(t *testing.T) {
 
 // What somebody sees who has just installed the package, without a network: nothing to worry about, and what to do next.
 func TestFirstMinutes(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "lbagent-")
 	if err != nil {
 		t.Fatal(err)

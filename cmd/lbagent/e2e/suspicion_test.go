@@ -17,6 +17,7 @@ const cutOff = "LBAGENT_E2E_CUT_OFF"
 // The host's own network is cut: nothing says so but that everything fails at once. Nobody goes out for it, operators are told, and when it is over all is as before; two
 // of twelve backends that die then go out as ever (2.10).
 func TestCutOff(t *testing.T) {
+	t.Parallel()
 	if !inOwnNetwork(t) {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 // What happened to weights goes over at an upgrade (3.3, 3.7, 6.3): a cut, and a slow start; also of a service that has no listener and is used by the API only.
 func TestUpgradeKeepsWeights(t *testing.T) {
+	t.Parallel()
 	var all []string
 	for i := range 4 {
 		addr, _ := httpBackend(t, fmt.Sprint("b", i))

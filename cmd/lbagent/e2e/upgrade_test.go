@@ -101,6 +101,7 @@ func (a *agent) wantVersion(version string) {
 // From an old release to a new one and back, nobody notices: no call fails, a stream and a transfer that run go on to their end in the process that began them, watchers of the
 // API are told to come again, and no second upgrade begins meanwhile (6.3).
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 2, 0)
 	bulk := newBulk(t)
 	calls, bytesPort := freePort(t), freePort(t)
@@ -200,6 +201,7 @@ func (a *agent) upgradeRefusal() string {
 
 // A new program that can't take over changes nothing: it ends, the old one goes on, says so, and can be upgraded later (6.3).
 func TestUpgradeThatFails(t *testing.T) {
+	t.Parallel()
 	web, _ := httpBackend(t, "b0")
 	port := freePort(t)
 	a := newAgent(t, fmt.Sprintf("- {name: web, protocol: http1, backends: [%q], listen: [%d]}", web, port))

@@ -9,6 +9,7 @@ import (
 
 // The verbs, as a person and as a program sees them.
 func TestVerbs(t *testing.T) {
+	t.Parallel()
 	bs := backends(t, 2, 0)
 	port := freePort(t)
 	a := startAgent(t, fmt.Sprintf(`
@@ -90,6 +91,7 @@ func TestVerbs(t *testing.T) {
 
 // A verb without a daemon says so and fails.
 func TestVerbsWithoutAgent(t *testing.T) {
+	t.Parallel()
 	a := newAgent(t, "")
 	_, stderr, code := a.cli("lookup", "user")
 	if code != 1 || !strings.Contains(stderr, a.socket) {
