@@ -21,7 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// After 1,000 connects and disconnects of a kind, the agent has as many goroutines and descriptors as before.
+// After hundreds of connects and disconnects of a kind, the agent has as many goroutines and descriptors as before.
 func TestNothingIsLeftOfConnections(t *testing.T) {
 	t.Parallel()
 	bs := backends(t, 2, 0)
@@ -99,12 +99,12 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 			repeat(t, 50, kind.once) // pools and caches fill
 			fds, goroutines := a.atRest()
 			began := time.Now()
-			repeat(t, 1000, kind.once)
+			repeat(t, 300, kind.once)
 			took := time.Since(began)
 			const slack = 8 // idle connections to backends come and go
 			var nowFDs, nowGoroutines int
 			defer func() {
-				t.Logf("1,000 in %v, %v to come to rest; descriptors %d, then %d; goroutines %d, then %d",
+				t.Logf("300 in %v, %v to come to rest; descriptors %d, then %d; goroutines %d, then %d",
 					took, time.Since(began)-took, fds, nowFDs, goroutines, nowGoroutines)
 			}()
 			poll(t, "nothing is left", func() bool {
@@ -118,7 +118,7 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 // repeat calls once n times, 8 at a time.
 func repeat(t *testing.T, n int, once func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var left, failed atomic.Int64
 	left.Store(int64(n))
