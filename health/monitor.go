@@ -171,9 +171,11 @@ func (m *Monitor) close() {
 
 // start runs the probes that are due. More may be due once those are over that end at once.
 func (m *Monitor) start(ctx context.Context, now time.Time, c *core, probes *sync.WaitGroup) {
+	swept := false
 	for _, p := range c.tick(now) {
 		switch {
 		case m.sweep != nil && m.sweep.takes(&p):
+			swept = true
 			if r, done := m.sweep.start(now, p); done {
 				c.probed(now, r)
 			}
@@ -182,6 +184,9 @@ func (m *Monitor) start(ctx context.Context, now time.Time, c *core, probes *syn
 		default:
 			m.run(ctx, p, probes)
 		}
+	}
+	if swept { // most are over by the time that the last one has begun, unless they go far: that spares a wake-up, and the backend the end of the handshake
+		m.takeSwept(time.Now(), c)
 	}
 }
 
@@ -192,11 +197,7 @@ func (m *Monitor) run(ctx context.Context, p probeJob, probes *sync.WaitGroup) {
 
 func (m *Monitor) takeResults(ctx context.Context, now time.Time, c *core, probes *sync.WaitGroup) {
 	if m.sweep != nil {
-		m.swept = m.sweep.collect(now, m.swept[:0])
-		for _, r := range m.swept {
-			c.probed(now, r)
-		}
-		clear(m.swept)
+		m.takeSwept(now, c)
 	}
 	m.takeWatches(ctx, now, c, probes)
 	for {
@@ -207,6 +208,15 @@ func (m *Monitor) takeResults(ctx context.Context, now time.Time, c *core, probe
 			return
 		}
 	}
+}
+
+// takeSwept takes what became of the probes of the sweep.
+func (m *Monitor) takeSwept(now time.Time, c *core) {
+	m.swept = m.sweep.collect(now, m.swept[:0])
+	for _, r := range m.swept {
+		c.probed(now, r)
+	}
+	clear(m.swept)
 }
 
 // takeWatches takes what watches found, has a Check do what they can't, and ends those that nobody needs any more.

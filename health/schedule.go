@@ -68,7 +68,7 @@ func (c *core) tick(now time.Time) []probeJob {
 		}
 		t := (*row)[0].t
 		if t.waits && !t.gone && t.probed() {
-			if !c.pace.take(now) {
+			if !c.pace.take(c.paced(now)) {
 				break
 			}
 			t.probing = true
@@ -289,6 +289,15 @@ func (c *core) planSooner(now time.Time, t *target) {
 	if c.plan(now, t); planned.Before(t.probeAt) {
 		t.probeAt = planned
 	}
+}
+
+// paced is now as the pace counts: in steps of wakeGrain from where the grid begins. A wake-up is late by some of that, once more and once less, and what began at one point of the grid has
+// to make room for as many at the one that is paceTime later; else 1,000 backends would have their probes in twenty wake-ups a second instead of four.
+func (c *core) paced(now time.Time) time.Time {
+	if c.gridFrom.IsZero() {
+		return now
+	}
+	return now.Add(-(now.Sub(c.gridFrom) % wakeGrain))
 }
 
 // pace lets at most paceBurst things happen in any paceTime: it holds when the last of them did.

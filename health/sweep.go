@@ -78,8 +78,8 @@ func (s *sweep) collect(now time.Time, results []result) []result {
 		}
 		s.polled = append(s.polled, unix.PollFd{Fd: int32(s.flights[i].fd), Events: events})
 	}
-	if _, err := unix.Poll(s.polled, 0); err != nil {
-		return results // EINTR: the next time
+	if pollSockets(s.polled) != 0 {
+		return results // the next time
 	}
 	// Kept ones move up; a second connection of a probe is appended behind all, and looked at the next time.
 	n, kept := len(s.flights), 0
@@ -88,7 +88,7 @@ func (s *sweep) collect(now time.Time, results []result) []result {
 		var err error
 		over := false
 		if s.polled[i].Revents != 0 {
-			over, err = s.advance(&f)
+			over, err = s.advance(&f, s.polled[i].Revents)
 		} else if !now.Before(f.deadline) {
 			over, err = true, f.timedOut()
 		}
@@ -97,7 +97,7 @@ func (s *sweep) collect(now time.Time, results []result) []result {
 			kept++
 			continue
 		}
-		_ = unix.Close(f.fd)
+		closeSocket(f.fd)
 		if r, done := s.ended(now, &f, err); done {
 			results = append(results, r)
 		}
@@ -118,20 +118,24 @@ func (f *flight) timedOut() error {
 func dialError(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 
 // advance goes on with a probe that poll says can go on. Once it is over, a nil error means that it passed.
-func (s *sweep) advance(f *flight) (over bool, err error) {
+func (s *sweep) advance(f *flight, events int16) (over bool, err error) {
 	if f.greeting {
 		return s.readSettings(f)
 	}
-	if err := connectError(f.fd); errors.Is(err, syscall.ECONNRESET) {
-		return true, err // it was accepted first: what refuses a connect says ECONNREFUSED
-	} else if err != nil {
-		return true, dialError(err)
+	if events&(unix.POLLERR|unix.POLLHUP) != 0 {
+		switch errno := socketError(f.fd); errno {
+		case 0:
+		case syscall.ECONNRESET:
+			return true, errno // it was accepted first: what refuses a connect says ECONNREFUSED
+		default:
+			return true, dialError(errno)
+		}
 	}
 	if !f.job.options.HTTP2 {
 		return true, nil
 	}
-	if _, err := unix.Write(f.fd, hello()); err != nil { // a new socket takes these few bytes at once
-		return true, err
+	if _, errno := writeSocket(f.fd, hello()); errno != 0 { // a new socket takes these few bytes at once
+		return true, errno
 	}
 	f.greeting = true
 	return false, nil
@@ -140,12 +144,12 @@ func (s *sweep) advance(f *flight) (over bool, err error) {
 // readSettings reads the peer's first frame as far as it tells what it is, and whatever else is there: closing a socket with bytes unread resets
 // the connection.
 func (s *sweep) readSettings(f *flight) (over bool, err error) {
-	n, err := unix.Read(f.fd, s.buffer[:])
+	n, errno := readSocket(f.fd, s.buffer[:])
 	switch {
-	case errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR):
+	case errno == syscall.EAGAIN:
 		return false, nil
-	case err != nil:
-		return true, err
+	case errno != 0:
+		return true, errno
 	case n == 0:
 		return true, io.EOF
 	}
@@ -159,7 +163,7 @@ func (s *sweep) readSettings(f *flight) (over bool, err error) {
 	case f.head[3] != frameSettings || n > h2FrameMost:
 		return true, errNotHTTP2
 	}
-	_, _ = unix.Write(f.fd, appendFrame(nil, frameGoAway, 0, 0, make([]byte, 8))) // in good order, as far as that still works
+	_, _ = writeSocket(f.fd, appendFrame(nil, frameGoAway, 0, 0, make([]byte, 8))) // in good order, as far as that still works
 	return true, nil
 }
 
@@ -173,7 +177,7 @@ func (s *sweep) excuse(late time.Duration) {
 // close gives up what is under way.
 func (s *sweep) close() {
 	for _, f := range s.flights {
-		_ = unix.Close(f.fd)
+		closeSocket(f.fd)
 	}
 	s.flights = nil
 }
@@ -181,44 +185,20 @@ func (s *sweep) close() {
 // beginConnect begins a connect that doesn't block. One that is only a knock ends by a reset, before the handshake is over if this host is quick: the backend's kernel has
 // answered, its program is not woken, and no port is left in TIME_WAIT on either side.
 func beginConnect(addr netip.AddrPort, knock bool) (int, error) {
-	domain, to := unix.AF_INET, unix.Sockaddr(nil)
-	if ip := addr.Addr(); ip.Is4() || ip.Is4In6() {
-		to = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}
-	} else {
-		domain, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return 0, dialError(err)
+	fd, errno := openSocket(inetFamily(addr.Addr()))
+	if errno != 0 {
+		return 0, dialError(errno)
 	}
 	if knock { // as far as it goes: a connect that ends otherwise is one as well
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+		resetOnClose(fd)
+		setSocket(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 	}
-	for {
-		err = unix.Connect(fd, to)
-		if !errors.Is(err, syscall.EINTR) {
-			break
+	if errno := connectSocket(fd, addr); errno != 0 && errno != syscall.EINPROGRESS {
+		closeSocket(fd)
+		if errno == syscall.ECONNRESET {
+			return 0, errno
 		}
-	}
-	if err != nil && !errors.Is(err, syscall.EINPROGRESS) && !errors.Is(err, syscall.EALREADY) {
-		_ = unix.Close(fd)
-		if errors.Is(err, syscall.ECONNRESET) {
-			return 0, err
-		}
-		return 0, dialError(err)
+		return 0, dialError(errno)
 	}
 	return fd, nil
-}
-
-// connectError is how a connect ended that poll says has ended.
-func connectError(fd int) error {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return err
-	}
-	if code != 0 {
-		return syscall.Errno(code)
-	}
-	return nil
 }

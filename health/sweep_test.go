@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
@@ -264,4 +265,41 @@ func BenchmarkSweep(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(processTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
+// Probes of backends that are near are over when the last of their batch has begun, so that nobody has to wake for their ends.
+func TestSweepIsOverAtOnce(t *testing.T) {
+	m, err := New(Config{Log: hclog.NewNullLogger(), OnChange: func(time.Time, []Change) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCore(m.inbox, func() float64 { return 0.5 }, &m.stats, hclog.NewNullLogger())
+	begun := time.Now()
+	all := make(fixed, paceBurst)
+	l, err := net.Listen("tcp4", "0.0.0.0:0") // any address of 127/8 is a backend
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for i := range all {
+		all[i] = Target{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}), addrOf(l).Port()), State: NewState(begun)}
+	}
+	c.setGroup(begun, "g", defaults(), all)
+	c.setActive(begun, "g", true)
+	for now := begun; ; now, _ = c.next(now) { // a busy machine may take its time over the first ones
+		if now.Sub(begun) > time.Hour {
+			t.Fatal("no batch was over at once")
+		}
+		before := m.Stats().Probes
+		m.start(t.Context(), now, c, nil)
+		if m.Stats().Probes-before >= paceBurst/2 && len(m.sweep.flights) == 0 {
+			break
+		}
+		for len(m.sweep.flights) > 0 {
+			m.takeSwept(time.Now(), c)
+		}
+	}
+	if next := m.next(begun, c); next.Equal(begun.Add(wakeGrain)) {
+		t.Error("a wake-up for probes that are over")
+	}
 }

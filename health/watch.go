@@ -176,7 +176,7 @@ func keepAlive(fd int) {
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, {unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 5},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 1}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3}, {unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 10_000},
 	} {
-		_ = unix.SetsockoptInt(fd, o[0], o[1], o[2])
+		setSocket(fd, o[0], o[1], o[2])
 	}
 }
 
@@ -223,25 +223,25 @@ func (w *watch) timedOut() error {
 // advance reads and writes what there is.
 func (s *watches) advance(now time.Time, w *watch) {
 	if !w.up {
-		if err := connectError(int(w.fd)); errors.Is(err, syscall.ECONNRESET) {
-			s.settle(now, w, err)
+		switch errno := socketError(int(w.fd)); errno {
+		case 0:
+		case syscall.ECONNRESET:
+			s.settle(now, w, errno)
 			return
-		} else if err != nil {
-			s.settle(now, w, dialError(err))
+		default:
+			s.settle(now, w, dialError(errno))
 			return
 		}
 	}
 	err := s.flush(w)
 	for err == nil && w.up {
-		n, readErr := unix.Read(int(w.fd), s.buffer[:])
-		if errors.Is(readErr, syscall.EAGAIN) {
+		n, errno := readSocket(int(w.fd), s.buffer[:])
+		if errno == syscall.EAGAIN {
 			break
 		}
 		switch {
-		case errors.Is(readErr, syscall.EINTR):
-			continue
-		case readErr != nil:
-			err = readErr
+		case errno != 0:
+			err = errno
 		case n == 0:
 			err = io.EOF
 		default:
@@ -258,12 +258,12 @@ func (s *watches) flush(w *watch) error {
 	if len(w.stream.out) == 0 {
 		return nil
 	}
-	n, err := unix.Write(int(w.fd), w.stream.out)
+	n, errno := writeSocket(int(w.fd), w.stream.out)
 	switch {
-	case (errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOTCONN)) && !w.up:
+	case (errno == syscall.EAGAIN || errno == syscall.ENOTCONN) && !w.up:
 		return nil // not connected yet
-	case err != nil:
-		return err
+	case errno != 0:
+		return errno
 	case n < len(w.stream.out):
 		return errClosed{"the backend doesn't read"}
 	}
@@ -324,7 +324,7 @@ func (s *watches) end(w *watch) {
 		return // it never was open, or is closed
 	}
 	delete(s.all, w.fd)
-	_ = unix.Close(int(w.fd))
+	closeSocket(int(w.fd))
 	w.job.t.watch = nil
 }
 
@@ -347,7 +347,7 @@ func (s *watches) excuse(late time.Duration) {
 // close gives up what is there.
 func (s *watches) close() {
 	for _, w := range s.all {
-		_ = unix.Close(int(w.fd))
+		closeSocket(int(w.fd))
 	}
 	clear(s.all)
 	if s.epoll != nil {
