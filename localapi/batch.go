@@ -4,6 +4,10 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"time"
+
+	"github.com/lbagent/lbagent/agent/picker"
+	"github.com/lbagent/lbagent/agent/table"
 )
 
 // maxEntries bounds the entries of a batch's answer: up to this many picks are interleaved one by one, more of them in small groups. A service with more
@@ -12,6 +16,31 @@ const maxEntries = 32
 
 // share is one entry of a batch: n calls for the backend of that index.
 type share struct{ index, n int }
+
+// Share is one entry of a batch: N calls for a backend, before those of the next entry.
+type Share struct {
+	Backend *table.Backend
+	N       int
+}
+
+// Batch is what Pick answers if n calls are asked for at once (3.5), for whoever has the view itself; nothing if no backend gets calls, and View.Advise has the last resort.
+func Batch(v *table.View, now time.Time, n int, random picker.Random) []Share {
+	p := newPlan(v, now)
+	if len(p.backends) == 0 {
+		return nil
+	}
+	shares := p.cut(n, random)
+	out := make([]Share, len(shares))
+	for i, s := range shares {
+		out[i] = Share{p.backends[s.index], s.n}
+	}
+	return out
+}
+
+// cut takes n calls from the plan, which has a backend, in the order in which they are to be made.
+func (p *plan) cut(n int, random picker.Random) []share {
+	return interleave(apportion(p.weights, n, random.Float64()), random.IntN(len(p.backends)))
+}
 
 // apportion splits n calls by weight. Each index gets the whole part of its quota; what is left is drawn by systematic sampling from start, in [0,1): each gets
 // at most one more, and in the mean over random starts exactly its fraction. (Handing it to the largest remainders would give a light backend no call

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,6 +125,15 @@ func TestPlanByLatency(t *testing.T) {
 			if math.Abs(got[i]-want) > 0.01 {
 				t.Errorf("backend %d has %v, want %v", i, got[i], want)
 			}
+		}
+		// With everybody unreachable all are tried in random order (2.9): the slow one may be the first that is back.
+		var changes []health.Change
+		for i := range v.Backends {
+			changes = append(changes, health.Change{Group: "user", Addr: v.Backends[i].Addr, State: v.Backends[i].State, To: health.Part{Kind: health.Unreachable}})
+		}
+		tab.SetVerdicts(time.Now(), changes)
+		if got := newPlan(tab.Lookup("user").View(), time.Now()).weights; !slices.Equal(got, []float64{1, 1, 1, 1, 1}) {
+			t.Errorf("the last resort has weights %v", got)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -58,7 +58,11 @@ func newPlan(v *table.View, now time.Time) *plan {
 		}
 		b := &v.Backends[i]
 		p.backends = append(p.backends, b)
-		p.weights = append(p.weights, b.Weight/b.State.Lag(now, median))
+		w := 1.0 // the last resort goes in random order (2.9): what failed before says nothing of who is back first
+		if b.Verdict.Usable() || b.Verdict.Soft {
+			w = b.Weight / b.State.Lag(now, median)
+		}
+		p.weights = append(p.weights, w)
 	}
 	return p
 }

@@ -3,7 +3,6 @@ package localapi
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -181,7 +180,7 @@ func (s *Server) batch(v *table.View, now time.Time, n int, tried []*health.Stat
 	if len(p.backends) == 0 {
 		return nil
 	}
-	shares := interleave(apportion(p.weights, n, rand.Float64()), rand.IntN(len(p.backends)))
+	shares := p.cut(n, picker.Random{})
 	picked := make([]lbagentv1.Picked, len(shares))
 	out := make([]*lbagentv1.Picked, len(shares))
 	text := make([]string, len(p.backends))
