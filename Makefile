@@ -21,8 +21,9 @@ help: ## this list
 demo: ## etcd, five backends, the agent and traffic on this terminal, with failures on purpose
 	$(GO) run ./cmd/lbdemo
 
-test: ## every test, with the race detector; needs Go and a C compiler
+test: ## every test, with the race detector, and the simulation's goals without it; needs Go and a C compiler
 	$(GO) test -race -timeout 20m ./...
+	$(GO) test ./cmd/lbbench/sim
 
 test-systemd: ## what callers see of a reload, restart, upgrade, kill, ... in a booted systemd, as root; ROUNDS=5 is the long form, SUITE=trixie a newer systemd, also for the packages' own tests
 	LBAGENT_TEST_ALL=1 $(GO) test -run='^TestLoad$$$(if $(filter-out bookworm,$(SUITE)),|^TestPackages$$/^install)' -v -count=1 -timeout=60m ./packaging -load=$(ROUNDS) -suite=$(SUITE)

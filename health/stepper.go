@@ -51,7 +51,7 @@ func (s *Stepper) Answer(now time.Time, p Probe, c Check) {
 		o = outcome{kind: probePassed}
 	case c.Local:
 		o.kind = probeLocal
-	case c.Refused:
+	case c.Refused, !c.Answered && p.job.options.Probe == ProbeTCP: // no connection, or no SETTINGS on it
 		o.kind = probeUnreachable
 	case c.Answered:
 		o.kind = probeAnswered

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -84,6 +85,10 @@ func TestStepperProbes(t *testing.T) {
 			v := orUp(targets[0].State.Verdict())
 			if v.Kind != c.kind || v.Soft != c.soft || c.kind != Up && v.Last != c.check.Cause {
 				t.Errorf("verdict %+v", v)
+			}
+			parts := targets[0].State.Snapshot(s.now).Parts
+			if noWay := slices.ContainsFunc(parts, func(p Part) bool { return p.Kind == Unreachable }); noWay != (c.kind == Down && !c.soft) {
+				t.Errorf("parts %+v", parts) // a tcp probe that is not answered had no connection, or no SETTINGS on it
 			}
 			if told := len(s.changes) > 0; told != (c.kind != Up) {
 				t.Errorf("changes: %+v", s.changes)

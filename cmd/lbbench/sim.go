@@ -20,13 +20,14 @@ const simVerb = "sim"
 
 const simUsage = `lbbench sim lives the days of a fleet in virtual time: hosts that call backends which are slow, fail, flap or drown.
 
-Who gets a call is decided by lbagent's own table, picker and health, and beside it by round robin and least request (of two drawn), which know nothing of
-health, and by an oracle that knows the true state of every backend and all queues at any moment. One seed gives the same calls to all of them.
+Who gets a call is decided by lbagent's own table, picker and health: for calls that it carries (lbagent), and for callers that pick batches of 8, make their calls
+themselves and report them (lbagent_asked). Beside it by round robin and least request (of two drawn), which know nothing of health, and by an oracle that knows the true
+state of every backend and all queues at any moment. One seed gives the same calls to all of them.
 
 usage: lbbench sim [flags] [scenario ...]
 
 columns: P50, P99, P99.9 of the calls that succeeded, and P99 by the oracle's; calls that failed, of all and of those while a backend was bad; the share of a bad
-backend (1 = fair), and from 10 s on; the shares of backends that were always good; in how many seconds a host had a bad one out (median, last), by how
+backend (1 = fair), and from 10 s on; the shares of backends that were always good; how many calls stay in their host's zone, and of hosts in one that is hurt; in how many seconds a host had a bad one out (median, last), by how
 many failed calls at most; how often a minute, and how many were well again before; after how many seconds a backend that is well had its share again, how
 often it was taken out after that, and how often one that was never bad; the first success after all were gone.
 
@@ -213,6 +214,7 @@ func simColumns(oracle map[uint64]float64) []simColumn {
 		{"BAD", func(r *sim.Result) string { return when(r.BadShare > 0, "%.2f", r.BadShare) }},
 		{">10s", func(r *sim.Result) string { return when(r.BadSettled > 0, "%.2f", r.BadSettled) }},
 		{"GOOD", func(r *sim.Result) string { return when(r.Most > 0, "%.2f-%.2f", r.Least, r.Most) }},
+		{"IN ZONE", func(r *sim.Result) string { return when(r.Near > 0, "%.3f, hurt %.3f", r.Near, r.NearHurt) }},
 		{"OUT s", func(r *sim.Result) string { return when(r.Outs > 0, "%.1f-%.1f", r.OutP50, r.OutMax) }},
 		{"BY", func(r *sim.Result) string { return when(r.Outs > 0, "%d", r.FailsUntil) }},
 		{"/MIN", func(r *sim.Result) string { return when(r.OutsMinute > 0, "%.1f", r.OutsMinute) }},

@@ -37,11 +37,16 @@ func newAgent(w *world, h *host) (*agent, error) {
 		},
 		OnActive: func(group string, active bool) { a.judge.SetActive(w.clock.time(), group, active) },
 		Random:   picker.NewRandom(w.picks),
+		Seed:     w.cfg.Seed<<32 | uint64(h.index), // each host has a subset of its own (3.9)
 	}); err != nil {
 		return nil, err
 	}
 	now := w.clock.time()
-	a.table.SetSpec(now, w.spec)
+	spec := w.spec
+	if w.scenario.zones > 0 {
+		spec.Zone = w.zone(h.index)
+	}
+	a.table.SetSpec(now, spec)
 	a.table.Apply(now, w.list)
 	a.service = a.table.Lookup(w.spec.Name)
 	a.step()
@@ -61,9 +66,9 @@ func (a *agent) pick(c *call) int {
 	b.State.Begin()
 	c.states = append(c.states, b.State)
 	i := number(b.Addr)
-	if !a.connected[i] && !a.w.backends[i].refuses {
+	if b := a.w.backends[i]; !a.connected[i] && !b.refuses && !b.hangs {
 		a.connected[i] = true
-		b.State.Connected(now)
+		c.state().Connected(now)
 		a.step()
 	}
 	return i
@@ -72,12 +77,18 @@ func (a *agent) pick(c *call) int {
 // state is that of the attempt that c makes.
 func (c *call) state() *health.State { return c.states[len(c.states)-1] }
 
-func (a *agent) refused(c *call) {
+func (a *agent) refused(c *call) { a.notConnected(c, "connection refused") }
+
+func (a *agent) unanswered(c *call) { a.notConnected(c, "no SETTINGS within 1 s") }
+
+func (a *agent) notConnected(c *call, cause string) {
 	now := a.w.clock.time()
-	c.state().ConnectFailed(now, "connection refused")
+	c.state().ConnectFailed(now, cause)
 	c.state().End(now, health.Neutral, 0, false, "")
 	a.step()
 }
+
+func (a *agent) carries() bool { return true }
 
 func (a *agent) ended(c *call, result health.Result, firstByte time.Duration) {
 	cause := ""
@@ -137,11 +148,18 @@ func (a *agent) act() {
 func (a *agent) probe(p health.Probe) {
 	i := number(p.Addr())
 	a.w.meter.probes++
-	a.w.clock.after(wireTime, func() {
-		b, check := a.w.backends[i], health.Check{Passed: true}
-		switch o := p.Options(); {
+	b, o := a.w.backends[i], p.Options()
+	takes := wireTime
+	if b.hangs {
+		takes = o.Timeout
+	}
+	a.w.clock.after(takes, func() {
+		check := health.Check{Passed: true}
+		switch {
 		case b.refuses:
 			check = health.Check{Refused: true, Cause: "connection refused"}
+		case b.hangs:
+			check = health.Check{Cause: "no answer within 1 s"}
 		case o.Probe != health.ProbeTCP && b.fail > 0 && a.w.chance.Float64() < b.fail:
 			check = health.Check{Answered: true, Cause: "HTTP 503"}
 		}
@@ -161,10 +179,13 @@ func number(a netip.AddrPort) int {
 }
 
 // newList is the list of all backends, which every host has.
-func newList(name string, backends []*backend) *service.List {
-	l := &service.List{Service: name, Source: service.FromEtcd, Epoch: 1, Revision: 1, Backends: make([]service.Backend, len(backends))}
-	for i, b := range backends {
+func newList(w *world) *service.List {
+	l := &service.List{Service: w.spec.Name, Source: service.FromEtcd, Epoch: 1, Revision: 1, Backends: make([]service.Backend, len(w.backends))}
+	for i, b := range w.backends {
 		l.Backends[i] = service.Backend{Addr: address(i), Weight: uint32(b.weight), Created: 1, Modified: 1}
+		if w.scenario.zones > 0 {
+			l.Backends[i].Zone = w.zone(i)
+		}
 	}
 	return l
 }

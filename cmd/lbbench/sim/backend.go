@@ -24,6 +24,7 @@ type condition struct {
 	fail     float64 // the share of calls that fail: HTTP 503, after the time of a good one
 	fast     bool    // what fails does so after fastFailure, without a server
 	refuses  bool    // its process is dead: connects are refused, running calls end with a reset
+	hangs    bool    // its process stands still: the kernel takes connects, and nothing is answered
 }
 
 // bad reports whether calls should rather go elsewhere.

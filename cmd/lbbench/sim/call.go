@@ -23,6 +23,7 @@ type call struct {
 	// The attempt that is under way.
 	to     int
 	picked time.Duration
+	due    time.Duration // its end, as it is planned
 	result health.Result
 	refuse bool
 	slot   int // among the backend's running calls
@@ -48,13 +49,25 @@ func (c *call) dispatch() {
 	}
 	switch {
 	case c.refuse:
+	case b.hangs:
+		if c.hang() {
+			return
+		}
+		at = c.deadline
 	case c.result == health.Failure && b.fast:
 		at += fastFailure
 	default:
+		w.link(c.host, c.to).up = true
 		at = c.serve(b)
 	}
 	b.hold(c)
-	w.clock.plan(at, c)
+	c.plan(at)
+}
+
+// plan has the attempt end at that time, and at no other.
+func (c *call) plan(at time.Duration) {
+	c.due = at
+	c.w.clock.plan(at, c)
 }
 
 // serve has the call wait for a server, and served; it returns when the caller hears of it.
@@ -73,18 +86,26 @@ func (c *call) serve(b *backend) time.Duration {
 
 // act is the end of the attempt.
 func (c *call) act() {
-	if c.over { // its backend died before
+	if c.over || c.w.clock.now != c.due { // its backend died before, or stood still
 		return
 	}
 	c.w.backends[c.to].release(c)
-	if c.refuse {
-		c.w.meter.attemptFailed(c)
-		c.tried = append(c.tried, c.to)
-		c.host.chooser.refused(c)
-		c.dispatch() // 4.1: a failed connect is no retry, the call goes on
-		return
+	switch {
+	case !c.refuse:
+		c.end(c.result)
+	case c.host.chooser.carries():
+		c.unreached(c.host.chooser.refused)
+	default:
+		c.end(health.Failure)
 	}
-	c.end(c.result)
+}
+
+// unreached is a connect that failed, as the chooser is told: no retry, the call goes on (4.1).
+func (c *call) unreached(tell func(*call)) {
+	c.w.meter.attemptFailed(c)
+	c.tried = append(c.tried, c.to)
+	tell(c)
+	c.dispatch()
 }
 
 // end ends the attempt, and the call with it.
@@ -118,6 +139,7 @@ func (w *world) kill(i int) {
 		c.end(health.Neutral) // what hung on a lost connection says nothing more
 	}
 	for _, h := range w.hosts {
+		*w.link(h, i) = link{}
 		h.chooser.closed(i)
 	}
 }

@@ -15,6 +15,8 @@ type chooser interface {
 	ended(c *call, result health.Result, firstByte time.Duration) // its attempt
 	lost(backend int)                                             // a connection broke under running calls
 	closed(backend int)                                           // all connections are, used or not
+	unanswered(c *call)                                           // its connect was, for connectTime; c is one of those that waited for it
+	carries() bool                                                // calls go through it, so that it sees connections; else callers only ask, and report
 }
 
 // bare is what choosers have that learn nothing.
@@ -24,6 +26,8 @@ func (bare) refused(*call)                             {}
 func (bare) ended(*call, health.Result, time.Duration) {}
 func (bare) lost(int)                                  {}
 func (bare) closed(int)                                {}
+func (bare) unanswered(*call)                          {}
+func (bare) carries() bool                             { return true }
 
 // robin is round robin from a random start, without any idea of health.
 type robin struct {
@@ -80,6 +84,8 @@ func (l *least) refused(c *call)                                 { l.outstanding
 func (l *least) ended(c *call, _ health.Result, _ time.Duration) { l.outstanding[c.to]-- }
 func (l *least) lost(int)                                        {}
 func (l *least) closed(int)                                      {}
+func (l *least) unanswered(*call)                                {}
+func (l *least) carries() bool                                   { return true }
 
 // oracle knows the true state of every backend at this moment, queues that the calls of other hosts make included. No real balancer can.
 type oracle struct {
@@ -95,7 +101,7 @@ func (o *oracle) pick(c *call) int {
 	best, least := -1, math.Inf(1)
 	for k, i := 0, o.w.picks.IntN(n); k < n; k, i = k+1, (i+1)%n {
 		b := o.w.backends[i]
-		if b.refuses || slices.Contains(c.tried, i) {
+		if b.refuses || b.hangs || slices.Contains(c.tried, i) {
 			continue
 		}
 		cost := float64(b.wait(o.w.clock.now)) + float64(o.w.cfg.Mean)*b.slowness() + b.fail*float64(o.w.cfg.Timeout)

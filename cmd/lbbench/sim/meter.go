@@ -33,6 +33,8 @@ type second struct {
 	bad      []bool
 	settled  []bool // bad for a while
 	ok, lost int    // calls
+	first    [2]int // attempts of hosts of the first zone: there, and elsewhere
+	near     [2]int // likewise of the others, in theirs
 }
 
 // pair is what one host thinks of one backend.
@@ -109,7 +111,20 @@ func (m *meter) turned(h *host, i int, usable bool) {
 	}
 }
 
-func (m *meter) attempt(c *call) { m.now().attempts[c.to]++ }
+func (m *meter) attempt(c *call) {
+	s := m.now()
+	s.attempts[c.to]++
+	if zones := m.w.scenario.zones; zones > 0 {
+		count, elsewhere := &s.near, 0
+		if c.host.index%zones == 0 {
+			count = &s.first
+		}
+		if c.host.index%zones != c.to%zones {
+			elsewhere = 1
+		}
+		count[elsewhere]++
+	}
+}
 
 func (m *meter) attemptFailed(c *call) {
 	if p := m.pair(c.host, c.to); !p.known {
@@ -197,6 +212,8 @@ type Result struct {
 	Return     float64 `json:"return_s"`         // from when it was good until it had 0.9 of its share for 5 s; -1 = never, 0 = there was none
 	FirstOK    float64 `json:"first_success_ms"` // of the last host, after all backends were gone and one was back
 	Probes     int     `json:"probes"`
+	Near       float64 `json:"near"`      // share of the calls that stayed in their host's zone, of hosts not in the first one; 0 = there are no zones
+	NearHurt   float64 `json:"near_hurt"` // of the others, from 10 s after something went wrong there
 }
 
 func (m *meter) result() *Result {
@@ -208,6 +225,7 @@ func (m *meter) result() *Result {
 		Outs: len(m.delays), Missed: m.missed, Wrong: m.wrong, Relapses: m.relapses, Probes: m.probes,
 	}
 	m.shares(r)
+	m.zones(r)
 	if n := len(m.delays); n > 0 {
 		slices.Sort(m.delays)
 		r.OutP50, r.OutMax, r.FailsUntil = m.delays[n/2].Seconds(), m.delays[n-1].Seconds(), slices.Max(m.fails)
@@ -282,6 +300,22 @@ func (m *meter) shares(r *Result) {
 			}
 		}
 	}
+}
+
+// zones is how many calls stayed in their zone.
+func (m *meter) zones(r *Result) {
+	var near, hurt [2]float64
+	for at := int(settle / time.Second); at < len(m.seconds); at++ {
+		s := &m.seconds[at]
+		settled := slices.Contains(s.settled, true)
+		for i := range near {
+			near[i] += float64(s.near[i])
+			if settled {
+				hurt[i] += float64(s.first[i])
+			}
+		}
+	}
+	r.Near, r.NearHurt = ratio(near[0], near[0]+near[1]), ratio(hurt[0], hurt[0]+hurt[1])
 }
 
 // returned is after how many seconds backend i had its share again for a while; -1 = never.

@@ -2,7 +2,7 @@
 
 package sim
 
-// seeds is how many seeds goals are tested with. The race detector makes a run ten times as long, and finds in one what it finds in three: all of it is one goroutine's.
+// Under the race detector goals are tested with one seed, and only a few.
 const (
 	seeds  = 1
 	racing = true

@@ -25,6 +25,7 @@ type scenario struct {
 	lasts           time.Duration
 	weights         []float64 // nil = all the same
 	serial          bool      // each host makes one call after the other
+	zones           int       // 0 = there are none; else hosts and backends are in them in turn
 	hasty           float64   // the share of calls of a slow method with impatient callers
 	plot            func(w *world)
 }
@@ -43,10 +44,14 @@ func (w *world) few(share float64) int { return max(1, int(share*float64(len(w.b
 func wrong(n func(w *world) int, c condition) func(w *world) {
 	return func(w *world) {
 		for i := range n(w) {
-			w.clock.after(onset, func() { w.turn(i, c) })
-			w.clock.after(onset+ordeal, func() { w.turn(i, condition{}) })
+			w.ordeal(i, c)
 		}
 	}
+}
+
+func (w *world) ordeal(i int, c condition) {
+	w.clock.after(onset, func() { w.turn(i, c) })
+	w.clock.after(onset+ordeal, func() { w.turn(i, condition{}) })
 }
 
 func one(*world) int { return 1 }
@@ -88,6 +93,13 @@ func scenarios() []scenario {
 				w.clock.after(2*time.Second, func() { w.turn(0, condition{}) })
 			})
 		}},
+		{name: "hanging", what: "the process of one backend stands still for 60 s: it takes connects, and answers nothing", hosts: 20, backends: 10, rate: 100, lasts: tail, plot: wrong(one, condition{hangs: true})},
+		{name: "zones", what: "three zones; of the first one's backends two of three are dead for 60 s", hosts: 21, backends: 18, rate: 100, lasts: tail, zones: 3, plot: func(w *world) {
+			for i := 0; i < 2*len(w.backends)/3; i += w.scenario.zones {
+				w.ordeal(i, condition{refuses: true})
+			}
+		}},
+		{name: "large", what: "hosts have subsets of 32 backends; a third of all is dead for 60 s", hosts: 20, backends: 200, rate: 100, lasts: tail, plot: wrong(func(w *world) int { return len(w.backends) / 3 }, condition{refuses: true})},
 		{name: "overloaded", what: "one backend has a quarter of its servers for 60 s", hosts: 20, backends: 10, rate: 400, lasts: tail, plot: wrong(one, condition{capacity: 0.25})},
 		{name: "outage", what: "all processes are dead for 20 s, then come back one a second", hosts: 20, backends: 10, rate: 100, lasts: onset + 120*time.Second, plot: func(w *world) {
 			for i := range w.backends {

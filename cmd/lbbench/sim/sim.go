@@ -51,13 +51,14 @@ func (c *Config) Check() error {
 // Contenders.
 const (
 	Agent        = "lbagent"
+	Asked        = "lbagent_asked" // callers pick batches, call themselves, and report
 	RoundRobin   = "round_robin"
 	LeastRequest = "least_request"
 	Oracle       = "oracle"
 )
 
 // Contenders is who may take part.
-func Contenders() []string { return []string{Agent, RoundRobin, LeastRequest, Oracle} }
+func Contenders() []string { return []string{Agent, Asked, RoundRobin, LeastRequest, Oracle} }
 
 // world is one run.
 type world struct {
@@ -66,6 +67,7 @@ type world struct {
 	clock    clock
 	backends []*backend
 	hosts    []*host
+	links    []link // host by host
 	meter    *meter
 
 	spec table.Spec
@@ -136,11 +138,17 @@ func newWorld(cfg Config) (*world, error) {
 	for i := range cfg.Hosts {
 		w.hosts = append(w.hosts, &host{w: w, index: i})
 	}
-	w.list = newList("sim", w.backends)
+	w.links = make([]link, len(w.hosts)*len(w.backends))
 	w.meter = newMeter(w)
-	w.spec, err = spec(cfg.Settings)
-	return w, err
+	if w.spec, err = spec(cfg.Settings); err != nil {
+		return nil, err
+	}
+	w.list = newList(w)
+	return w, nil
 }
+
+// zone is where host or backend i is, if there are zones.
+func (w *world) zone(i int) string { return fmt.Sprintf("zone-%d", i%w.scenario.zones) }
 
 // servers is how many each backend has.
 func (w *world) servers() int {
@@ -154,7 +162,9 @@ func spec(settings string) (table.Spec, error) {
 	if err != nil {
 		return table.Spec{}, fmt.Errorf("settings: %w", err)
 	}
-	return lbagent.SpecOf(c.Services[0]), nil
+	s := lbagent.SpecOf(c.Services[0])
+	s.Health.HTTP2 = true // calls are gRPC's: who accepts and says nothing passes no probe (2.1)
+	return s, nil
 }
 
 // choose gives the host its chooser.
@@ -162,6 +172,8 @@ func (w *world) choose(h *host) (err error) {
 	switch w.cfg.Contender {
 	case Agent:
 		h.chooser, err = newAgent(w, h)
+	case Asked:
+		h.chooser, err = newAsker(w, h)
 	case RoundRobin:
 		h.chooser = newRobin(w)
 	case LeastRequest:
@@ -209,10 +221,15 @@ func (w *world) newCall(h *host, done func()) *call {
 // turn gives backend i another condition.
 func (w *world) turn(i int, to condition) {
 	b := w.backends[i]
-	died := to.refuses && !b.refuses
+	died, stopped, resumed := to.refuses && !b.refuses, to.hangs && !b.hangs, b.hangs && !to.hangs
 	w.meter.turning(i, to)
 	b.turn(w.clock.now, to)
-	if died {
+	switch {
+	case died:
 		w.kill(i)
+	case stopped:
+		w.stop(i)
+	case resumed:
+		w.resume(i)
 	}
 }
