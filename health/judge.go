@@ -35,6 +35,9 @@ func (c *core) judgeAndPlan(now time.Time, t *target, plan bool) {
 		c.suspects(now)                     // 2.10
 		k = streaks(t.state.streaks.Load()) // the end of a suspicion forgets them
 	}
+	if c.suspicion.cut && t.withheld && !k.unreachable() {
+		c.suspects(now) // it was reached: the cut is over
+	}
 	switch held := k.unreachable(); {
 	case held && t.unreachable == nil && c.suspicion.cut:
 		c.withhold(t)

@@ -221,7 +221,15 @@ func TestSuspicionForgivesWhatCameBefore(t *testing.T) {
 		s.wantSuspicion(true)
 		s.pass(20 * time.Second)
 		s.all(0, 12, outcome{})
-		for i := 1; i < 12; i++ {
+		s.pass(trustEvery / 4) // between two looks
+		s.calls(1, 1, Success)
+		if s.pass(suspectGrain); s.c.suspicion.cut {
+			t.Error("a backend was reached, and nobody looked whether others can be")
+		}
+		if n := s.outs(); n[Ejected] != 0 {
+			t.Errorf("unreachable %v: out %v once one was reached", unreachable, n)
+		}
+		for i := 2; i < 12; i++ {
 			s.calls(i, 1, Success)
 		}
 		s.pass(3 * time.Second) // a probe of whoever is unreachable is asked for
