@@ -15,8 +15,8 @@ func follows(d *daemon, name string) string {
 		return ""
 	}
 	first := "nobody"
-	if v := s.View(); len(v.Backends) > 0 {
-		first = v.Backends[0].Addr.String()
+	if v := s.View(); v.Len() > 0 {
+		first = v.Backend(0).Addr.String()
 	}
 	return how(s) + " " + first
 }

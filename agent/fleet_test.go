@@ -103,8 +103,8 @@ func TestFleetOnTwoHosts(t *testing.T) {
 	b.open()
 	prefix := func(d *daemon, name string) string {
 		if e := d.table.Lookup(name); e != nil {
-			if v := e.View(); len(v.Backends) > 0 {
-				return v.Backends[0].Addr.String()
+			if v := e.View(); v.Len() > 0 {
+				return v.Backend(0).Addr.String()
 			}
 		}
 		return ""

@@ -118,7 +118,7 @@ func orphanWarnings(services []*table.Service) []string {
 	for _, s := range services {
 		if v := s.View(); v.Orphans() > 0 {
 			out = append(out, fmt.Sprintf("%s: %d of %d backends are orphans: their keys went from etcd, most at once, and they are kept while they are alive; `lbagent accept %s` lets go of them",
-				s.Name(), v.Orphans(), len(v.Backends), s.Name()))
+				s.Name(), v.Orphans(), v.Len(), s.Name()))
 		}
 	}
 	return out

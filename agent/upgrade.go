@@ -144,8 +144,7 @@ func (a *Agent) offer() offer {
 			continue
 		}
 		o.Ready = append(o.Ready, s.Name())
-		for i := range v.Backends {
-			b := &v.Backends[i]
+		for _, b := range v.Backends() {
 			if b.State == nil {
 				continue // nobody has used the service
 			}

@@ -190,9 +190,8 @@ func (a *Agent) backends(name string) ([]mute.Backend, bool) {
 		return nil, false
 	}
 	v := s.View()
-	out := make([]mute.Backend, len(v.Backends))
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	out := make([]mute.Backend, v.Len())
+	for i, b := range v.Backends() {
 		out[i] = mute.Backend{Addr: b.Addr, Usable: b.Verdict.Usable(), Draining: b.Draining}
 	}
 	return out, true

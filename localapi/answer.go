@@ -71,7 +71,7 @@ func provenance(v *table.View, now time.Time) *lbagentv1.Provenance {
 }
 
 // backendInfo is b for callers; usable says whether new calls go there.
-func backendInfo(b *table.Backend, usable bool, now time.Time) *lbagentv1.Backend {
+func backendInfo(b table.Placed, usable bool, now time.Time) *lbagentv1.Backend {
 	out := &lbagentv1.Backend{
 		Address:  b.Addr.String(),
 		Host:     b.Host,
@@ -112,10 +112,10 @@ func (s *Server) backends(v *table.View, now time.Time) []*lbagentv1.Backend {
 	if a, ok := s.answers.get(name); ok && a.view == v && now.Sub(a.at) < answersLive {
 		return a.backends
 	}
-	a := viewAnswer{view: v, at: now, backends: make([]*lbagentv1.Backend, len(v.Backends))}
+	a := viewAnswer{view: v, at: now, backends: make([]*lbagentv1.Backend, v.Len())}
 	usable := usable(v)
-	for i := range v.Backends {
-		a.backends[i] = backendInfo(&v.Backends[i], usable[i], now)
+	for i, b := range v.Backends() {
+		a.backends[i] = backendInfo(b, usable[i], now)
 	}
 	s.answers.put(name, a, s.isFollowed)
 	return a.backends

@@ -113,8 +113,8 @@ func TestPlanByLatency(t *testing.T) {
 		v := tab.Lookup("user").View()
 		for i, ms := range []time.Duration{10, 10, 14, 40, 500} {
 			for range 100 {
-				v.Backends[i].State.Begin()
-				v.Backends[i].State.End(time.Now(), health.Success, ms*time.Millisecond, true, "")
+				v.Backend(i).State.Begin()
+				v.Backend(i).State.End(time.Now(), health.Success, ms*time.Millisecond, true, "")
 			}
 		}
 		advance(2 * time.Second)
@@ -128,8 +128,8 @@ func TestPlanByLatency(t *testing.T) {
 		}
 		// With everybody unreachable all are tried in random order (2.9): the slow one may be the first that is back.
 		var changes []health.Change
-		for i := range v.Backends {
-			changes = append(changes, health.Change{Group: "user", Addr: v.Backends[i].Addr, State: v.Backends[i].State, To: health.Part{Kind: health.Unreachable}})
+		for i := range v.Len() {
+			changes = append(changes, health.Change{Group: "user", Addr: v.Backend(i).Addr, State: v.Backend(i).State, To: health.Part{Kind: health.Unreachable}})
 		}
 		tab.SetVerdicts(time.Now(), changes)
 		if got := newPlan(tab.Lookup("user").View(), time.Now()).weights; !slices.Equal(got, []float64{1, 1, 1, 1, 1}) {

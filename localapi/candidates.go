@@ -14,18 +14,17 @@ const connectGrace = 5 * time.Second
 // usable says for each backend of v, in its order, whether new calls go there: those whose verdict is usable; in panic also those that are out by soft
 // verdicts, and if that leaves none, all that may be tried (2.9).
 func usable(v *table.View) []bool {
-	out := make([]bool, len(v.Backends))
+	out := make([]bool, v.Len())
 	left := 0
-	for i := range v.Backends {
-		b := v.Backends[i].Verdict
-		out[i] = !v.Backends[i].Standby && !v.Backends[i].Outside && (b.Usable() || v.Panic && mayBeTried(b) && b.Soft)
+	for i, b := range v.Backends() {
+		out[i] = !b.Standby && !b.Outside && (b.Verdict.Usable() || v.Panic && mayBeTried(b.Verdict) && b.Verdict.Soft)
 		if out[i] {
 			left++
 		}
 	}
 	if v.Panic && left == 0 {
-		for i := range v.Backends {
-			out[i] = mayBeTried(v.Backends[i].Verdict)
+		for i, b := range v.Backends() {
+			out[i] = mayBeTried(b.Verdict)
 		}
 	}
 	return out
@@ -52,12 +51,11 @@ func newPlan(v *table.View, now time.Time) *plan {
 		in = spared(v, in, now)
 	}
 	median := v.Service.Median()
-	for i, ok := range in {
-		if !ok {
+	for i, b := range v.Backends() {
+		if !in[i] {
 			continue
 		}
-		b := &v.Backends[i]
-		p.backends = append(p.backends, b)
+		p.backends = append(p.backends, b.Backend)
 		w := 1.0 // the last resort goes in random order (2.9): what failed before says nothing of who is back first
 		if b.Verdict.Usable() || b.Verdict.Soft {
 			w = b.Weight / b.State.Lag(now, median)
@@ -70,8 +68,8 @@ func newPlan(v *table.View, now time.Time) *plan {
 // spared leaves out those whose last connect failed just now, if others remain (2.9).
 func spared(v *table.View, in []bool, now time.Time) []bool {
 	out := slices.Clone(in)
-	for i := range out {
-		out[i] = in[i] && v.Backends[i].State.ConnectFailedAgo(now) >= connectGrace
+	for i, b := range v.Backends() {
+		out[i] = in[i] && b.State.ConnectFailedAgo(now) >= connectGrace
 	}
 	if !slices.Contains(out, true) {
 		return in

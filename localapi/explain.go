@@ -53,9 +53,8 @@ func newExplainer(v *table.View, now time.Time, e evidence) *explainer {
 	return &explainer{v: v, now: now, usable: usable(v), subset: v.SubsetWords(), evidence: e}
 }
 
-// explain is the backend at i with its evidence.
-func (x *explainer) explain(i int) *lbagentv1.BackendExplanation {
-	b := &x.v.Backends[i]
+// explain is b, the one at i, with its evidence.
+func (x *explainer) explain(i int, b table.Placed) *lbagentv1.BackendExplanation {
 	e := &lbagentv1.BackendExplanation{
 		Backend:         backendInfo(b, x.usable[i], x.now),
 		Sentence:        sentence(x.v, b, x.usable[i], x.now),
@@ -74,10 +73,10 @@ func (x *explainer) explain(i int) *lbagentv1.BackendExplanation {
 			e.Subset = lbagentv1.Subset_SUBSET_INSIDE
 		}
 	}
-	for _, p := range x.v.Parts(x.now, b) {
+	for _, p := range x.v.Parts(x.now, b.Backend) {
 		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Words(x.now), Since: stamp(p.Since), Next: stamp(p.Next)})
 	}
-	x.measured(e, b)
+	x.measured(e, b.Backend)
 	e.Connections = x.connections[b.Addr]
 	if p, ok := x.outlooks[b.Addr]; ok {
 		e.Outlook = &lbagentv1.Outlook{Words: p.Words(x.now), NextProbe: stamp(p.Probe), NextTrial: stamp(p.Trial), HeldBack: p.HeldBack}

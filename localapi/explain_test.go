@@ -87,8 +87,8 @@ func TestExplainWindow(t *testing.T) {
 	r := newRig(t, nil)
 	now := time.Now()
 	var targets targetsOf
-	for i := range r.table.Lookup("user").View().Backends {
-		b := &r.table.Lookup("user").View().Backends[i]
+	for i := range r.table.Lookup("user").View().Len() {
+		b := r.table.Lookup("user").View().Backend(i)
 		targets = append(targets, health.Target{Addr: b.Addr, State: b.State})
 	}
 	s, err := health.NewStepper(health.Config{Log: r.cfg.Log, OnChange: func(time.Time, []health.Change) {}}, func() float64 { return 0.5 })

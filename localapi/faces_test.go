@@ -190,7 +190,7 @@ func TestGRPC(t *testing.T) {
 	if err != nil || len(all.Services) != 1 || all.Services[0].Policy != "p2c" || !all.Services[0].Ready {
 		t.Error(all, err)
 	}
-	if n := r.table.Lookup("user").View().Backends[0].State.Outstanding(); n != 0 {
+	if n := r.table.Lookup("user").View().Backend(0).State.Outstanding(); n != 0 {
 		t.Errorf("%d outstanding after picks by API (3.5)", n)
 	}
 	if got := r.Stats(); got.Picks != 102 || got.Connections == 0 {

@@ -227,7 +227,7 @@ func (l *Lists) format(v *table.View) []byte {
 	}
 	var lines []line
 	for i, ok := range usable(v) {
-		b := &v.Backends[i]
+		b := v.Backend(i)
 		if !mayBeTried(b.Verdict) {
 			continue
 		}

@@ -100,7 +100,7 @@ func (r *rig) listed(name string) ([]mute.Backend, bool) {
 		return nil, false
 	}
 	var out []mute.Backend
-	for _, b := range svc.View().Backends {
+	for _, b := range svc.View().Backends() {
 		out = append(out, mute.Backend{Addr: b.Addr, Usable: b.Verdict.Kind.Usable(), Draining: b.Draining})
 	}
 	return out, true

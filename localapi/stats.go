@@ -190,10 +190,9 @@ func quantile(q float64, counts []uint64, bounds []time.Duration) time.Duration 
 // backendStats is what each backend of a view got.
 func (s *Server) backendStats(v *table.View, now time.Time) []*lbagentv1.BackendStats {
 	infos := s.backends(v, now)
-	out := make([]*lbagentv1.BackendStats, len(v.Backends))
+	out := make([]*lbagentv1.BackendStats, v.Len())
 	sum := 0.0
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	for i, b := range v.Backends() {
 		snap := b.State.Snapshot(now)
 		sum += snap.Recent
 		out[i] = &lbagentv1.BackendStats{

@@ -83,9 +83,9 @@ func (t statusService) Explain(ctx context.Context, r *lbagentv1.ExplainRequest)
 		return nil, invalid(r.Service, "%v", err)
 	}
 	e := newExplainer(v, now, s.evidence(ctx, r.Service, only))
-	for i := range v.Backends {
-		if b := &v.Backends[i]; !only.IsValid() || b.Addr == only {
-			resp.Backends = append(resp.Backends, e.explain(i))
+	for i, b := range v.Backends() {
+		if !only.IsValid() || b.Addr == only {
+			resp.Backends = append(resp.Backends, e.explain(i, b))
 		}
 	}
 	if only.IsValid() && resp.Backends == nil {
@@ -170,18 +170,18 @@ func sourceWords(l *service.List) string {
 }
 
 // standbyFor says who goes before a backend that could get calls.
-func standbyFor(v *table.View, b *table.Backend) string {
+func standbyFor(v *table.View, b table.Placed) string {
 	switch {
-	case b.Backend.Fallback && !v.Fallback:
+	case b.Fallback && !v.Fallback:
 		return "as fallback"
-	case v.Fallback && !b.Backend.Fallback:
+	case v.Fallback && !b.Fallback:
 		return "until it has been usable for 10 s: the fallback is used"
 	}
 	return fmt.Sprintf("as tier %d", b.Priority)
 }
 
 // weightWords is the effective weight, and what it is made of: `12.5 (100 x dynamic 0.25 x slow start 0.5)`.
-func weightWords(b *table.Backend) string {
+func weightWords(b table.Placed) string {
 	text := strconv.FormatFloat(b.Weight, 'g', 4, 64)
 	parts := ""
 	for _, f := range []struct {
@@ -198,7 +198,7 @@ func weightWords(b *table.Backend) string {
 	return fmt.Sprintf("%s (%d%s)", text, b.Backend.Weight, parts)
 }
 
-func sentence(v *table.View, b *table.Backend, usable bool, now time.Time) string {
+func sentence(v *table.View, b table.Placed, usable bool, now time.Time) string {
 	words := b.Evidence().Words(now)
 	switch {
 	case b.Outside && b.Verdict.Usable():

@@ -31,7 +31,7 @@ func TestFactorsOfAWeight(t *testing.T) {
 	r.table.Apply(now, &l)
 	r.table.Second(now)
 	for range 100 {
-		b := svc.View().Backends[1].State
+		b := svc.View().Backend(1).State
 		b.Begin()
 		b.End(now, health.AppError, 0, true, "HTTP 500")
 	}

@@ -104,8 +104,8 @@ func (c *collector) services(m metrics) {
 func (c *collector) service(m metrics, s *table.Service) {
 	d, view, name := c.descs, s.View(), s.Name()
 	var verdicts [health.Kinds]int
-	for i := range view.Backends {
-		if b := &view.Backends[i]; b.Backend.Fallback == view.Fallback {
+	for _, b := range view.Backends() {
+		if b.Fallback == view.Fallback {
 			verdicts[b.Verdict.Kind]++
 		}
 	}

@@ -90,7 +90,7 @@ func (h *history) take(now time.Time, p Proxy, services []*table.Service) {
 	for i := range services {
 		s := services[(i+int(h.slot))%len(services)] // another one first each time: when room is short, nobody is always too late
 		v, c := s.View(), calls[s.Name()]
-		if c == nil && (len(v.Backends) == 0 || v.Backends[0].State == nil) {
+		if c == nil && (v.Len() == 0 || v.Backend(0).State == nil) {
 			continue // nobody has used it
 		}
 		e := h.services[s.Name()]

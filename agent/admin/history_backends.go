@@ -32,8 +32,7 @@ func (b *backendPast) since(s *health.State) (calls uint64, told health.Ended) {
 func (h *history) backends(e *past, v *table.View, first bool) (told sample) {
 	at := h.slot / wide % wideSlots
 	e.over = 0
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	for _, b := range v.Backends() {
 		if b.State == nil {
 			continue
 		}

@@ -117,13 +117,13 @@ func outsOf(s *table.Service) (o outs) {
 		return o
 	}
 	v := s.View()
-	for i := range v.Backends {
-		if b := &v.Backends[i]; b.Backend.Fallback == v.Fallback && !b.Verdict.Usable() {
+	for _, b := range v.Backends() {
+		if b.Fallback == v.Fallback && !b.Verdict.Usable() {
 			o.kinds[b.Verdict.Kind]++
 		}
 	}
 	o.muted = v.Muted()
-	o.unused = len(v.Backends) > 0 && v.Backends[0].State == nil
+	o.unused = v.Len() > 0 && v.Backend(0).State == nil
 	return o
 }
 

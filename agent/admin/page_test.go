@@ -61,8 +61,8 @@ func (f *fakeAPI) Explain(_ context.Context, r *lbagentv1.ExplainRequest) (*lbag
 		return nil, status.Error(codes.NotFound, "no such service")
 	}
 	out := &lbagentv1.ExplainResponse{Service: &lbagentv1.ServiceInfo{Name: r.Service}}
-	for i := range s.View().Backends {
-		b := &s.View().Backends[i]
+	for i := range s.View().Len() {
+		b := s.View().Backend(i)
 		out.Backends = append(out.Backends, &lbagentv1.BackendExplanation{Backend: &lbagentv1.Backend{
 			Address: b.Addr.String(), Weight: b.Weight, Verdict: b.Verdict.Kind.String(), Usable: b.Verdict.Usable(), Metadata: b.Metadata,
 		}})

@@ -281,7 +281,7 @@ func (b *bed) end() {
 		}
 		b.t.Fatalf("%d calls are left", n)
 	}
-	for _, be := range b.svc.View().Backends {
+	for _, be := range b.svc.View().Backends() {
 		if n := be.State.Outstanding(); n != 0 {
 			b.t.Fatalf("%s: %d outstanding", be.Addr, n)
 		}

@@ -231,7 +231,7 @@ func TestHTTP1ThousandConnectionsLeaveNothing(t *testing.T) {
 		idle()
 		return r.stats().Active["http1"] == 0 && r.proxy.clients.Load() == 0 && openFiles(t) <= files && runtime.NumGoroutine() <= goroutines
 	})
-	for _, b := range r.svc.View().Backends {
+	for _, b := range r.svc.View().Backends() {
 		if n := b.State.Outstanding(); n != 0 {
 			t.Errorf("%s: %d outstanding", b.Addr, n)
 		}

@@ -169,7 +169,7 @@ func TestHTTP1Storm(t *testing.T) {
 	clients.Wait()
 	await(t, "the last connection", func() bool { return r.stats().Active["http1"] == 0 })
 	var outcomes uint64
-	for _, b := range r.svc.View().Backends {
+	for _, b := range r.svc.View().Backends() {
 		h := b.State.Snapshot(time.Now())
 		if h.Outstanding != 0 {
 			t.Errorf("%s: %d calls outstanding", b.Addr, h.Outstanding)

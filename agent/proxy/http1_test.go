@@ -78,7 +78,7 @@ func TestHTTP1BalancesRequests(t *testing.T) {
 	if s.Picks != 20 || s.Sniffed["http1"] != 1 || s.Active["http1"] != 1 {
 		t.Errorf("stats %+v", s)
 	}
-	for _, b := range r.svc.View().Backends {
+	for _, b := range r.svc.View().Backends() {
 		if h := b.State.Snapshot(time.Now()); h.Successes != 10 || h.Outstanding != 0 || !h.LatencyFresh {
 			t.Errorf("%s: %+v", b.Addr, h)
 		}

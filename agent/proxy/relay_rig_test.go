@@ -186,7 +186,7 @@ func (r *rig) quiet() {
 			r.t.Error(err)
 		}
 	})
-	for _, b := range r.svc.View().Backends {
+	for _, b := range r.svc.View().Backends() {
 		if n := b.State.Outstanding(); n != 0 {
 			r.t.Errorf("%s: %d outstanding", b.Addr, n)
 		}

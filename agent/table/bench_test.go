@@ -84,7 +84,7 @@ func BenchmarkVerdictChange(b *testing.B) {
 	for _, n := range []int{10, 1000, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			r, s := user(b, n)
-			backend := s.View().Backends[n/2]
+			backend := s.View().Backend(n / 2)
 			change := []health.Change{{Group: "user", Addr: backend.Addr, State: backend.State, From: isUp}}
 			b.ReportAllocs()
 			ballast(b)
@@ -113,7 +113,7 @@ func BenchmarkSecond(b *testing.B) {
 				for b.Loop() {
 					i++
 					if moves {
-						s.View().Backends[i%n].State.End(r.now, health.Failure, 0, true, "HTTP 503")
+						s.View().Backend(i%n).State.End(r.now, health.Failure, 0, true, "HTTP 503")
 					}
 					r.Second(r.now.Add(time.Duration(i) * sampleTime))
 				}
@@ -131,7 +131,7 @@ func BenchmarkViewPick(b *testing.B) {
 				sp := *s.Spec()
 				sp.Policy, sp.Subset = policy, 0
 				r.SetSpec(r.now, sp)
-				for _, be := range s.View().Backends {
+				for _, be := range s.View().Backends() {
 					be.State.Begin()
 					be.State.End(r.now, health.Success, time.Millisecond, true, "")
 				}

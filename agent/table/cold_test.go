@@ -21,8 +21,8 @@ func unused(t testing.TB, n int) (*rig, *Service) {
 
 func stateless(v *View) int {
 	n := 0
-	for i := range v.Backends {
-		if v.Backends[i].State == nil {
+	for i := range v.Len() {
+		if v.Backend(i).State == nil {
 			n++
 		}
 	}
@@ -46,8 +46,8 @@ func TestUnusedCostsNothing(t *testing.T) {
 		t.Errorf("%d of %d usable, panic %v", v.Usable, v.Total, v.Panic)
 	}
 	for i, want := range []health.Kind{health.Draining, health.Up, health.Muted, health.Up} {
-		b := &v.Backends[i]
-		if b.Verdict.Kind != want || b.Evidence().Kind != want || v.Parts(r.now, b)[0].Kind != want {
+		b := v.Backend(i)
+		if b.Verdict.Kind != want || b.Evidence().Kind != want || v.Parts(r.now, b.Backend)[0].Kind != want {
 			t.Errorf("%s is %s, want %s", b.Addr, b.Verdict.Kind, want)
 		}
 	}
@@ -82,15 +82,15 @@ func TestFirstUse(t *testing.T) {
 		default:
 			t.Errorf("%s: those who wait for a view weren't told", name)
 		}
-		if r.targets["user"] == nil || r.targets["user"].Len() != 3 || r.targets["user"].At(2).State != v.Backends[2].State {
+		if r.targets["user"] == nil || r.targets["user"].Len() != 3 || r.targets["user"].At(2).State != v.Backend(2).State {
 			t.Errorf("%s: health has other targets than the view", name)
 		}
 		if got := counts(v, r.now, 100); got[-1] != 0 || len(got) != 3 {
 			t.Errorf("%s: picks %v", name, got)
 		}
-		was := v.Backends[0].State
+		was := v.Backend(0).State
 		r.Apply(r.now, list("user", ids(4)...))
-		if v = s.View(); v.Backends[0].State != was || stateless(v) != 0 {
+		if v = s.View(); v.Backend(0).State != was || stateless(v) != 0 {
 			t.Errorf("%s: the next list lost a state", name)
 		}
 	}
@@ -103,7 +103,7 @@ func TestPickOfUnused(t *testing.T) {
 	if b := old.Pick(r.now, nil); b == nil || b.State == nil {
 		t.Errorf("picked %v", b)
 	}
-	if got := counts(old, r.now, 100, s.View().Backends[0].State); got[0] != 0 || got[-1] != 0 || len(got) != 2 {
+	if got := counts(old, r.now, 100, s.View().Backend(0).State); got[0] != 0 || got[-1] != 0 || len(got) != 2 {
 		t.Errorf("without the first one %v", got)
 	}
 

@@ -65,7 +65,7 @@ func TestPicksWhileAllChanges(t *testing.T) {
 		rnd := rnd(2)
 		for range 500 {
 			v := s.View()
-			b := v.Backends[rnd.IntN(len(v.Backends))]
+			b := v.Backend(rnd.IntN(v.Len()))
 			r.SetVerdicts(time.Now(), []health.Change{{Group: "user", Addr: b.Addr, State: b.State, From: *b.Verdict,
 				To: []health.Part{isUp, ejected, unreachable, downSoft}[rnd.IntN(4)]}})
 		}

@@ -56,8 +56,8 @@ func (f *life) loadFactor(now time.Time, b *service.Backend) float32 {
 // static is the record's weight.
 func (b *Backend) static() float64 { return float64(max(b.Backend.Weight, 1)) }
 
-// reweigh makes the effective weight of static x dynamic x slow start x zone x load (3.2).
+// reweigh makes the effective weight of static x dynamic x slow start x load (3.2); the view multiplies it by the zone's factor.
 func (b *Backend) reweigh() {
-	f := &b.Factors
-	b.Weight = b.static() * float64(f.Dynamic) * float64(f.SlowStart) * float64(f.Zone) * float64(f.Load)
+	f := &b.factors
+	b.weight = b.static() * float64(f.Dynamic) * float64(f.SlowStart) * float64(f.Load)
 }

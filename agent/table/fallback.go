@@ -2,6 +2,7 @@ package table
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/event"
@@ -58,26 +59,25 @@ func (f *fallback) due(now time.Time) bool {
 }
 
 // prospectsOf looks at a service's own backends and at those of its fallback.
-func prospectsOf(backends []Backend, panics bool) (own, other prospects) {
-	for i := range backends {
-		b := &backends[i]
-		p := &own
-		if b.Backend.Fallback {
+func prospectsOf(groups []group, panics bool) (own, other prospects) {
+	for i := range groups {
+		g, p := &groups[i], &own
+		if g.fallback() {
 			p = &other
 		}
-		usable := b.Verdict.Usable() // an orphan that fails isn't (1.10)
-		p.usable = p.usable || usable
-		p.hope = p.hope || usable || panics && b.tryable() && b.Verdict.Soft
+		p.usable = p.usable || g.usable > 0 // an orphan that fails isn't (1.10)
+		p.hope = p.hope || g.chosen(panics) > 0
 	}
 	return own, other
 }
 
 // turnFallback decides which backends of s are used from now on.
-func (s *Service) turnFallback(now time.Time, ready bool, backends []Backend) bool {
+func (s *Service) turnFallback(now time.Time, ready bool, groups []group) bool {
+	s.fallback.known = slices.ContainsFunc(groups, func(g group) bool { return g.fallback() })
 	if !ready || !s.fallback.known && !s.fallback.used {
 		return false
 	}
-	own, other := prospectsOf(backends, s.Spec().PanicPercent > 0)
+	own, other := prospectsOf(groups, s.Spec().PanicPercent > 0)
 	return s.fallback.turn(now, own, other)
 }
 
@@ -101,6 +101,6 @@ func (v *View) Source() service.Source {
 	return v.List.Source
 }
 
-// spare reports whether the backend is one of a fallback that isn't used: it is probed, so that it is known whether it could be, but what health does to it counts
+// isSpare reports whether the backend is one of a fallback that isn't used: it is probed, so that it is known whether it could be, but what health does to it counts
 // for nobody.
-func (b *Backend) spare() bool { return b.Standby && b.Backend.Fallback }
+func (v *View) isSpare(b *Backend) bool { return b.Fallback && !v.inUse(b) }

@@ -94,7 +94,7 @@ func TestFallback(t *testing.T) {
 			t.Error("of the fallback's backends health should want nothing but probes")
 		}
 		// While something is left to try, it is not used: not by a call that was everywhere either.
-		all := []*health.State{v.Backends[0].State, v.Backends[1].State, v.Backends[2].State}
+		all := []*health.State{v.Backend(0).State, v.Backend(1).State, v.Backend(2).State}
 		if b := v.Pick(r.now, all); b != nil {
 			t.Errorf("a call that was everywhere gets %v", b.Addr)
 		}
@@ -162,7 +162,7 @@ func TestFallbackOfAnEmptyList(t *testing.T) {
 		t.Error("with a draining one it is not used")
 	}
 	r.Apply(r.now, list("user"))
-	if v := s.View(); v.Fallback || v.Usable != 0 || v.Backends == nil && v.Total != 0 {
+	if v := s.View(); v.Fallback || v.Usable != 0 || v.Total != v.Len() {
 		t.Errorf("without fallback: %v, %d usable", v.Fallback, v.Usable)
 	}
 

@@ -2,6 +2,7 @@ package table
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/service"
@@ -10,12 +11,10 @@ import (
 
 // diff is what a new list changes.
 type diff struct {
-	backends                           []Backend
 	added, removed, restarted, changed tally
 	orphaned, relisted                 tally // by having their keys no more, or again
 	first                              bool  // there was no list before
 	targets                            bool  // what health judges is another set
-	tiered, fallback                   bool  // there are several priorities; there are backends of a fallback
 }
 
 // tally counts addresses and keeps the first few, for the event.
@@ -31,25 +30,46 @@ func (t *tally) add(addr netip.AddrPort) {
 	t.n++
 }
 
-// merge walks the old and the new list, both sorted by address, and carries states and verdicts over. It allocates one slice, whatever the
-// size of the list, and a state for each backend that is new, once the service has been in use (3.11).
-func (s *Service) merge(now time.Time, l *service.List) diff {
+// merge makes the next roster of a new list. The records of a chunk that are the same as before are the same in memory most often: then the chunk is. Of the others, the
+// old and the new, both sorted by address, are walked together, and states and verdicts carried over (3.11).
+func (s *Service) merge(now time.Time, l *service.List) (*edit, diff) {
 	v := s.View()
-	d := diff{backends: make([]Backend, len(l.Backends))}
-	old := v.Backends
+	d, e := diff{first: !v.Ready}, new(edit)
+	fresh := l.Backends
+	for k, c := range v.roster.chunks {
+		n, start := len(c.backends), int(v.roster.starts[k])
+		if n <= len(fresh) && &fresh[0] == &v.List.Backends[start] {
+			e.keep(c)
+			fresh = fresh[n:]
+			continue
+		}
+		upTo := len(fresh)
+		if k+1 < len(v.roster.chunks) { // what comes before its first belongs here
+			upTo, _ = slices.BinarySearchFunc(fresh, v.roster.chunks[k+1].backends[0].Addr, func(b service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
+		}
+		e.put(s.mergeRun(now, l, c.backends, fresh[:upTo], &d))
+		fresh = fresh[upTo:]
+	}
+	e.put(s.mergeRun(now, l, nil, fresh, &d))
+	e.seal()
+	return e, d
+}
+
+// mergeRun is merge for backends that follow one another.
+func (s *Service) mergeRun(now time.Time, l *service.List, old []Backend, fresh []service.Backend, d *diff) []Backend {
+	v := s.View()
+	out := make([]Backend, len(fresh))
 	sameEpoch := v.List.Epoch == l.Epoch // CreateRevisions compare only within one (1.5)
-	d.first = !v.Ready
 	i := 0
-	for j := range l.Backends {
-		b, to := &l.Backends[j], &d.backends[j]
-		d.tiered, d.fallback = d.tiered || b.Priority != l.Backends[0].Priority, d.fallback || b.Fallback
+	for j := range fresh {
+		b, to := &fresh[j], &out[j]
 		if i == len(old) || old[i].Addr != b.Addr {
 			for i < len(old) && old[i].Addr.Compare(b.Addr) < 0 {
-				s.leave(now, v.List, &old[i], &d)
+				s.leave(now, v.List, &old[i], d)
 				i++
 			}
 			if i == len(old) || old[i].Addr != b.Addr {
-				s.join(now, l, b, to, &d)
+				s.join(now, l, b, to, d)
 				continue
 			}
 		}
@@ -57,19 +77,19 @@ func (s *Service) merge(now time.Time, l *service.List) diff {
 		i++
 		switch was := from.Backend; {
 		case sameEpoch && was.Created < b.Created && was.Orphaned.IsZero(): // a process that only wrote its key again was there all along; a lower one is an older key of the same life: the newer was deleted
-			s.restart(now, from, b, to, &d)
+			s.restart(now, from, b, to, d)
 		case was.Draining != b.Draining || was.Modified != b.Modified || was.Weight != b.Weight || was.Priority != b.Priority || was.Fallback != b.Fallback ||
 			!was.Orphaned.Equal(b.Orphaned):
-			s.change(now, from, b, to, &d)
+			s.change(now, from, b, to, d)
 		default:
 			*to = *from
 			to.Backend = b
 		}
 	}
 	for ; i < len(old); i++ {
-		s.leave(now, v.List, &old[i], &d)
+		s.leave(now, v.List, &old[i], d)
 	}
-	return d
+	return out
 }
 
 // change keeps what is known of a backend whose record says something else now.
@@ -132,13 +152,16 @@ func (s *Service) resume(now time.Time, l *service.List, b *Backend) bool {
 	return true
 }
 
-// begin is the service's first use: backends, which are of no view yet, get states.
-func (s *Service) begin(now time.Time, backends []Backend) {
+// begin is the service's first use: all backends get states.
+func (s *Service) begin(now time.Time, e *edit) {
 	s.used.Store(true)
-	for i := range backends {
-		if b := &backends[i]; b.State == nil {
-			b.State, b.life = health.NewState(now), newLife()
-			s.refresh(now, b)
+	for k := range e.chunks {
+		backends := e.writeChunk(k)
+		for i := range backends {
+			if b := &backends[i]; b.State == nil {
+				b.State, b.life = health.NewState(now), newLife()
+				s.refresh(now, b)
+			}
 		}
 	}
 }

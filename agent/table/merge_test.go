@@ -19,10 +19,10 @@ func TestStatesSurviveLists(t *testing.T) {
 	next.Backends[1].Created = 7 // restarted
 	r.Apply(r.now, next)
 	v := s.View()
-	if v.Backends[0].State != was.Backends[0].State {
+	if v.Backend(0).State != was.Backend(0).State {
 		t.Error("the state of a backend that stayed was replaced")
 	}
-	if v.Backends[1].State == was.Backends[2].State {
+	if v.Backend(1).State == was.Backend(2).State {
 		t.Error("a restarted backend kept its history (1.1)")
 	}
 	if got := r.details(event.List)[1]; got != "1 added (10.0.0.5:80), 1 removed (10.0.0.1:80), 1 restarted (10.0.0.2:80)" {
@@ -31,7 +31,7 @@ func TestStatesSurviveLists(t *testing.T) {
 	// Back with the same key, before its drain is over: undrained (4.7).
 	r.now = r.now.Add(29 * time.Second)
 	r.Apply(r.now, list("user", 0, 1))
-	if s.View().Find(addr(1)).State != was.Backends[1].State {
+	if s.View().Find(addr(1)).State != was.Backend(1).State {
 		t.Error("the same life of a backend came back within its drain and lost its state")
 	}
 }
@@ -64,11 +64,11 @@ func TestBackTooLateIsNew(t *testing.T) {
 // Revisions of different epochs don't compare: a restored etcd restarts nobody (1.5).
 func TestNewEpochRestartsNobody(t *testing.T) {
 	r, s := user(t, 1)
-	was := s.View().Backends[0].State
+	was := s.View().Backend(0).State
 	l := list("user", 0)
 	l.Epoch, l.Backends[0].Created = 2, 77
 	r.Apply(r.now, l)
-	if s.View().Backends[0].State != was {
+	if s.View().Backend(0).State != was {
 		t.Error("a backend lost its state to a new epoch")
 	}
 }
@@ -79,9 +79,9 @@ func TestOlderKeyRestartsNobody(t *testing.T) {
 	newer := list("user", 0)
 	newer.Backends[0].Created = 9
 	r.Apply(r.now, newer)
-	was := s.View().Backends[0].State
+	was := s.View().Backend(0).State
 	r.Apply(r.now, list("user", 0))
-	if s.View().Backends[0].State != was {
+	if s.View().Backend(0).State != was {
 		t.Error("a backend lost its state because one of its keys went")
 	}
 }
@@ -105,12 +105,12 @@ func TestMergeRandomLists(t *testing.T) {
 		before := s.View()
 		r.Apply(r.now, l)
 		v := s.View()
-		if len(v.Backends) != len(l.Backends) {
-			t.Fatalf("%d backends of %d", len(v.Backends), len(l.Backends))
+		if v.Len() != len(l.Backends) {
+			t.Fatalf("%d backends of %d", v.Len(), len(l.Backends))
 		}
-		for i := range v.Backends {
-			b := &v.Backends[i]
-			if b.Backend != &l.Backends[i] || b.State == nil || b.Verdict == nil || b.Weight != float64(b.Backend.Weight) {
+		for i := range v.Len() {
+			b := v.Backend(i)
+			if b.Backend.Backend != &l.Backends[i] || b.State == nil || b.Verdict == nil || b.Weight != float64(b.Backend.Weight) {
 				t.Fatalf("backend %d: %+v", i, b)
 			}
 			if (b.Verdict.Kind == health.Draining) != b.Draining {
@@ -120,7 +120,7 @@ func TestMergeRandomLists(t *testing.T) {
 				t.Fatalf("%v: state kept %v, same life %v", b.Addr, known[b.Addr] == b.State, created[b.Addr] >= b.Created)
 			}
 			known[b.Addr], created[b.Addr] = b.State, b.Created
-			if got := v.Find(b.Addr); got != b {
+			if got := v.Find(b.Addr); got != b.Backend {
 				t.Fatalf("Find(%v) = %v", b.Addr, got)
 			}
 		}
@@ -190,10 +190,10 @@ func TestRestartedWhileDown(t *testing.T) {
 	l.Backends[0].Created, l.Backends[1].Created = 5, 5
 	r.Apply(r.now, l)
 	v := s.View()
-	if k := v.Backends[0].Verdict.Kind; k != health.Down {
+	if k := v.Backend(0).Verdict.Kind; k != health.Down {
 		t.Errorf("was down, restarted: %v", k)
 	}
-	if k := v.Backends[1].Verdict.Kind; k != health.Up {
+	if k := v.Backend(1).Verdict.Kind; k != health.Up {
 		t.Errorf("was unreachable, restarted: %v", k)
 	}
 }

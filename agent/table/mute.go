@@ -53,16 +53,16 @@ func (t *Table) remute(now time.Time, s *Service) {
 	was := s.muted
 	s.muted = t.mutes[s.name]
 	v := s.View()
-	backends := slices.Clone(v.Backends)
+	e := v.roster.edit()
 	concerned := false
 	for _, of := range []muted{was, s.muted} {
 		for addr := range of {
-			i, ok := v.index(addr)
+			i, ok := v.roster.index(addr)
 			if !ok {
 				continue
 			}
 			concerned = true
-			b := &backends[i]
+			b := e.write(i)
 			if b.Draining {
 				continue // weighs more, and has a since of its own
 			}
@@ -77,7 +77,7 @@ func (t *Table) remute(now time.Time, s *Service) {
 	if !concerned {
 		return
 	}
-	t.publish(now, s, v.List, backends)
+	t.publish(now, s, v.List, e)
 	t.sendTargets(s)
 }
 

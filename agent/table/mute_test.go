@@ -43,10 +43,10 @@ func TestMute(t *testing.T) {
 		t.Errorf("%d usable, panic %v", v.Usable, v.Panic)
 	}
 	// Also when the others have been tried (4.1).
-	if b := v.Pick(r.now, []*health.State{v.Backends[0].State, v.Backends[2].State}); b != nil {
+	if b := v.Pick(r.now, []*health.State{v.Backend(0).State, v.Backend(2).State}); b != nil {
 		t.Errorf("a call that has been at all others was sent to %v", b.Addr)
 	}
-	words := v.Backends[1].Verdict.Words(r.now)
+	words := v.Backend(1).Verdict.Words(r.now)
 	if want := "muted: by alice for 1 h (this host), until "; !strings.HasPrefix(words, want) || !strings.HasSuffix(words, ", ends in 60 min") {
 		t.Errorf("words %q, want %q...", words, want)
 	}
@@ -158,7 +158,7 @@ func TestMuteAndPanic(t *testing.T) {
 	if got := picked(counts(v, r.now, 300)); !slices.Equal(got, []int{3}) {
 		t.Errorf("all unreachable: picks went to %v", got)
 	}
-	if b := v.Pick(r.now, []*health.State{v.Backends[3].State}); b != nil {
+	if b := v.Pick(r.now, []*health.State{v.Backend(3).State}); b != nil {
 		t.Errorf("the last resort was %v", b.Addr)
 	}
 	r.judge(s, 3, isUp)

@@ -56,8 +56,8 @@ func (r *orphanRig) view() *View { return r.Lookup("user").View() }
 func (r *orphanRig) kinds() string {
 	var out []string
 	v := r.view()
-	for i := range v.Backends {
-		out = append(out, v.Backends[i].Verdict.Kind.String())
+	for i := range v.Len() {
+		out = append(out, v.Backend(i).Verdict.Kind.String())
 	}
 	return strings.Join(out, " ")
 }
@@ -71,19 +71,19 @@ func TestOrphans(t *testing.T) {
 	}
 	r.list(7, 1, 1, 2)
 	v := r.view()
-	state := v.Backends[1].State
+	state := v.Backend(1).State
 	if r.kinds() != "up orphaned orphaned" || v.Usable != 3 || v.Orphans() != 2 || state == nil {
 		t.Errorf("%s, %d usable, %d orphans", r.kinds(), v.Usable, v.Orphans())
 	}
 	if r.targets == nil || r.targets.At(0).Orphan || !r.targets.At(1).Orphan || r.targets.At(1).Draining {
 		t.Errorf("targets %+v", r.targets)
 	}
-	if p := v.Backends[1].Verdict; !p.Since.Equal(r.now) || !strings.Contains(p.Cause, "its key went away") {
+	if p := v.Backend(1).Verdict; !p.Since.Equal(r.now) || !strings.Contains(p.Cause, "its key went away") {
 		t.Errorf("verdict %+v", p)
 	}
 	r.list(7, 2)
-	if v := r.view(); r.kinds() != "up up up" || v.Backends[1].State != state || v.Backends[0].State == nil {
-		t.Errorf("%s; the state of a relisted orphan is another: %v", r.kinds(), v.Backends[1].State != state)
+	if v := r.view(); r.kinds() != "up up up" || v.Backend(1).State != state || v.Backend(0).State == nil {
+		t.Errorf("%s; the state of a relisted orphan is another: %v", r.kinds(), v.Backend(1).State != state)
 	}
 	if r.targets.At(1).Orphan {
 		t.Error("health still takes it for an orphan")
@@ -96,15 +96,15 @@ func TestOrphanFails(t *testing.T) {
 	r.list(7, 1, 1)
 	v := r.view()
 	change := func(i int, c health.Change) {
-		c.Group, c.Addr, c.State = "user", v.Backends[i].Addr, v.Backends[i].State
+		c.Group, c.Addr, c.State = "user", v.Backend(i).Addr, v.Backend(i).State
 		r.SetVerdicts(r.now, []health.Change{c})
 	}
 	ejected := health.Part{Kind: health.Ejected, Soft: true, Since: r.now, Cause: "5 failures in a row"}
 	change(1, health.Change{From: health.Part{Kind: health.Up}, To: ejected})
-	if v := r.view(); r.kinds() != "up orphaned up" || v.Usable != 2 || v.Backends[1].Verdict.Usable() || !v.Backends[1].Verdict.Soft {
+	if v := r.view(); r.kinds() != "up orphaned up" || v.Usable != 2 || v.Backend(1).Verdict.Usable() || !v.Backend(1).Verdict.Soft {
 		t.Errorf("%s, %d usable", r.kinds(), v.Usable)
 	}
-	if got := r.view().Backends[1].Verdict.Words(r.now); !strings.Contains(got, "ejected: 5 failures in a row") {
+	if got := r.view().Backend(1).Verdict.Words(r.now); !strings.Contains(got, "ejected: 5 failures in a row") {
 		t.Errorf("words %q", got)
 	}
 	change(1, health.Change{From: ejected, To: health.Part{Kind: health.Up}})

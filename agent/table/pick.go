@@ -47,7 +47,7 @@ func (v *View) Advise(now time.Time, key uint64, tried []*health.State) *Backend
 		return nil
 	}
 	v.Service.countPick()
-	return &v.Backends[i]
+	return v.roster.at(i)
 }
 
 // trial claims the trial of a backend whose hold-down is over and which nothing probes. Only a call that has been nowhere yet gets one.
@@ -55,7 +55,7 @@ func (v *View) trial(now time.Time) *Backend {
 	n := len(v.trials)
 	start := v.Service.median.Random.IntN(n)
 	for k := range min(n, glances) {
-		if b := &v.Backends[v.trials[(start+k)%n]]; b.State.TryTrial(now) {
+		if b := v.roster.at(int(v.trials[(start+k)%n])); b.State.TryTrial(now) {
 			return b
 		}
 	}
@@ -102,17 +102,20 @@ func (v *View) rest(tried []*health.State) int {
 		}
 	}
 	return v.any(func(b *Backend) bool {
-		return b.tryable() && (!v.ranked || v.Fallback || !b.Backend.Fallback)
+		return b.tryable() && (!v.ranked || v.Fallback || !b.Fallback)
 	}, tried)
 }
 
 // any draws among the backends that ok takes and tried doesn't hold.
 func (v *View) any(ok func(*Backend) bool, tried []*health.State) int {
-	n := len(v.Backends)
+	n := v.Len()
 	if n == 0 {
 		return -1
 	}
-	left := func(i int) bool { return ok(&v.Backends[i]) && !slices.Contains(tried, v.Backends[i].State) }
+	left := func(i int) bool {
+		b := v.roster.at(i)
+		return ok(b) && !slices.Contains(tried, b.State)
+	}
 	random := v.Service.median.Random
 	for range glances {
 		if i := random.IntN(n); left(i) {

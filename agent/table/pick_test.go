@@ -142,8 +142,8 @@ func TestPanicFindsTheOneLeft(t *testing.T) {
 	r, s := user(t, 200)
 	var changes []health.Change
 	v := s.View()
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	for i := range v.Len() {
+		b := v.Backend(i)
 		changes = append(changes, health.Change{Group: "user", Addr: b.Addr, State: b.State, From: isUp, To: ejected})
 		if i != 123 {
 			b.State.ConnectFailed(r.now, "connection refused")
@@ -188,7 +188,7 @@ func TestDrainingIsNoPanic(t *testing.T) {
 	if v.Panic || v.Usable != 2 {
 		t.Errorf("panic %v, usable %d", v.Panic, v.Usable)
 	}
-	if w := v.Backends[0].Verdict.Words(r.now.Add(3 * time.Second)); w != "draining: its record says that it is out of service, for 3 s" {
+	if w := v.Backend(0).Verdict.Words(r.now.Add(3 * time.Second)); w != "draining: its record says that it is out of service, for 3 s" {
 		t.Errorf("words %q", w)
 	}
 	r.judge(s, 8, ejected)
@@ -199,7 +199,7 @@ func TestDrainingIsNoPanic(t *testing.T) {
 	}
 	// Health's verdict on a draining backend is kept for the day when it is back.
 	r.judge(s, 0, downHard)
-	if k := s.View().Backends[0].Verdict.Kind; k != health.Draining {
+	if k := s.View().Backend(0).Verdict.Kind; k != health.Draining {
 		t.Errorf("verdict %v", k)
 	}
 }
@@ -259,7 +259,7 @@ func monitor(t *testing.T, r *rig, s *Service) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- m.Run(ctx) }()
-	m.SetGroup(s.Name(), s.Spec().Health, targets(s.View().Backends))
+	m.SetGroup(s.Name(), s.Spec().Health, targets{s.View()})
 	m.SetActive(s.Name(), true)
 	synctest.Wait()
 	return func() {
@@ -277,7 +277,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 		s.View().Find(addr(i)).State.ConnectFailed(r.now, "connection refused")
 	}
 	v := s.View()
-	tried := []*health.State{v.Backends[80].State}
+	tried := []*health.State{v.Backend(80).State}
 	if n := testing.AllocsPerRun(1000, func() { v.Pick(r.now, nil); v.Pick(r.now, tried); v.Advise(r.now, 0, nil) }); n != 0 {
 		t.Errorf("%v allocations per pick", n)
 	}

@@ -36,14 +36,14 @@ func TestTiers(t *testing.T) {
 		t.Errorf("tiers %+v, %d usable, panic %v", v.Tiers, v.Usable, v.Panic)
 	}
 	for i, standby := range []bool{true, false, true, false, false, false} {
-		if b := v.Backends[i]; b.Standby != standby || (b.Weight == 0) != standby || !standby && b.Weight != 100 {
+		if b := v.Backend(i); b.Standby != standby || (b.Weight == 0) != standby || !standby && b.Weight != 100 {
 			t.Errorf("backend %d: %+v", i, b)
 		}
 	}
 	// A call that was everywhere goes to who stands by, before who is out.
 	r.judge(s, 5, downHard)
 	v = s.View()
-	tried := []*health.State{v.Backends[1].State, v.Backends[3].State, v.Backends[4].State}
+	tried := []*health.State{v.Backend(1).State, v.Backend(3).State, v.Backend(4).State}
 	if got := picked(counts(v, r.now, 200, tried...)); !slices.Equal(got, []int{0, 2}) {
 		t.Errorf("picked %v, want who stands by", got)
 	}
@@ -54,8 +54,8 @@ func TestTiers(t *testing.T) {
 	if share := float64(got[0]+got[2]) / 10_000; math.Abs(share-0.3) > 0.03 || got[4]+got[5] > 0 {
 		t.Errorf("%.3f spills of %v, want 0.3", share, got)
 	}
-	if w := v.Backends[0].Weight / v.Backends[1].Weight; math.Abs(w-3./7) > 1e-9 {
-		t.Errorf("weights %v and %v", v.Backends[0].Weight, v.Backends[1].Weight)
+	if w := v.Backend(0).Weight / v.Backend(1).Weight; math.Abs(w-3./7) > 1e-9 {
+		t.Errorf("weights %v and %v", v.Backend(0).Weight, v.Backend(1).Weight)
 	}
 	// All of the first are out: no panic, since the other can take it.
 	for _, id := range []int{1, 3} {
@@ -74,7 +74,7 @@ func TestTiers(t *testing.T) {
 	for id := range 6 {
 		r.judge(s, id, isUp)
 	}
-	if v = s.View(); !slices.Equal(v.Tiers, want) || v.Backends[1].Weight != 100 || v.Backends[0].Weight != 0 || v.Panic {
+	if v = s.View(); !slices.Equal(v.Tiers, want) || v.Backend(1).Weight != 100 || v.Backend(0).Weight != 0 || v.Panic {
 		t.Errorf("after all are back: %+v", v.Tiers)
 	}
 	// Draining ones are no sign that a tier is weak.
@@ -86,7 +86,7 @@ func TestTiers(t *testing.T) {
 	}
 	// One tier is none, whatever its number.
 	r.Apply(r.now, tiered("user", 20, 20, 20))
-	if v = s.View(); v.Tiers != nil || v.Backends[0].Standby || v.Backends[0].Weight != 100 || len(picked(counts(v, r.now, 200))) != 3 {
+	if v = s.View(); v.Tiers != nil || v.Backend(0).Standby || v.Backend(0).Weight != 100 || len(picked(counts(v, r.now, 200))) != 3 {
 		t.Errorf("of one tier: %+v", v.Tiers)
 	}
 }
@@ -102,8 +102,8 @@ func TestTiersOfAnOldView(t *testing.T) {
 	sp := spec("user")
 	sp.Policy = picker.RoundRobin
 	r.SetSpec(r.now, sp)
-	if now := s.View(); now.Backends[1].Standby || !old.Backends[1].Standby || old.Backends[0].Weight != 100 || now == old {
-		t.Errorf("now %+v, before %+v", now.Backends, old.Backends)
+	if now := s.View(); now.Backend(1).Standby || !old.Backend(1).Standby || old.Backend(0).Weight != 100 || now == old {
+		t.Errorf("now %+v, before %+v", now.roster, old.roster)
 	}
 }
 

@@ -108,7 +108,7 @@ func (t *Table) serviceSecond(now time.Time, s *Service) (busy bool) {
 		s.left = nil // a map keeps its buckets
 	}
 	if s.fallback.due(now) {
-		t.publish(now, s, s.View().List, slices.Clone(s.View().Backends))
+		t.publish(now, s, s.View().List, s.View().roster.edit())
 	}
 	if s.active.Load() {
 		t.weigh(now, s)

@@ -36,10 +36,7 @@ type Service struct {
 
 	// Guarded by Table.mu.
 
-	tiered       bool // its list has several priorities
-	ranked       bool // the last view had tiers, or a fallback
 	subset       bool // it has a subset (3.9)
-	narrowed     bool // backends of the last view were outside it
 	slow         bool // backends are in their slow start (3.7)
 	zones        []string
 	ring         ring
@@ -73,7 +70,7 @@ func (t *Table) newService(now time.Time, spec *Spec) *Service {
 	s := &Service{name: spec.Name, base: now.Add(-1), table: t, up: health.Part{Kind: health.Up}, muted: t.mutes[spec.Name]}
 	s.median.Random = t.cfg.Random
 	s.spec.Store(spec)
-	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, nil))
+	s.view.Store(newView(now, s, &service.List{Service: spec.Name}, new(edit)))
 	return s
 }
 

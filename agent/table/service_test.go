@@ -18,7 +18,7 @@ func TestBeforeTheFirstList(t *testing.T) {
 	r.SetSpec(r.now, spec("user"))
 	s := r.Lookup("user")
 	v := s.View()
-	if v == nil || v.Ready || v.List == nil || len(v.Backends) != 0 || v.Panic {
+	if v == nil || v.Ready || v.List == nil || v.Len() != 0 || v.Panic {
 		t.Fatalf("view before the first list: %+v", v)
 	}
 	if b := v.Pick(r.now, nil); b != nil {
@@ -56,14 +56,14 @@ func TestChanged(t *testing.T) {
 	}
 	<-newer
 	v, newer = s.Changed()
-	if len(v.Backends) != 2 {
+	if v.Len() != 2 {
 		t.Error("the latest wins")
 	}
 	r.Remove(r.now, "user")
 	<-newer
 	v, newer = s.Changed()
-	if !v.Gone || len(v.Backends) != 2 {
-		t.Errorf("the last view: gone %v, %d backends", v.Gone, len(v.Backends))
+	if !v.Gone || v.Len() != 2 {
+		t.Errorf("the last view: gone %v, %d backends", v.Gone, v.Len())
 	}
 	<-newer // whoever reads on doesn't hang
 	if r.Lookup("user") != nil || len(r.Services()) != 0 {
@@ -114,10 +114,10 @@ func TestSetSpec(t *testing.T) {
 	if s.Spec().Drain != time.Minute {
 		t.Error("the new spec isn't there")
 	}
-	state := s.View().Backends[0].State
+	state := s.View().Backend(0).State
 	sp.Policy = picker.RoundRobin
 	r.SetSpec(r.now, sp)
-	if r.sent != sent || r.marks != marks+1 || s.View().Backends[0].State != state || !s.View().Ready {
+	if r.sent != sent || r.marks != marks+1 || s.View().Backend(0).State != state || !s.View().Ready {
 		t.Error("a new policy is a new view with the same states")
 	}
 	first := number(s.View().Pick(r.now, nil))
@@ -177,7 +177,7 @@ func TestRun(t *testing.T) {
 			t.Fatalf("health has the targets %v", ts)
 		}
 		for i, ms := range []int{1, 2, 30} {
-			st := s.View().Backends[i].State
+			st := s.View().Backend(i).State
 			st.Begin()
 			st.End(time.Now(), health.Success, time.Duration(ms)*time.Millisecond, true, "")
 		}
@@ -222,7 +222,7 @@ func TestRun(t *testing.T) {
 func TestMedianOfTwo(t *testing.T) {
 	r, s := user(t, 2)
 	for i, d := range []time.Duration{time.Millisecond, time.Second} {
-		st := s.View().Backends[i].State
+		st := s.View().Backend(i).State
 		st.Begin()
 		st.End(r.now, health.Success, d, true, "")
 	}

@@ -25,7 +25,7 @@ func slowSince(f float32, lasts time.Duration) time.Duration {
 // slowly begins the slow start of a backend that has joined, or that gets calls again. Whether it has one is decided with the view, when it is known how many do.
 func (s *Service) slowly(now time.Time, b *Backend) {
 	if b.life != nil && s.Spec().SlowStart > 0 {
-		b.life.slow, b.Factors.SlowStart, s.slow = now, slowFrom, true
+		b.life.slow, b.factors.SlowStart, s.slow = now, slowFrom, true
 	}
 }
 
@@ -44,35 +44,49 @@ func (s *Service) moved(now time.Time, b *Backend, was *health.Part) {
 
 // slowStart moves what is in its slow start, and reports whether anything is. When that is more than half of what can be used, there is none: the few others would
 // have to carry everything (3.7).
-func (s *Service) slowStart(now time.Time, backends []Backend) (slow bool) {
+func (s *Service) slowStart(now time.Time, e *edit) (slow bool) {
 	lasts := s.Spec().SlowStart
-	usable, starting := 0, 0
-	for i := range backends {
-		b := &backends[i]
-		if b.Factors.SlowStart == 1 {
-			if b.Verdict.Usable() {
-				usable++
-			}
+	starting := 0
+	for k, c := range e.chunks {
+		if c.sums.slow == 0 {
 			continue
 		}
-		b.Factors.SlowStart = slowFactor(now.Sub(b.life.slow), lasts)
-		b.reweigh()
-		if b.Factors.SlowStart < 1 {
-			slow = true
-			if b.Verdict.Usable() {
-				usable++
-				starting++
+		backends := e.writeChunk(k)
+		for i := range backends {
+			b := &backends[i]
+			if b.factors.SlowStart == 1 {
+				continue
+			}
+			b.factors.SlowStart = slowFactor(now.Sub(b.life.slow), lasts)
+			b.reweigh()
+			if b.factors.SlowStart < 1 {
+				slow = true
+				if b.Verdict.Usable() {
+					starting++
+				}
 			}
 		}
 	}
-	if starting*2 <= usable {
-		return slow
+	if starting*2 > e.sums.usable {
+		slow = false
+		s.full(e)
 	}
-	for i := range backends {
-		if b := &backends[i]; b.Factors.SlowStart != 1 {
-			b.Factors.SlowStart = 1
-			b.reweigh()
+	e.seal()
+	return slow
+}
+
+// full ends all slow starts.
+func (s *Service) full(e *edit) {
+	for k, c := range e.chunks {
+		if c.sums.slow == 0 {
+			continue
+		}
+		backends := e.writeChunk(k)
+		for i := range backends {
+			if b := &backends[i]; b.factors.SlowStart != 1 {
+				b.factors.SlowStart = 1
+				b.reweigh()
+			}
 		}
 	}
-	return false
 }

@@ -44,47 +44,67 @@ func (s *Service) turnSubset(backends int) int {
 	return spec.Subset
 }
 
-// narrow leaves of the candidates at the first ones of each zone, as many as quota says, and marks the others.
+// ranked is the number of a backend, and its rank.
+type ranked struct {
+	rank uint32
+	k    int32
+}
+
+// narrow leaves of the chosen backends at (nil = all) the first ones of each zone, as many as quota says.
 func (v *View) narrow(at []int32, quota zoneCounts) []int32 {
 	v.subset = true
-	var first [zonesMost][]int32 // of each zone, a heap with the highest rank on top
-	for _, k := range at {
-		b := &v.Backends[k]
-		b.Outside, b.Weight = true, 0 // also those that were so in the last view
+	var first [zonesMost][]ranked // of each zone, a heap with the highest rank on top
+	consider := func(k int32, b *Backend) {
 		switch h := first[b.zone]; {
 		case len(h) < quota[b.zone]:
-			first[b.zone] = v.push(h, k)
-		case len(h) > 0 && b.rank < v.Backends[h[0]].rank:
-			h[0] = k
-			v.sink(h)
+			first[b.zone] = push(h, ranked{b.rank, k})
+		case len(h) > 0 && b.rank < h[0].rank:
+			h[0] = ranked{b.rank, k}
+			sink(h)
 		}
+	}
+	if at == nil {
+		for n, c := range v.roster.chunks {
+			for i := range c.backends {
+				if b := &c.backends[i]; v.chosen(b) {
+					consider(v.roster.starts[n]+int32(i), b)
+				}
+			}
+		}
+	}
+	for _, k := range at {
+		consider(k, v.roster.at(int(k)))
 	}
 	out := at[:0]
 	for _, h := range first {
-		for _, k := range h {
-			v.Backends[k].Outside = false
-			v.Backends[k].reweigh()
-			out = append(out, k)
+		for _, r := range h {
+			out = append(out, r.k)
 		}
 	}
 	slices.Sort(out)
 	return out
 }
 
-// bringIn takes a backend in that was outside the subset of the last view.
-func (b *Backend) bringIn() {
-	if b.Outside {
-		b.Outside = false
-		b.reweigh()
+// inside reports whether the chosen backend at i, of tier n, is in the subset.
+func (v *View) inside(i, n int) bool {
+	at := v.at
+	if v.spans != nil {
+		from := 0
+		for _, span := range v.spans[:n] {
+			from += span
+		}
+		at = at[from : from+v.spans[n]]
 	}
+	_, ok := slices.BinarySearch(at, int32(i))
+	return ok
 }
 
 // push and sink keep a heap.
-func (v *View) push(h []int32, k int32) []int32 {
-	h = append(h, k)
+func push(h []ranked, r ranked) []ranked {
+	h = append(h, r)
 	for i := len(h) - 1; i > 0; {
 		up := (i - 1) / 2
-		if v.Backends[h[up]].rank >= v.Backends[h[i]].rank {
+		if h[up].rank >= h[i].rank {
 			break
 		}
 		h[up], h[i] = h[i], h[up]
@@ -93,11 +113,11 @@ func (v *View) push(h []int32, k int32) []int32 {
 	return h
 }
 
-func (v *View) sink(h []int32) {
+func sink(h []ranked) {
 	for i := 0; ; {
 		top := i
 		for _, child := range [2]int{2*i + 1, 2*i + 2} {
-			if child < len(h) && v.Backends[h[child]].rank > v.Backends[h[top]].rank {
+			if child < len(h) && h[child].rank > h[top].rank {
 				top = child
 			}
 		}
@@ -159,25 +179,23 @@ func (v *View) Subset() int {
 	return len(v.candidates)
 }
 
-// SubsetWords is asked whether the backend at i in Backends is in this host's subset, and why; nil if the service has none.
+// SubsetWords is asked whether the backend at i is in this host's subset, and why; nil if the service has none.
 func (v *View) SubsetWords() func(i int) (inside bool, why string) {
 	if v.Subset() == 0 {
 		return nil
 	}
 	var first zoneCounts
-	in := make([]bool, len(v.Backends))
 	for _, k := range v.at {
-		in[k] = true
-		first[v.Backends[k].zone]++
+		first[v.roster.at(int(k)).zone]++
 	}
 	return func(i int) (bool, string) {
-		b := &v.Backends[i]
+		b := v.Backend(i)
 		of := "those that say no zone"
 		if b.Zone != "" {
 			of = "zone " + b.Zone
 		}
 		switch {
-		case in[i]:
+		case v.chosen(b.Backend) && !b.Outside:
 			return true, fmt.Sprintf("one of the first %d usable backends of %s in this host's order", first[b.zone], of)
 		case !b.Outside || !b.Verdict.Usable():
 			return false, "a backend that is not usable is in no subset"

@@ -68,6 +68,7 @@ type Table struct {
 	pings []chan struct{}  // closed by Run
 
 	weighed []int32 // scratch space of Second
+	inside  []bool  // likewise
 
 	sample []time.Duration // likewise; it is Second's own
 }
@@ -142,17 +143,20 @@ func (t *Table) change(now time.Time, s *Service, spec *Spec) {
 		old.Subset == spec.Subset && old.DynamicWeight == spec.DynamicWeight && old.Load == spec.Load {
 		return
 	}
-	backends := slices.Clone(s.View().Backends)
+	e := s.View().roster.edit()
 	if old.Zone != spec.Zone {
-		s.rezone(backends)
+		s.rezone(e)
 	}
 	if spec.Policy != picker.Hash {
 		s.ring = ring{}
 	}
-	for i := range backends {
-		s.refresh(now, &backends[i])
+	for k := range e.chunks {
+		backends := e.writeChunk(k)
+		for i := range backends {
+			s.refresh(now, &backends[i])
+		}
 	}
-	t.publish(now, s, s.View().List, backends)
+	t.publish(now, s, s.View().List, e)
 }
 
 // Remove forgets a service; its subscriptions end, its last view says Gone.
@@ -188,16 +192,15 @@ func (t *Table) Apply(now time.Time, l *service.List) {
 	}
 	s.confirmed.Store(&l.Confirmed) // also if it is older than what is known: an old list of the spool, after one of etcd
 	first := !s.View().Ready
-	d := s.merge(now, l)
-	s.tiered, s.fallback.known = d.tiered, d.fallback
+	e, d := s.merge(now, l)
 	if d.orphaned.n > 0 && !s.used.Load() {
-		s.begin(now, d.backends) // an orphan is always probed (1.10)
+		s.begin(now, e) // an orphan is always probed (1.10)
 		d.targets = true
 	}
 	if d.targets {
 		defer t.sendTargets(s) // after the view is there that a verdict will change
 	}
-	t.publish(now, s, l, d.backends)
+	t.publish(now, s, l, e)
 	t.announce(now, s, &d, first)
 }
 
@@ -227,15 +230,15 @@ func (t *Table) SetVerdicts(now time.Time, changes []health.Change) {
 // setVerdicts takes verdicts of one service into one new view.
 func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) {
 	v := s.View()
-	backends := slices.Clone(v.Backends)
+	e := v.roster.edit()
 	taken := changes[:0:0]
 	for _, c := range changes {
-		i, ok := v.index(c.Addr)
-		if !ok || backends[i].State != c.State {
+		i, ok := v.roster.index(c.Addr)
+		if !ok || e.at(i).State != c.State {
 			continue // it left, or was restarted, while the verdict was on its way
 		}
 		if c.Gone != "" {
-			if !backends[i].Orphaned.IsZero() {
+			if !e.at(i).Orphaned.IsZero() {
 				t.cfg.OnGone(s.name, c.Addr, c.Gone)
 			}
 			continue
@@ -245,7 +248,8 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 			continue
 		}
 		s.entered[c.To.Kind].Add(moved(c))
-		if b := &backends[i]; !b.Draining && s.muted[c.Addr] == nil {
+		if !e.at(i).Draining && s.muted[c.Addr] == nil {
+			b := e.write(i)
 			was := b.Verdict
 			b.Verdict = orphaned(b.Backend, s.verdict(c.To))
 			s.moved(now, b, was)
@@ -256,7 +260,7 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 		return
 	}
 	t.tellVerdicts(now, s, taken)
-	t.publish(now, s, v.List, backends)
+	t.publish(now, s, v.List, e)
 }
 
 // moved is 1 if c is more than a new cause of the same verdict.
@@ -268,11 +272,12 @@ func moved(c health.Change) uint64 {
 }
 
 // publish makes the view of now and tells everyone.
-func (t *Table) publish(now time.Time, s *Service, l *service.List, backends []Backend) {
+func (t *Table) publish(now time.Time, s *Service, l *service.List, e *edit) {
+	e.seal()
 	old := s.View()
 	ready := old.Ready || l != old.List
-	turned := s.turnFallback(now, ready, backends)
-	v := newView(now, s, l, backends)
+	turned := s.turnFallback(now, ready, e.groups)
+	v := newView(now, s, l, e)
 	if v.Ready = ready; !ready {
 		v.At = old.At // callers wait for the first list from the beginning of the service
 	}
@@ -300,18 +305,16 @@ func (t *Table) sendTargets(s *Service) {
 	if !s.used.Load() {
 		return
 	}
-	t.cfg.OnTargets(s.name, s.Spec().Health, targets(s.View().Backends))
+	t.cfg.OnTargets(s.name, s.Spec().Health, targets{s.View()})
 }
 
 // targets is the backends of a view as health sees them.
-type targets []Backend
-
-func (t targets) Len() int { return len(t) }
+type targets struct{ *View }
 
 func (t targets) At(i int) health.Target {
-	b := &t[i]
+	b := t.roster.at(i)
 	// Health need not know who takes a backend out: one that gets no calls is no room for others' ejections (2.6).
-	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable() || b.spare(), Orphan: !b.Orphaned.IsZero()}
+	return health.Target{Addr: b.Addr, State: b.State, Draining: !b.tryable() || t.isSpare(b), Orphan: !b.Orphaned.IsZero()}
 }
 
 // use makes s one that has been in use: somebody may pick from now on.
@@ -326,9 +329,9 @@ func (t *Table) useLocked(now time.Time, s *Service) {
 	if s.used.Load() || v.Gone {
 		return
 	}
-	backends := slices.Clone(v.Backends)
-	s.begin(now, backends)
-	t.publish(now, s, v.List, backends)
+	e := v.roster.edit()
+	s.begin(now, e)
+	t.publish(now, s, v.List, e)
 	t.sendTargets(s)
 }
 

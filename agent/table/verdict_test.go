@@ -12,7 +12,7 @@ import (
 // Verdicts of a state that was replaced meanwhile are not for its successor.
 func TestLateVerdicts(t *testing.T) {
 	r, s := user(t, 2)
-	was := s.View().Backends[0]
+	was := s.View().Backend(0)
 	l := list("user", ids(2)...)
 	l.Backends[0].Created = 5
 	r.Apply(r.now, l)
@@ -61,8 +61,8 @@ func TestVerdictStorm(t *testing.T) {
 	r, s := user(t, 1000)
 	v := s.View()
 	var changes []health.Change
-	for i := range v.Backends {
-		changes = append(changes, health.Change{Group: "user", Addr: v.Backends[i].Addr, State: v.Backends[i].State, From: isUp, To: downHard})
+	for i := range v.Len() {
+		changes = append(changes, health.Change{Group: "user", Addr: v.Backend(i).Addr, State: v.Backend(i).State, From: isUp, To: downHard})
 	}
 	marks := r.marks
 	r.SetVerdicts(r.now, changes)

@@ -27,8 +27,8 @@ func (t *Table) weigh(now time.Time, s *Service) {
 	t.weighed = t.weighed[:0]
 	t.dynamicWeights(now, s, v)
 	if s.Spec().Load {
-		for i := range v.Backends {
-			if b := &v.Backends[i]; b.life.loadFactor(now, b.Backend) != b.Factors.Load {
+		for i, b := range v.roster.each() {
+			if b.life.loadFactor(now, b.Backend) != b.factors.Load {
 				t.weighed = append(t.weighed, int32(i))
 			}
 		}
@@ -36,11 +36,12 @@ func (t *Table) weigh(now time.Time, s *Service) {
 	if len(t.weighed) == 0 && !s.slow && !s.ring.stale {
 		return
 	}
-	backends := slices.Clone(v.Backends)
+	e := v.roster.edit()
 	for _, i := range t.weighed {
-		s.refresh(now, &backends[i])
+		s.refresh(now, e.write(int(i)))
 	}
-	next := newView(now, s, v.List, backends)
+	e.seal()
+	next := newView(now, s, v.List, e)
 	next.Ready, next.At = v.Ready, v.At
 	if s.largely(next) {
 		t.swap(s, next)
@@ -56,12 +57,12 @@ func (s *Service) refresh(now time.Time, b *Backend) {
 		return
 	}
 	spec := s.Spec()
-	b.Factors.Dynamic, b.Factors.Load = 1, 1
+	b.factors.Dynamic, b.factors.Load = 1, 1
 	if spec.DynamicWeight {
-		b.Factors.Dynamic = float32(b.life.dynamic.weight)
+		b.factors.Dynamic = float32(b.life.dynamic.weight)
 	}
 	if spec.Load {
-		b.Factors.Load = b.life.loadFactor(now, b.Backend)
+		b.factors.Load = b.life.loadFactor(now, b.Backend)
 	}
 	b.reweigh()
 }
@@ -78,11 +79,11 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 	}
 	var cuts []bad
 	usable, lows := 0, 0
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	t.inside = v.insides(t.inside[:0])
+	for i, b := range v.roster.each() {
 		d := &b.life.dynamic
 		calls, good := b.State.Calls()
-		began, offered := d.began, v.offers(b)
+		began, offered := d.began, v.chosen(b) && t.inside[i]
 		if sample, whole := d.take(now, calls, good); whole && !sample.healthy() {
 			// A backend that is out gets no calls: what fails there are trials and late reports, and what it was taken out for has been counted.
 			if offered || !began.After(b.Verdict.Since) {
@@ -97,7 +98,7 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 				t.tellWeight(now, s, b, sample)
 			}
 		}
-		if b.Verdict.Usable() && !b.Outside && v.inUse(b) {
+		if offered && b.Verdict.Usable() {
 			usable++
 			if d.low() {
 				lows++
@@ -106,7 +107,7 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 	}
 	slices.SortStableFunc(cuts, func(a, b bad) int { return cmp.Compare(a.rate(), b.rate()) })
 	for _, c := range cuts {
-		b := &v.Backends[c.i]
+		b := v.roster.at(int(c.i))
 		if d := &b.life.dynamic; lows*2 <= usable {
 			was := d.low()
 			d.lower(c.sample)
@@ -115,35 +116,41 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 				lows++
 			}
 		}
-		if v.offers(b) {
+		if v.chosen(b) && t.inside[c.i] {
 			t.tellWeight(now, s, b, c.sample)
 		}
 	}
 }
 
-// offers reports whether b gets calls by its verdict, if not by its weight.
-func (v *View) offers(b *Backend) bool {
-	return (b.Verdict.Usable() || v.Panic && b.tryable() && b.Verdict.Soft) && v.inUse(b) && !b.Outside
+// insides appends for each backend whether it is in this host's subset, if it is chosen at all (3.9).
+func (v *View) insides(in []bool) []bool {
+	in = append(in, make([]bool, v.Len())...)
+	for _, k := range v.at {
+		in[k] = true
+	}
+	for i := range in {
+		in[i] = in[i] || !v.subset
+	}
+	return in
 }
 
 // largely reports whether the weights in v are others than those who watch know, and notes that they will be told.
 func (s *Service) largely(v *View) bool {
 	large := false
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	for _, b := range v.roster.each() {
 		if b.life == nil {
 			continue
 		}
-		f := b.Factors.Dynamic * b.Factors.SlowStart * b.Factors.Load
+		f := b.factors.Dynamic * b.factors.SlowStart * b.factors.Load
 		known := b.life.shown
 		large = large || f >= known*largeChange || f*largeChange <= known || f == 1 && known != 1
 	}
 	if !large {
 		return false
 	}
-	for i := range v.Backends {
-		if b := &v.Backends[i]; b.life != nil {
-			b.life.shown = b.Factors.Dynamic * b.Factors.SlowStart * b.Factors.Load
+	for _, b := range v.roster.each() {
+		if b.life != nil {
+			b.life.shown = b.factors.Dynamic * b.factors.SlowStart * b.factors.Load
 		}
 	}
 	return true
@@ -186,10 +193,10 @@ func (s *Service) reweighAs(now time.Time, b *Backend, f Factors) {
 	}
 	if lasts := s.Spec().SlowStart; lasts > 0 && f.SlowStart >= slowFrom && f.SlowStart < 1 {
 		b.life.slow = now.Add(-slowSince(f.SlowStart, lasts))
-		b.Factors.SlowStart, s.slow = f.SlowStart, true
+		b.factors.SlowStart, s.slow = f.SlowStart, true
 	}
 	s.refresh(now, b)
-	b.life.shown = b.Factors.Dynamic * b.Factors.SlowStart * b.Factors.Load
+	b.life.shown = b.factors.Dynamic * b.factors.SlowStart * b.factors.Load
 }
 
 // newLife is what is known of the weight of a backend of which nothing is known.
@@ -197,7 +204,7 @@ func newLife() *life { return &life{dynamic: newDynamic(), shown: 1, told: 1} }
 
 // place says what of a backend's weight and place its record and this host say.
 func (s *Service) place(b *Backend, of *service.Backend) {
-	b.Backend, b.Factors = of, plain()
+	b.Backend, b.factors = of, plain()
 	b.rank, b.zone = rankOf(s.table.cfg.Seed, of.Addr), s.zoneOf(of.Zone)
 	b.reweigh()
 }

@@ -57,7 +57,7 @@ func (r *rig) calls(s *Service, id, calls, failed int) {
 
 func weights(s *Service) []float64 {
 	var all []float64
-	for _, b := range s.View().Backends {
+	for _, b := range s.View().Backends() {
 		all = append(all, math.Round(b.Weight*100)/100)
 	}
 	return all
@@ -173,7 +173,7 @@ func TestDynamicModel(t *testing.T) {
 				}
 			}
 			r.tick()
-			for i, b := range s.View().Backends {
+			for i, b := range s.View().Backends() {
 				if math.Abs(float64(b.Factors.Dynamic)-model[i].weight) > 1e-3 || math.Abs(b.Weight-100*float64(b.Factors.Dynamic)) > 1e-9 {
 					t.Fatalf("seed %d, second %d, backend %d: dynamic %v, weight %v; want %v", seed, second, i, b.Factors.Dynamic, b.Weight, model[i].weight)
 				}
@@ -250,10 +250,10 @@ func TestWeightsMoveSilently(t *testing.T) {
 	marks := r.marks
 	r.calls(s, 1, 100, 10)
 	r.tick()
-	if v := s.View(); v == old || v.Backends[1].Weight != 100*float64(v.Backends[1].Factors.Dynamic) || v.Backends[1].Weight > 83 || woken() || r.marks != marks {
-		t.Errorf("weight %v, woken, or %d marks", s.View().Backends[1].Weight, r.marks-marks)
+	if v := s.View(); v == old || v.Backend(1).Weight != 100*float64(v.Backend(1).Factors.Dynamic) || v.Backend(1).Weight > 83 || woken() || r.marks != marks {
+		t.Errorf("weight %v, woken, or %d marks", s.View().Backend(1).Weight, r.marks-marks)
 	}
-	if old.Backends[1].Weight != 100 {
+	if old.Backend(1).Weight != 100 {
 		t.Error("a view has changed")
 	}
 	same := s.View()
@@ -358,7 +358,7 @@ func TestWeightOfABackendThatIsOut(t *testing.T) {
 			r.calls(s, 1, 100, 50)
 			out.do(r, s)
 			r.tick()
-			cut := s.View().Backends[1].life.dynamic.weight
+			cut := s.View().Backend(1).life.dynamic.weight
 			if cut > 0.3 {
 				t.Errorf("the sample that it was taken out in left it %v", cut)
 			}
@@ -366,7 +366,7 @@ func TestWeightOfABackendThatIsOut(t *testing.T) {
 				r.calls(s, 1, 10, 10)
 				r.tick()
 			}
-			if w := s.View().Backends[1].life.dynamic.weight; w != cut {
+			if w := s.View().Backend(1).life.dynamic.weight; w != cut {
 				t.Errorf("cut to %v while it was out, from %v", w, cut)
 			}
 			for range 200 { // nobody calls it
@@ -406,7 +406,7 @@ func TestSlowStart(t *testing.T) {
 	r.judge(s, 1, unreachable)
 	r.tick()
 	r.judge(s, 1, isUp)
-	if b := s.View().Backends[1]; math.Abs(b.Weight-10) > 0.01 || b.Factors.Dynamic != 1 {
+	if b := s.View().Backend(1); math.Abs(b.Weight-10) > 0.01 || b.Factors.Dynamic != 1 {
 		t.Errorf("back: %+v", b)
 	}
 	// Another process on a known address.
@@ -450,8 +450,8 @@ func TestWeightsGoOn(t *testing.T) {
 	for range 3 {
 		was.tick()
 	}
-	known := map[netip.AddrPort]Backend{}
-	for _, b := range from.View().Backends {
+	known := map[netip.AddrPort]Placed{}
+	for _, b := range from.View().Backends() {
 		known[b.Addr] = b
 	}
 	if w := weights(from); w[1] > 50 || w[6] != 28 {
@@ -515,10 +515,10 @@ func TestStrangeFactors(t *testing.T) {
 		}
 	}
 	r, s := weighing(t, 3)
-	b := s.View().Backends[0]
+	b := *s.View().Backend(0).Backend
 	s.reweighAs(r.now, &b, Factors{Dynamic: 1e-9, SlowStart: 1})
-	if math.Abs(b.Weight-100*floor) > 0.01 {
-		t.Errorf("weight %v, want the floor", b.Weight)
+	if math.Abs(b.weight-100*floor) > 0.01 {
+		t.Errorf("weight %v, want the floor", b.weight)
 	}
 }
 
@@ -563,8 +563,8 @@ func TestSlowStartModel(t *testing.T) {
 			check := func() {
 				v := s.View()
 				usable, slow := 0, 0
-				for i := range v.Backends {
-					if id := number(&v.Backends[i]); up[id] {
+				for i := range v.Len() {
+					if id := number(v.Backend(i).Backend); up[id] {
 						usable++
 						if at, ok := began[id]; ok && r.now.Sub(at) < 15*time.Second {
 							slow++
@@ -574,14 +574,14 @@ func TestSlowStartModel(t *testing.T) {
 				if slow*2 > usable {
 					clear(began)
 				}
-				for i := range v.Backends {
-					b := &v.Backends[i]
+				for i := range v.Len() {
+					b := v.Backend(i)
 					want := 1.0
-					if at, ok := began[number(b)]; ok {
+					if at, ok := began[number(b.Backend)]; ok {
 						want = math.Min(1, 0.1+0.9*r.now.Sub(at).Seconds()/15)
 					}
 					if math.Abs(float64(b.Factors.SlowStart)-want) > 1e-5 {
-						t.Fatalf("seed %d: backend %d has %v, want %v", seed, number(b), b.Factors.SlowStart, want)
+						t.Fatalf("seed %d: backend %d has %v, want %v", seed, number(b.Backend), b.Factors.SlowStart, want)
 					}
 				}
 			}
@@ -646,17 +646,17 @@ func TestFactorsMultiply(t *testing.T) {
 	r.Apply(r.now, l)
 	r.tick()
 	v := s.View()
-	b := v.Backends[0]
+	b := v.Backend(0)
 	f := b.Factors
 	if f.Load != 0.55 || f.Dynamic > 0.27 || f.Dynamic < 0.24 || f.SlowStart != 1 || math.Abs(b.Weight-300*float64(f.Load)*float64(f.Dynamic)) > 1e-6 {
 		t.Fatalf("%v of %+v", b.Weight, f)
 	}
 	sum := 0.0
-	for _, b := range v.Backends {
+	for _, b := range v.Backends() {
 		sum += b.Weight
 	}
 	got := counts(v, r.now.Add(time.Minute), 60_000)
-	for i, b := range v.Backends {
+	for i, b := range v.Backends() {
 		if share := float64(got[i]) / 60_000; math.Abs(share-b.Weight/sum) > 0.015 {
 			t.Errorf("backend %d has %.3f of the calls, want %.3f", i, share, b.Weight/sum)
 		}

@@ -39,14 +39,24 @@ func (v *View) Unusable(now time.Time) string {
 			named++
 		}
 	}
-	for i := 0; i < len(v.Backends) && named < namedMost; i++ {
-		if of := &v.Backends[i]; !of.Verdict.Usable() {
-			name(of)
+	for k := 0; k < len(v.roster.chunks) && named < namedMost; k++ {
+		c := v.roster.chunks[k]
+		if c.sums.usable == len(c.backends) {
+			continue
+		}
+		for i := 0; i < len(c.backends) && named < namedMost; i++ {
+			if of := &c.backends[i]; !of.Verdict.Usable() {
+				name(of)
+			}
 		}
 	}
 	// Then those whose calls failed without a verdict yet.
-	for i, asked := 0, 0; i < len(v.Backends) && named < namedMost && asked < upMost; i++ {
-		if of := &v.Backends[i]; of.Verdict.Usable() {
+	asked := 0
+	for _, of := range v.roster.each() {
+		if named == namedMost || asked == upMost {
+			break
+		}
+		if of.Verdict.Usable() {
 			name(of)
 			asked++
 		}

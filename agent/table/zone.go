@@ -38,46 +38,31 @@ func (s *Service) zoneOf(name string) uint8 {
 }
 
 // rezone numbers all zones anew: this host is in another one.
-func (s *Service) rezone(backends []Backend) {
+func (s *Service) rezone(e *edit) {
 	s.zones = nil
-	for i := range backends {
-		backends[i].zone = s.zoneOf(backends[i].Zone)
+	for k := range e.chunks {
+		backends := e.writeChunk(k)
+		for i := range backends {
+			backends[i].zone = s.zoneOf(backends[i].Zone)
+		}
 	}
 }
 
-// preferZone gives the candidates at, a tier's, the zone factors that keep as many calls in this host's zone as that can take: all but 2 %, while its usable share x 1.4 is
-// 100 % and more; beyond that they spill (3.8). all and usable count the tier's backends, also those that are not in the subset. The factor goes by the static weights,
-// so that a zone whose backends lose weight for another reason loses calls with it.
-func (v *View) preferZone(at []int32, all, usable *zoneCounts) {
+// farFactor is the zone factor of a tier's candidates in other zones, which keeps as many calls in this host's zone as that can take: all but 2 %, while its usable share
+// x 1.4 is 100 % and more; beyond that they spill (3.8). all and usable count the tier's backends, also those that are not in the subset. The factor goes by the static
+// weights of the candidates, here and elsewhere, so that a zone whose backends lose weight for another reason loses calls with it.
+func farFactor(weights [2]float64, all, usable *zoneCounts) float32 {
 	var far, farUsable int
 	for i := ownZone + 1; i < zonesMost; i++ {
 		far += all[i]
 		farUsable += usable[i]
 	}
-	if usable[ownZone] == 0 || farUsable == 0 {
-		return // all the same: nobody here, or nobody elsewhere
-	}
-	var nearWeight, farWeight float64
-	for _, k := range at {
-		b := &v.Backends[k]
-		if b.zone == ownZone {
-			nearWeight += b.static()
-		} else {
-			farWeight += b.static()
-		}
-	}
-	if nearWeight == 0 || farWeight == 0 {
-		return
+	if usable[ownZone] == 0 || farUsable == 0 || weights[0] == 0 || weights[1] == 0 {
+		return 1 // all the same: nobody here, or nobody elsewhere
 	}
 	loads, _ := picker.Spill([]float64{portion(usable[ownZone], all[ownZone]), portion(farUsable, far)})
 	own := min(loads[0], 1-across)
-	factor := float32((1 - own) / own * nearWeight / farWeight)
-	for _, k := range at {
-		if b := &v.Backends[k]; b.zone != ownZone {
-			b.Factors.Zone = factor
-			b.reweigh()
-		}
-	}
+	return float32((1 - own) / own * weights[0] / weights[1])
 }
 
 // portion is what part of all those are.
@@ -90,10 +75,9 @@ func (v *View) ZoneWords() (words string, gone bool) {
 		return "", false
 	}
 	var own, ownUsable, farUsable int
-	for i := range v.Backends {
-		b := &v.Backends[i]
+	for _, b := range v.roster.each() {
 		switch usable := b.Verdict.Usable(); {
-		case b.Backend.Fallback, b.Draining: // no loss of the zone
+		case b.Fallback, b.Draining: // no loss of the zone
 		case b.Zone != spec.Zone && usable:
 			farUsable++
 		case b.Zone == spec.Zone:

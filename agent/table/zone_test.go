@@ -56,8 +56,8 @@ func TestZones(t *testing.T) {
 	}
 	near(0.98, "all are well")
 	says("", false)
-	if b := s.View().Backends; b[0].Factors.Zone != b[7].Factors.Zone || math.Abs(float64(b[0].Factors.Zone)-0.02/0.98) > 1e-6 || b[1].Factors.Zone != 1 {
-		t.Errorf("factors %v and %v", b[0].Factors, b[1].Factors)
+	if v := s.View(); v.Backend(0).Factors.Zone != v.Backend(7).Factors.Zone || math.Abs(float64(v.Backend(0).Factors.Zone)-0.02/0.98) > 1e-6 || v.Backend(1).Factors.Zone != 1 {
+		t.Errorf("factors %v and %v", v.Backend(0).Factors, v.Backend(1).Factors)
 	}
 	r.judge(s, 1, downHard)
 	near(0.98, "3 of 4")
@@ -70,7 +70,7 @@ func TestZones(t *testing.T) {
 	r.judge(s, 4, downHard)
 	near(0, "none")
 	says("this host's zone a has no usable backend (of 4): all calls go to other zones", true)
-	if b := s.View().Backends[0]; b.Weight != 100 || b.Factors.Zone != 1 {
+	if b := s.View().Backend(0); b.Weight != 100 || b.Factors.Zone != 1 {
 		t.Errorf("without a backend here: %+v", b)
 	}
 	for i := range 5 {
@@ -140,7 +140,7 @@ func TestManyZones(t *testing.T) {
 	}
 	r.Apply(r.now, zoned(zones...))
 	v := r.Lookup("user").View()
-	for _, b := range v.Backends {
+	for _, b := range v.Backends() {
 		if (b.zone == ownZone) != (b.Zone == "z5") || b.zone >= zonesMost {
 			t.Fatalf("%s has number %d", b.Zone, b.zone)
 		}
@@ -151,9 +151,9 @@ func TestManyZones(t *testing.T) {
 }
 
 func inside(v *View) (all []int) {
-	for i := range v.Backends {
-		if !v.Backends[i].Outside && v.Backends[i].Verdict.Usable() {
-			all = append(all, number(&v.Backends[i]))
+	for i := range v.Len() {
+		if !v.Backend(i).Outside && v.Backend(i).Verdict.Usable() {
+			all = append(all, number(v.Backend(i).Backend))
 		}
 	}
 	return all
@@ -202,13 +202,17 @@ func TestSubset(t *testing.T) {
 	r.judge(s, outsideOne(s.View()), downHard)
 	v := s.View()
 	var tried []*health.State
-	for i := range v.Backends {
-		if !v.Backends[i].Outside {
-			tried = append(tried, v.Backends[i].State)
+	for i := range v.Len() {
+		if !v.Backend(i).Outside {
+			tried = append(tried, v.Backend(i).State)
 		}
 	}
 	for range 500 {
-		if b := v.Pick(r.now, tried); b == nil || !b.Outside || !b.Verdict.Usable() || b.Weight != 0 {
+		b := v.Pick(r.now, tried)
+		if b == nil {
+			t.Fatal("nobody is left")
+		}
+		if i, _ := v.roster.index(b.Addr); !v.Backend(i).Outside || !b.Verdict.Usable() || v.Backend(i).Weight != 0 {
 			t.Fatalf("got %v", b)
 		}
 	}
@@ -217,8 +221,8 @@ func TestSubset(t *testing.T) {
 	}
 	// The whole list counts before panic fires (2.9).
 	var changes []health.Change
-	for i := range v.Backends {
-		if b := &v.Backends[i]; !b.Outside {
+	for i := range v.Len() {
+		if b := v.Backend(i); !b.Outside {
 			changes = append(changes, health.Change{Group: "user", Addr: b.Addr, State: b.State, From: isUp, To: ejected})
 		}
 	}
@@ -246,9 +250,9 @@ func b2i(b bool) int {
 }
 
 func outsideOne(v *View) int {
-	for i := range v.Backends {
-		if v.Backends[i].Outside {
-			return number(&v.Backends[i])
+	for i := range v.Len() {
+		if v.Backend(i).Outside {
+			return number(v.Backend(i).Backend)
 		}
 	}
 	return -1
@@ -305,7 +309,7 @@ func TestSubsetModel(t *testing.T) {
 		r.Apply(r.now, zoned(zones...))
 		s := r.Lookup("user")
 		var changes []health.Change
-		for _, b := range s.View().Backends {
+		for _, b := range s.View().Backends() {
 			if rng.Uint64()%100 < seed {
 				changes = append(changes, health.Change{Group: "user", Addr: b.Addr, State: b.State, From: isUp, To: downHard})
 			}
@@ -314,8 +318,8 @@ func TestSubsetModel(t *testing.T) {
 		v := s.View()
 		all, usable, got := map[string]int{}, map[string][]uint32{}, map[string][]uint32{}
 		sum := 0
-		for i := range v.Backends {
-			b := &v.Backends[i]
+		for i := range v.Len() {
+			b := v.Backend(i)
 			all[b.Zone]++
 			if b.Verdict.Usable() {
 				sum++
@@ -414,13 +418,14 @@ func TestSubsetOfTiers(t *testing.T) {
 		}
 		r.Apply(r.now, l)
 		v, got := s.View(), []int{0, 0}
-		for i := range v.Backends {
-			if !v.Backends[i].Outside {
-				got[v.Backends[i].Priority]++
+		for i := range v.Len() {
+			if !v.Backend(i).Outside {
+				got[v.Backend(i).Priority]++
 			}
 		}
 		for range 500 {
-			if b := v.Pick(r.now, nil); b.Outside || b.Priority != 0 {
+			b := v.Pick(r.now, nil)
+			if i, _ := v.roster.index(b.Addr); v.Backend(i).Outside || b.Priority != 0 {
 				t.Fatalf("picked %+v", b)
 			}
 		}
