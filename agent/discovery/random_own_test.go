@@ -188,7 +188,7 @@ func (w *world) onOurs(do func(*mvccpb.KeyValue) clientv3.Op) {
 }
 
 // edit writes to one of our keys by hand; but not after a restore that the registrar has not noticed yet, nor before it has learned that it wrote the key, since etcd's answer
-// may be lost: then nothing tells it such a key from a stranger's (1.5, 5.5).
+// may be lost: then nothing tells it such a key from a stranger's (1.5, 5.5), and it stays (registrar's TestDeregisteredAfter). Keys with a lost answer that nobody edits must go.
 func (w *world) edit() {
 	noticed, status := w.own.r.Stats().LastOK.After(w.own.restored), w.own.r.Status()
 	w.onOurs(func(kv *mvccpb.KeyValue) clientv3.Op {

@@ -31,6 +31,7 @@ type fake struct {
 	leases   map[int64]fakeLease
 	nextID   int64
 	down     bool
+	mute     bool // transactions are done, and the answers are lost
 
 	calls, txns, keepalives int
 	history                 []string // "put k", "del k"
@@ -165,6 +166,9 @@ func (f *fake) Txn(_ context.Context, t *txn) (result, error) {
 	for _, k := range t.deletes {
 		f.revision = rev
 		f.del(k)
+	}
+	if f.mute {
+		return result{}, errDown
 	}
 	return result{header: f.header(), done: true}, nil
 }

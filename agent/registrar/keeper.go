@@ -213,6 +213,11 @@ func (k *keeper) settle(ctx context.Context, st store, slots []*slot) error {
 		case etcd.IsDenied(err):
 			return k.apart(ctx, st, slots, err)
 		case err != nil:
+			for i, s := range slots {
+				if moves[i] == movePut && s.seen.mod == 0 {
+					s.seen.mod = unknown // it may be there, and only the answer lost: who deregisters now must not leave it behind
+				}
+			}
 			return err
 		}
 		if err := k.epoch(r.header); err != nil {

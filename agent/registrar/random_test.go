@@ -41,7 +41,7 @@ type chaos struct {
 	up         map[int]bool
 	drained    [chaosServices]bool
 	theirs     map[int]string // keys that a stranger holds, by number
-	restored   bool           // since the last compare; until the agent has seen that, no revision tells it its own keys from others
+	unsure     bool           // since the last compare etcd was restored, or answers were lost: until the agent has seen what is there, no revision tells it its own keys from others
 }
 
 func (c *chaos) reg(i int) Registration {
@@ -75,7 +75,7 @@ func (c *chaos) run() {
 	for step := range 60 {
 		i := c.rand.IntN(chaosServices)
 		addr := c.reg(i).Address
-		switch c.rand.IntN(14) {
+		switch c.rand.IntN(15) {
 		case 0, 1, 2:
 			c.configured[i] = !c.configured[i]
 			c.g.r.Set(c.regs(), rigTTL)
@@ -101,7 +101,7 @@ func (c *chaos) run() {
 			})
 		case 10: // somebody edits our key by hand
 			f.with(func() {
-				if _, stranger := c.theirs[i]; !stranger && !c.restored && f.keys[c.key(i)].mod != 0 {
+				if _, stranger := c.theirs[i]; !stranger && !c.unsure && f.keys[c.key(i)].mod != 0 {
 					f.put(c.key(i), "by hand", 0)
 				}
 			})
@@ -125,6 +125,8 @@ func (c *chaos) run() {
 			}
 		case 13: // restored from a backup: of strangers' keys only, or without our last changes
 			f.with(func() { c.restore(f) })
+		case 14: // what is asked is done, and not answered
+			f.with(func() { f.mute, c.unsure = !f.mute, true })
 		}
 		advance(time.Duration(c.rand.Int64N(int64(rigTTL / 2))))
 		if c.rand.IntN(3) == 0 {
@@ -162,7 +164,7 @@ func (c *chaos) restore(f *fake) {
 			f.keys[k] = h
 		}
 	}
-	f.revision, c.restored = 3, true
+	f.revision, c.unsure = 3, true
 	if c.rand.IntN(2) == 0 {
 		f.cluster++
 	}
@@ -172,7 +174,7 @@ func (c *chaos) restore(f *fake) {
 func (c *chaos) compare(step int) {
 	c.t.Helper()
 	f := c.g.etcd
-	f.with(func() { f.down, c.restored = false, false })
+	f.with(func() { f.down, f.mute, c.unsure = false, false, false })
 	advance(rigTTL/3 + 3*time.Second)
 	var want []string
 	for i := range chaosServices {

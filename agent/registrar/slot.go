@@ -42,7 +42,8 @@ const (
 
 // mine reports whether what is at the key was written by this host (5.5): it hangs on a lease of ours, or it is the same life of the key as the one that this
 // host began, whose lease somebody took off by writing to it by hand, later than the host itself: what has the revision of that life without being later is of an etcd
-// restored from a backup, and a stranger's. Another lease means another owner.
+// restored from a backup, and a stranger's. Another lease means another owner. So is a key a stranger's that was written by this host, without its having learned of that since the
+// answer was lost, and then by hand: nothing in it tells that it was ever ours.
 func (s *slot) mine(leases []int64) bool {
 	if s.seen.lease == 0 {
 		return s.wrote != 0 && s.seen.create == s.wrote && s.seen.mod > s.last

@@ -130,6 +130,49 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// Whose a key is that was edited by hand and then deregistered: this host's, if it knows that it wrote it (5.5), so that it goes. If the answer to that was lost, it may be that the
+// key is there all the same, and it goes as well; but not if it was edited before this host has seen it again: then it says in no way that it was ever ours, as a stranger's doesn't.
+func TestDeregisteredAfter(t *testing.T) {
+	edit := func(f *fake) { f.put(webKey, "by hand", 0) }
+	for _, tt := range []struct {
+		name   string
+		unsure bool // the answer to the writing was lost
+		harm   func(*fake)
+		stays  bool
+	}{
+		{"nothing", false, func(*fake) {}, false},
+		{"an edit", false, edit, false},
+		{"a lost answer", true, func(*fake) {}, false},
+		{"a lost answer, and an edit", true, edit, true},
+		{"a lost answer, and an edit that keeps the lease", true, func(f *fake) { f.put(webKey, "by hand", f.keys[webKey].lease) }, false},
+		{"a lost answer, and a stranger", true, func(f *fake) { f.del(webKey); edit(f) }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(t *testing.T, g *rig) {
+				g.etcd.with(func() { g.etcd.mute = tt.unsure })
+				g.r.Set([]Registration{web}, rigTTL)
+				for len(g.etcd.names()) == 0 { // up to the transaction, and no back-off further
+					advance(time.Millisecond)
+				}
+				g.r.Set(nil, rigTTL)
+				g.etcd.with(func() {
+					g.etcd.mute = false
+					tt.harm(g.etcd)
+				})
+				advance(rigTTL / 3)
+				if tt.stays {
+					g.holds("a third of the lease's life later", webKey)
+					if v := g.etcd.values()[webKey]; v != "by hand" {
+						t.Errorf("the key became %q", v)
+					}
+					return
+				}
+				g.holds("a third of the lease's life later")
+			})
+		})
+	}
+}
+
 // 5.1: a dead lease is answered by one transaction for all keys.
 func TestDeadLease(t *testing.T) {
 	var regs []Registration
