@@ -150,7 +150,8 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 		return clientv3.New(patient)
 	}
 	if who != nil {
-		cfg.DialOptions = append(cfg.DialOptions, grpc.WithPerRPCCredentials(who), grpc.WithChainUnaryInterceptor(who.caller(door)), grpc.WithChainStreamInterceptor(who.streamer(door)))
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithContextDialer(who.dialer(dialer(at, failed))), grpc.WithPerRPCCredentials(who),
+			grpc.WithChainUnaryInterceptor(who.caller(door)), grpc.WithChainStreamInterceptor(who.streamer(door)))
 	}
 	var err error
 	if c.c, err = clientv3.New(cfg); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type login struct {
 	good    time.Time     // when a call with the token had its answer last
 	looking bool          // somebody finds out whether it is stale
 	looked  time.Time     // and found it good
+	dials   int           // connections so far: each may lead to another life of etcd, of which an earlier look tells nothing
 	another chan struct{} // closed when there is another token; nil = nobody waits for that
 }
 
@@ -89,6 +91,20 @@ func (l *login) current() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.token
+}
+
+// dialer is dial, noting each connection that is made.
+func (l *login) dialer(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, addr)
+		if err == nil {
+			l.mu.Lock()
+			l.dials++
+			l.looked = time.Time{}
+			l.mu.Unlock()
+		}
+		return conn, err
+	}
 }
 
 // caller returns what logs in again if a call finds its token expired, and makes it once more.

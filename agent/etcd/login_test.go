@@ -325,6 +325,39 @@ func TestLookCostsNoLogin(t *testing.T) {
 	}
 }
 
+// What a look has found holds for its connection: behind the next one may be an etcd that was restored meanwhile, where calls with the token wait without end.
+func TestLookAgainOnNextConnection(t *testing.T) {
+	g := &guarded{pw: "first"}
+	e := guardedEtcd(t, g)
+	e.login = e.newLogin()
+	defer e.login.close()
+	c, err := Dial(t.Context(), e, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Newest(t.Context(), "services/"); err != nil {
+		t.Fatal(err)
+	}
+	e.login.mu.Lock()
+	e.login.looked = time.Now().Add(time.Hour) // a moment ago, for as long as this test may take
+	e.login.mu.Unlock()
+	waits := make(chan struct{})
+	g.slow.Store(&waits)
+	g.conns.cut()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Newest(t.Context(), "services/")
+		done <- err
+	}()
+	eventually(t, 30*time.Second, "another login", func() bool { return g.logins.Load() == 2 })
+	g.slow.Store(nil)
+	close(waits)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // A login goes on, for the next client, when the one that it was begun for is given up.
 func TestLoginOutlivesClient(t *testing.T) {
 	g := &guarded{pw: "first"}

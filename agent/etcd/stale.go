@@ -18,7 +18,7 @@ import (
 const (
 	staleAfter    = time.Second / 2  // without any answer; lower costs a slow etcd more looks, higher is the time without lists after a restore, as is the next
 	stalePatience = time.Second / 2  // for an answer that costs etcd nothing, beyond four times as long as it took without the token
-	lookEvery     = 10 * time.Second // at most, while the token is found good
+	lookEvery     = 10 * time.Second // at most on one connection, while the token is found good
 	lookFor       = 10 * time.Second // whether etcd answers anybody
 )
 
@@ -140,6 +140,7 @@ func (l *login) isStale(ctx context.Context, cc *grpc.ClientConn, token string, 
 	now := time.Now()
 	look := token != "" && l.token == token && l.running == nil && !l.looking && l.good.Before(began) && now.Sub(l.looked) >= lookEvery
 	l.looking = l.looking || look
+	dials := l.dials
 	l.mu.Unlock()
 	if !look {
 		return false
@@ -147,7 +148,7 @@ func (l *login) isStale(ctx context.Context, cc *grpc.ClientConn, token string, 
 	anybody, us := l.look(ctx, cc)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.looking = false; us {
+	if l.looking = false; us && l.dials == dials {
 		l.looked = now
 	}
 	return anybody && !us
