@@ -381,7 +381,10 @@ func (a *Agent) missing() []string {
 
 // summary is one line for `systemctl status`.
 func (a *Agent) summary(missing []string) string {
-	s := fmt.Sprintf("%d services", len(a.config().Services))
+	s := "1 service"
+	if n := len(a.config().Services); n != 1 {
+		s = fmt.Sprintf("%d services", n)
+	}
 	if len(missing) > 0 {
 		s += fmt.Sprintf(", no list yet of %s", firstFew(missing, 5))
 	}

@@ -98,7 +98,7 @@ func suspicionWarnings(now time.Time, s health.Suspicion) []string {
 	if !s.On {
 		return nil
 	}
-	return []string{fmt.Sprintf("this host's own network seems to be ill, since %s: %s; no backend is taken out for being silent until fewer than half are", health.Ago(now.Sub(s.Since)), s.Words)}
+	return []string{fmt.Sprintf("this host's own network seems to be ill, for %s: %s; no backend is taken out for being silent until fewer than half are", health.Ago(now.Sub(s.Since)), s.Words)}
 }
 
 // tellSuspicion makes an event and a line of a suspicion that began or ended.

@@ -310,6 +310,29 @@ func TestWords(t *testing.T) {
 			t.Errorf("words\n\t%s\nwant\n\t%s", got, want)
 		}
 	}
+	at := after(20 * time.Second)
+	for _, tt := range []struct {
+		p              Part
+		standing, told string
+	}{
+		{Part{Kind: Up}, "up", "up"},
+		{Part{Kind: Up, Since: after(0)}, "up for 20 s", "up"},
+		{Part{Kind: Ejected, Since: after(0), Cause: "5 failures in a row", Last: "HTTP 503", At: after(8 * time.Second), Next: after(23 * time.Second)},
+			`ejected for 20 s: 5 failures in a row, last "HTTP 503", 12 s ago`, `ejected: 5 failures in a row, last "HTTP 503", trial after 3 s`},
+		{Part{Kind: Ejected, Observed: true, Cause: "5 failures in a row", Last: "HTTP 503", At: at},
+			`would be ejected: 5 failures in a row, last "HTTP 503", 0 ms ago`, `would be ejected: 5 failures in a row, last "HTTP 503"`},
+		{Part{Kind: Down, Since: after(0), Cause: "probe failed 3 times", Last: "HTTP 503", At: at, Next: after(21 * time.Second)},
+			`down for 20 s: probe failed 3 times, last "HTTP 503", 0 ms ago`, `down: probe failed 3 times, last "HTTP 503"`},
+		{Part{Kind: Draining, Since: after(0), Cause: "its record says so"}, "draining for 20 s: its record says so", "draining: its record says so"},
+		{Part{Kind: Muted, Since: after(0), Cause: "by root", Next: after(80 * time.Second)}, "muted: by root, ends in 60 s", "muted: by root"},
+	} {
+		if got := tt.p.Standing(at); got != tt.standing {
+			t.Errorf("standing\n\t%s\nwant\n\t%s", got, tt.standing)
+		}
+		if got := tt.p.Told(at); got != tt.told {
+			t.Errorf("told\n\t%s\nwant\n\t%s", got, tt.told)
+		}
+	}
 	for d, want := range map[time.Duration]string{-1: "0 ms", 999 * ms: "999 ms", time.Second: "1 s", 119 * time.Second: "119 s",
 		2 * time.Minute: "2 min", 3 * time.Hour: "3 h", 50 * time.Hour: "2 d"} {
 		if got := Ago(d); got != want {

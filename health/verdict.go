@@ -54,43 +54,88 @@ func (p *Part) Usable() bool { return p.Kind.Usable() && !p.Failing }
 // Words is the part as a sentence for a person at time now:
 // `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s` (2.8).
 func (p Part) Words(now time.Time) string {
-	var b strings.Builder
+	clauses := p.evidence(now)
+	if p.Last == "" && p.lasts() {
+		clauses = append(clauses, "for "+Ago(now.Sub(p.Since)))
+	}
+	if plan := p.plan(now); plan != "" {
+		clauses = append(clauses, plan)
+	}
+	return p.name() + behind(clauses)
+}
+
+// Standing is the part as a sentence for a person at time now who is told elsewhere what is planned: `ejected for 12 s: 5 failures in a row, last "connection reset", 12 s ago`.
+func (p Part) Standing(now time.Time) string {
+	head, clauses := p.name(), p.evidence(now)
+	if p.lasts() || p.Kind == Up && !p.Since.IsZero() {
+		head += " for " + Ago(now.Sub(p.Since))
+	}
+	if plan := p.plan(now); plan != "" && p.Kind == Muted {
+		clauses = append(clauses, plan)
+	}
+	return head + behind(clauses)
+}
+
+// Told is the part as a sentence that is read later, beside the time now at which it was told: it has no "ago", and the trial that is planned is a span from then:
+// `ejected: 5 failures in a row, last "connection reset", trial after 3 s`.
+func (p Part) Told(now time.Time) string {
+	past := p
+	past.At = time.Time{}
+	clauses := past.evidence(now)
+	if wait := p.Next.Sub(now); p.Kind == Ejected && wait > 0 {
+		clauses = append(clauses, "trial after "+Ago(wait))
+	}
+	return p.name() + behind(clauses)
+}
+
+func (p *Part) name() string {
 	if p.Observed {
-		b.WriteString("would be ")
+		return "would be " + p.Kind.String()
 	}
-	b.WriteString(p.Kind.String())
-	sep := ": "
-	say := func(format string, args ...any) {
-		b.WriteString(sep)
-		fmt.Fprintf(&b, format, args...)
-		sep = ", "
-	}
+	return p.Kind.String()
+}
+
+// evidence is the cause, and the last error with its age.
+func (p *Part) evidence(now time.Time) []string {
+	var clauses []string
 	if p.Cause != "" {
-		say("%s", p.Cause)
+		clauses = append(clauses, p.Cause)
 	}
-	switch {
-	case p.Last != "" && !p.At.IsZero():
-		say("last %q, %s ago", p.Last, Ago(now.Sub(p.At)))
-	case p.Last != "":
-		say("last %q", p.Last)
-	case !p.Since.IsZero() && p.Kind != Up && p.Kind != Muted: // whose cause says it
-		say("for %s", Ago(now.Sub(p.Since)))
-	}
-	if !p.Next.IsZero() {
-		what := "probe"
-		switch p.Kind {
-		case Ejected:
-			what = "trial"
-		case Muted:
-			what = "ends"
-		}
-		if wait := p.Next.Sub(now); wait > 0 {
-			say("%s in %s", what, Ago(wait))
-		} else {
-			say("%s due", what)
+	if p.Last != "" {
+		clauses = append(clauses, fmt.Sprintf("last %q", p.Last))
+		if !p.At.IsZero() {
+			clauses = append(clauses, Ago(now.Sub(p.At))+" ago")
 		}
 	}
-	return b.String()
+	return clauses
+}
+
+// lasts reports whether it is worth saying for how long it has been so; the cause of a mute says that itself.
+func (p *Part) lasts() bool { return !p.Since.IsZero() && p.Kind != Up && p.Kind != Muted }
+
+// plan is what comes next.
+func (p *Part) plan(now time.Time) string {
+	if p.Next.IsZero() {
+		return ""
+	}
+	what := "probe"
+	switch p.Kind {
+	case Ejected:
+		what = "trial"
+	case Muted:
+		what = "ends"
+	}
+	if wait := p.Next.Sub(now); wait > 0 {
+		return what + " in " + Ago(wait)
+	}
+	return what + " due"
+}
+
+func behind(clauses []string) string {
+	if len(clauses) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(clauses, ", ")
 }
 
 // Ago is d in the words of causes, coarse enough for a person: `340 ms`, `12 s`, `5 min`, `3 h`, `4 d`.

@@ -74,7 +74,7 @@ func (x *explainer) explain(i int, b table.Placed) *lbagentv1.BackendExplanation
 		}
 	}
 	for _, p := range x.v.Parts(x.now, b.Backend) {
-		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Words(x.now), Since: stamp(p.Since), Next: stamp(p.Next)})
+		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Standing(x.now), Since: stamp(p.Since), Next: stamp(p.Next)})
 	}
 	x.measured(e, b.Backend)
 	e.Connections = x.connections[b.Addr]

@@ -130,11 +130,13 @@ func TestExplainMuted(t *testing.T) {
 		got = append(got, p.GetVerdict()+" | "+words)
 	}
 	want := []string{
-		"draining | draining: its record says that it is out of service, for 0 ms",
+		"draining | draining for 0 ms: its record says that it is out of service",
 		`muted | muted: by alice on web-7 for 1 h (fleet): "bad disk", until TIME, ends in 59 min`,
 		"muted | muted: by bob for 90 s (this host), until TIME, ends in 89 s",
 	}
-	got[0] = got[0][:strings.LastIndex(got[0], "for ")] + "for 0 ms"
+	before, _, _ := strings.Cut(got[0], " for ")
+	_, after, _ := strings.Cut(got[0], " ms: ")
+	got[0] = before + " for 0 ms: " + after
 	if !slices.Equal(got, want) {
 		t.Errorf("parts\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}

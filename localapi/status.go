@@ -129,7 +129,10 @@ func summary(svc *table.Service, v *table.View, now time.Time) string {
 	if !v.Ready {
 		return fmt.Sprintf("%s: no list has come yet", svc.Name())
 	}
-	from := fmt.Sprintf("list from %s, confirmed %s ago", sourceWords(v.List), health.Ago(svc.Age(now)))
+	from := "list from " + sourceWords(v.List)
+	if v.List.Source != service.FromStatic { // which does not grow old
+		from += fmt.Sprintf(", confirmed %s ago", health.Ago(svc.Age(now)))
+	}
 	what := "backends"
 	if v.Fallback {
 		what = "backends of the fallback"
@@ -137,7 +140,7 @@ func summary(svc *table.Service, v *table.View, now time.Time) string {
 	}
 	switch {
 	case v.Panic:
-		return fmt.Sprintf("%s: %d of %d %s usable: panic, fewer than %d %%, so all that answer are tried; %s",
+		return fmt.Sprintf("%s: %d of %d %s usable; PANIC: that is fewer than %d %%, so doubtful ones get calls, too; %s",
 			svc.Name(), v.Usable, v.Total, what, svc.Spec().PanicPercent, from)
 	case v.Usable == 0:
 		return fmt.Sprintf("%s; %s", v.Unusable(now), from)
@@ -199,7 +202,7 @@ func weightWords(b table.Placed) string {
 }
 
 func sentence(v *table.View, b table.Placed, usable bool, now time.Time) string {
-	words := b.Evidence().Words(now)
+	words := b.Evidence().Standing(now)
 	switch {
 	case b.Outside && b.Verdict.Usable():
 		return fmt.Sprintf("gets no calls from this host, whose subset is %d others; %s", v.Subset(), words)

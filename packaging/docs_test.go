@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/lbagent/lbagent/agent/config"
+	"github.com/lbagent/lbagent/agent/event"
 )
 
 // markdown are the texts for people, by their path in the tree.
@@ -305,6 +306,12 @@ func TestDocumentedEvents(t *testing.T) {
 	}
 	if len(kinds) < 15 {
 		t.Fatalf("only %d kinds", len(kinds))
+	}
+	for _, kind := range event.Kinds() {
+		if !kinds[string(kind)] || len(event.Kinds()) != len(kinds) {
+			t.Errorf("event.Kinds has %s, the package %s", event.Kinds(), slices.Sorted(maps.Keys(kinds)))
+			break
+		}
 	}
 	texts := markdown(t)
 	_, table, _ := strings.Cut(texts["packaging/doc/runbook.md"], "\n| event |")

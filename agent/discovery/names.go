@@ -329,7 +329,7 @@ func (f *follower) tellNames(now time.Time, nm *name) {
 	if failing > 0 {
 		detail = fmt.Sprintf("host name %s can't be resolved: %s", nm.host, nm.cause)
 		if len(nm.addrs) > 0 {
-			detail += fmt.Sprintf("; its last answer is kept, %d addresses of %v ago", len(nm.addrs), now.Sub(nm.answered).Round(time.Second))
+			detail += fmt.Sprintf("; its last answer is kept, addresses: %d, %v old", len(nm.addrs), now.Sub(nm.answered).Round(time.Second))
 		}
 		f.d.log.Warn("a host name can't be resolved", "service", f.follow.Name, "host", nm.host, "cause", nm.cause, "kept", len(nm.addrs))
 	} else {

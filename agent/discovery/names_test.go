@@ -162,7 +162,7 @@ func TestNameCannotBeResolved(t *testing.T) {
 			t.Errorf("lost: %+v", l.Lost)
 		}
 		told := nameEvents(d.events)
-		if len(told) != 2 || !strings.HasPrefix(told[0], "host name db.svc can't be resolved: no such host (192.0.2.53:53); its last answer is kept, 1 addresses of ") ||
+		if len(told) != 2 || !strings.HasPrefix(told[0], "host name db.svc can't be resolved: no such host (192.0.2.53:53); its last answer is kept, addresses: 1, ") ||
 			told[1] != "all host names are resolved again" {
 			t.Errorf("told %q", told)
 		}

@@ -40,6 +40,13 @@ const (
 	Connection Kind = "connection"
 )
 
+// Kinds is every Kind.
+func Kinds() []Kind {
+	return []Kind{
+		Verdict, List, Orphan, Weight, Panic, Fallback, Source, Config, Listener, Name, Address, Hang, Agent, Protection, Mute, Retry, Suspicion, Registration, Connection,
+	}
+}
+
 // Event is one thing that happened. Service and Backend are empty where they don't apply.
 type Event struct {
 	ID      uint64 // rises by one, from 1

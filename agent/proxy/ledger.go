@@ -200,5 +200,5 @@ func (a *account) sum(now time.Time) string {
 	if n := a.untold.failed; n > 0 {
 		parts = append(parts, fmt.Sprintf("%d x connect failed, last: %s", n, a.untold.refusal))
 	}
-	return fmt.Sprintf("in the last %s: %s; %d are open", health.Ago(now.Sub(a.hushed)), strings.Join(parts, "; "), a.open)
+	return fmt.Sprintf("in the last %s: %s; %d open", health.Ago(now.Sub(a.hushed)), strings.Join(parts, "; "), a.open)
 }

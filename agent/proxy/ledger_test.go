@@ -119,7 +119,7 @@ func TestLedgerSumsUpMany(t *testing.T) {
 	if all[len(all)-1] != addrTwo+" connected (TCP)" {
 		t.Errorf("the other backend: %q", all[len(all)-1])
 	}
-	if want := addrOne + " in the last 10 s: 1000 connected; 1000 ended: 1000 x ended by the client; 0 are open"; !slices.Contains(all, want) {
+	if want := addrOne + " in the last 10 s: 1000 connected; 1000 ended: 1000 x ended by the client; 0 open"; !slices.Contains(all, want) {
 		t.Errorf("no %q in %q", want, all)
 	}
 	b.pass(2*sumsEvery, func() {})
@@ -161,7 +161,7 @@ func TestLedgerSumSaysEachCause(t *testing.T) {
 	b.refused(b.now, a, "no route to host")
 	b.refused(b.now, a, "connection refused")
 	b.pass(1100*time.Millisecond, func() {})
-	want := addrOne + " in the last 1 s: 3 connected; 2 ended: 1 x closed by the backend, 1 x broken; 2 x connect failed, last: connection refused; 1 are open"
+	want := addrOne + " in the last 1 s: 3 connected; 2 ended: 1 x closed by the backend, 1 x broken; 2 x connect failed, last: connection refused; 1 open"
 	if all := b.told(); all[len(all)-1] != want {
 		t.Errorf("%q, want %q", all[len(all)-1], want)
 	}

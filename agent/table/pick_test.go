@@ -131,7 +131,7 @@ func TestPanic(t *testing.T) {
 		t.Error("panic at 3 of 5")
 	}
 	got := r.details(event.Panic)
-	want := []string{"panic began: 2 of 5 backends usable, soft verdicts are ignored", "panic ended: 3 of 5 backends usable"}
+	want := []string{"panic began: 2 of 5 backends usable, doubtful ones get calls, too", "panic ended: 3 of 5 backends usable"}
 	if !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}

@@ -91,6 +91,9 @@ func (b *Backend) why(now time.Time) string {
 	case what == "":
 		return p.Kind.String()
 	}
+	if now.Sub(at) < time.Second {
+		return fmt.Sprintf("%s: %s", p.Kind, what) // most of all the error of this very call
+	}
 	return fmt.Sprintf("%s: %s (%s ago)", p.Kind, what, health.Ago(now.Sub(at)))
 }
 
@@ -148,7 +151,7 @@ func (t *Table) tellVerdicts(now time.Time, s *Service, changes []health.Change)
 		if c.From.Kind == c.To.Kind || !s.verdictVoice.may(now) {
 			continue
 		}
-		words := c.To.Words(now)
+		words := c.To.Told(now)
 		t.tell(now, event.Verdict, s, c.Addr.String(), fmt.Sprintf("was %s, now %s", c.From.Kind, words))
 		if c.To.Kind == health.Up {
 			t.cfg.Log.Info("backend is back", "service", s.name, "backend", c.Addr, "was", c.From.Kind)
@@ -163,7 +166,7 @@ func (t *Table) tellObserved(now time.Time, s *Service, c *health.Change) {
 	if !s.verdictVoice.may(now) {
 		return
 	}
-	words := c.Would.Words(now)
+	words := c.Would.Told(now)
 	t.tell(now, event.Verdict, s, c.Addr.String(), fmt.Sprintf("is %s, %s (eject: observe)", c.To.Kind, words))
 	t.cfg.Log.Warn("backend would be ejected, and is only observed", "service", s.name, "backend", c.Addr, "cause", words)
 }
@@ -188,7 +191,7 @@ func (t *Table) tellUntold(now time.Time, s *Service) {
 func (t *Table) tellPanic(now time.Time, v *View) {
 	detail := fmt.Sprintf("%d of %s usable", v.Usable, backends(v.Total))
 	if v.Panic {
-		t.tell(now, event.Panic, v.Service, "", fmt.Sprintf("panic began: %s, soft verdicts are ignored", detail))
+		t.tell(now, event.Panic, v.Service, "", fmt.Sprintf("panic began: %s, doubtful ones get calls, too", detail))
 		t.cfg.Log.Warn("panic began", "service", v.Service.name, "cause", detail)
 		return
 	}

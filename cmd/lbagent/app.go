@@ -174,6 +174,8 @@ Examples:
 Flags:
 {{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
 {{- if .HasAvailableInheritedFlags}}
+
+Of every verb:
 {{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
 {{- end}}
 {{- if .HasAvailableSubCommands}}

@@ -57,7 +57,7 @@ func (d *doctor) checkServices() {
 		case s.GetReady() && s.GetBackends() == 0 && s.GetOrigin() != "on-demand":
 			d.warn(check, s.GetName()+": its list is empty", "nothing is registered there; lbagent scan lists what etcd holds")
 		case s.GetProvenance().GetPanic():
-			d.warn(check, fmt.Sprintf("%s: only %d of %d backends are usable, so that soft verdicts are ignored (panic)", s.GetName(), s.GetUsable(), s.GetBackends()), explain)
+			d.warn(check, fmt.Sprintf("%s: only %d of %d backends are usable, so doubtful ones get calls, too (panic)", s.GetName(), s.GetUsable(), s.GetBackends()), explain)
 		}
 	}
 	for _, r := range in.GetRegistrations() {

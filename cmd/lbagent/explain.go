@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -124,9 +123,6 @@ func (a *app) printEtcdNow(now *lbagentv1.EtcdNow) {
 // printSentence writes what is to be known of a backend first: why it is in or out, since when, and what comes next.
 func (a *app) printSentence(e *lbagentv1.BackendExplanation) {
 	words := e.GetSentence()
-	if since := e.GetBackend().GetSince(); since != nil {
-		words += "; " + e.GetBackend().GetVerdict() + " for " + ago(a.now(), since)
-	}
 	if next := e.GetOutlook().GetWords(); next != "" {
 		words += "; next: " + next
 	}
@@ -144,9 +140,9 @@ func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
 	for i, p := range e.GetParts() {
 		switch {
 		case i > 0: // the sentence has said the first
-			hanging(a.stdout, "  also ", p.GetWords()+a.since(p.GetSince(), " (since ", ")"))
+			hanging(a.stdout, "  also ", p.GetWords())
 		case p.GetSince() != nil:
-			paragraph(a.stdout, "  ", a.since(p.GetSince(), p.GetVerdict()+" since ", ""))
+			paragraph(a.stdout, "  ", p.GetVerdict()+" since "+p.GetSince().AsTime().In(a.now().Location()).Format(time.DateTime))
 		}
 	}
 	if e.GetSubsetReason() != "" {
@@ -159,14 +155,6 @@ func (a *app) printBackend(e *lbagentv1.BackendExplanation) {
 	if words := recordWords(e); words != "" {
 		paragraph(a.stdout, "  ", words)
 	}
-}
-
-// since is a time and how long ago it was; empty if there is none.
-func (a *app) since(t *timestamppb.Timestamp, before, after string) string {
-	if t == nil {
-		return ""
-	}
-	return before + t.AsTime().In(a.now().Location()).Format(time.DateTime) + ", for " + ago(a.now(), t) + after
 }
 
 // weightWords is the effective weight with each factor, those that change nothing too, and what else picks go by.
@@ -195,7 +183,7 @@ func (a *app) callWords(e *lbagentv1.BackendExplanation) string {
 		words += ", latency " + fine(l)
 	}
 	if e.GetStreak() > 0 {
-		words += fmt.Sprintf(", %d failures in a row", e.GetStreak())
+		words += ", " + plural(int(e.GetStreak()), "failure") + " in a row"
 	}
 	if t := e.GetLastSuccessAt(); t != nil {
 		words += ", last success " + ago(a.now(), t) + " ago"

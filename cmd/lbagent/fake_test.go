@@ -233,7 +233,7 @@ func (f *fakeAgent) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*
 	}
 	backends := []*lbagentv1.BackendExplanation{
 		{
-			Backend: f.backends()[0], Sentence: "gets calls, weight 100; up", Key: "/prod/services/user/10.0.0.1:8080", StaticWeight: 100,
+			Backend: f.backends()[0], Sentence: "gets calls, weight 100; up for 26 h", Key: "/prod/services/user/10.0.0.1:8080", StaticWeight: 100,
 			Outstanding: 3, Latency: durationpb.New(1234567 * time.Nanosecond), Successes: 12345, Revision: 812, CreatedRevision: 700, Tier: 2,
 			WeightFactors: &lbagentv1.WeightFactors{Dynamic: 1, SlowStart: 1, Zone: 0.0816, Load: 1}, LatencyFactor: 2.5, LastSuccessAt: before(time.Second),
 			RecentCalls: 40, RecentFailed: 1, SuccessPercent: new(97.5), Outlook: &lbagentv1.Outlook{Words: "probe in 3 s", NextProbe: before(-3 * time.Second)},
@@ -241,9 +241,9 @@ func (f *fakeAgent) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*
 		},
 		{
 			Backend:  f.backends()[2],
-			Sentence: `gets no calls; ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`, StaticWeight: 100, Penalty: 4.25, Successes: 10, Failures: 5, Streak: 5,
+			Sentence: `gets no calls; ejected for 12 s: 5 failures in a row, last "connection reset", 12 s ago`, StaticWeight: 100, Penalty: 4.25, Successes: 10, Failures: 5, Streak: 5,
 			Parts: []*lbagentv1.VerdictPart{
-				{Verdict: "unreachable", Words: `unreachable: 3 connects failed`, Since: before(10 * time.Second)}, {Verdict: "ejected", Words: `ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},
+				{Verdict: "unreachable", Words: `unreachable for 10 s: 3 connects failed`, Since: before(10 * time.Second)}, {Verdict: "ejected", Words: `ejected for 12 s: 5 failures in a row, last "connection reset", 12 s ago`, Since: before(12 * time.Second)},
 			},
 			LastFailure: "connection reset", LastFailureAt: before(12 * time.Second),
 			LastOutcomes: []*lbagentv1.PastOutcome{
@@ -369,8 +369,9 @@ func (f *fakeAgent) Events(r *lbagentv1.EventsRequest, stream grpc.ServerStreami
 	}
 	for _, e := range []*lbagentv1.EventsResponse{
 		{Id: 1, Time: before(time.Minute), Kind: "agent", Detail: "started"},
-		{Id: 2, Time: before(12 * time.Second), Kind: "verdict", Service: "user", Backend: "10.0.0.3:8080", Detail: `up -> ejected: 5 failures in a row, last "connection reset", 12 s ago, trial in 3 s`},
-		{Id: 3, Time: before(time.Second), Kind: "panic", Service: "cart", Detail: "entered"},
+		{Id: 2, Time: before(12 * time.Second), Kind: "verdict", Service: "user", Backend: "10.0.0.3:8080", Detail: `was up, now ejected: 5 failures in a row, last "connection reset", trial after 10 s`},
+		{Id: 4, Time: before(11 * time.Second), Kind: "connection", Service: "user", Backend: "10.0.0.1:8080", Detail: "connected (HTTP/2)"},
+		{Id: 5, Time: before(time.Second), Kind: "panic", Service: "cart", Detail: "panic began: 1 of 3 backends usable, doubtful ones get calls, too"},
 	} {
 		if r.GetService() != "" && r.GetService() != e.GetService() {
 			continue

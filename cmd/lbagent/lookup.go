@@ -141,15 +141,19 @@ func (a *app) listVerb() *cobra.Command {
 
 // printList writes a service's list as a headline and a table.
 func (a *app) printList(name string, backends []*lbagentv1.Backend, p *lbagentv1.Provenance) {
-	usable := 0
+	usable, tried := 0, 0
 	for _, b := range backends {
-		if b.GetUsable() {
+		switch {
+		case !b.GetUsable():
+		case p.GetPanic() && !well(b):
+			tried++
+		default:
 			usable++
 		}
 	}
 	line := fmt.Sprintf("%s: %s, %d usable, %s", name, plural(len(backends), "backend"), usable, origin(p))
 	if p.GetPanic() {
-		line += "; PANIC: too few are usable, soft verdicts are ignored"
+		line += fmt.Sprintf("; PANIC: too few are usable, so doubtful ones get calls, too: %d", tried)
 	}
 	paragraph(a.stdout, "", line)
 	if len(backends) == 0 {
@@ -177,11 +181,14 @@ func origin(p *lbagentv1.Provenance) string {
 // why is a verdict's cause without the verdict in front, which has a column of its own.
 func why(b *lbagentv1.Backend) string {
 	cause := strings.TrimPrefix(b.GetCause(), b.GetVerdict()+": ")
-	if b.GetUsable() && cause != "" && b.GetVerdict() != "orphaned" {
+	if b.GetUsable() && cause != "" && !well(b) {
 		return "used nevertheless; " + cause
 	}
 	return cause
 }
+
+// well reports whether calls would go there outside panic: that is what "usable" counts everywhere, while the API's usable says of a backend that calls go there now.
+func well(b *lbagentv1.Backend) bool { return b.GetVerdict() == "up" || b.GetVerdict() == "orphaned" }
 
 // number is a weight with at most three digits behind the point.
 func number(f float64) string {
@@ -261,7 +268,7 @@ func differences(old, next *lbagentv1.WatchResponse) []string {
 	}
 	switch was, is := old.GetProvenance(), next.GetProvenance(); {
 	case is.GetPanic() && !was.GetPanic():
-		out = append(out, "PANIC: too few backends are usable, soft verdicts are ignored")
+		out = append(out, "PANIC: too few backends are usable, so doubtful ones get calls, too")
 	case was.GetPanic() && !is.GetPanic():
 		out = append(out, "the panic is over")
 	case was.GetSource() != is.GetSource():

@@ -147,7 +147,7 @@ func TestDifferences(t *testing.T) {
 		{"weight", list(nil, up("a", 1)), list(nil, up("a", 0.25)), []string{"a weight 0.25, was 1"}},
 		{"verdict", list(nil, up("a", 1)), list(nil, down), []string{"a down, was up: probe failed 3 times"}},
 		{"used in panic", list(nil, down), list(nil, forced), []string{"a down, was down: used nevertheless; probe failed 3 times"}},
-		{"panic", list(nil), list(&lbagentv1.Provenance{Panic: true}), []string{"PANIC: too few backends are usable, soft verdicts are ignored"}},
+		{"panic", list(nil), list(&lbagentv1.Provenance{Panic: true}), []string{"PANIC: too few backends are usable, so doubtful ones get calls, too"}},
 		{"source", list(&lbagentv1.Provenance{Source: "spool"}), list(&lbagentv1.Provenance{Source: "etcd", Revision: 3}), []string{"the list is now from etcd at revision 3, confirmed 0ms ago"}},
 	}
 	for _, tt := range tests {

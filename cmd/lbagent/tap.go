@@ -131,7 +131,7 @@ func (a *app) callLine(c *lbagentv1.Call, named bool) string {
 	line := fmt.Sprintf("%s  %s  %s  %s  %s  %s", c.GetTime().AsTime().In(a.now().Location()).Format("15:04:05.000"), pad(c.GetProtocol(), 5),
 		pad(statusWord(c), 11), pad(timesOf(c), 20), pad(backend, 18), what)
 	if c.GetPhase() != "done" {
-		line += fmt.Sprintf("; ended by the %s in %s: %s", c.GetEndedBy(), c.GetPhase(), c.GetCause())
+		line += fmt.Sprintf("; ended by the %s in %s: %s", c.GetEndedBy(), c.GetPhase(), strings.TrimPrefix(c.GetCause(), "lbagent: "+c.GetService()+": "))
 	}
 	return strings.TrimRight(strings.ReplaceAll(clean(line), "\n", " "), " ")
 }

@@ -275,7 +275,7 @@ func (m *topModel) head(now time.Time) []string {
 			second += fmt.Sprintf("  mean %s  p50 %s  p99 %s", brief(s.GetMean().AsDuration()), brief(s.GetP50().AsDuration()), brief(s.GetP99().AsDuration()))
 		}
 		if s.GetPanic() {
-			second += "  PANIC: soft verdicts are ignored"
+			second += "  PANIC: doubtful ones get calls, too"
 		}
 	}
 	return []string{line, second}

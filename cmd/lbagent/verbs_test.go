@@ -96,6 +96,8 @@ func TestVerbs(t *testing.T) {
 		{"events", "busy", []string{"events"}, 0},
 		{"events-service", "busy", []string{"events", "cart"}, 0},
 		{"events-json", "busy", []string{"events", "--json"}, 0},
+		{"events-kind", "busy", []string{"events", "--kind", "agent,connection"}, 0},
+		{"events-bad-kind", "busy", []string{"events", "--kind", "verdicts"}, 2},
 		{"list-like", "busy", []string{"list", "usr"}, 3},
 		{"explain-like-backend", "busy", []string{"explain", "user", "10.0.0.2:8080"}, 3},
 		{"env-like", "busy", []string{"env", "uesr"}, 3},

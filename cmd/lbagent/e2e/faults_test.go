@@ -133,7 +133,7 @@ func TestFaultsOfServices(t *testing.T) {
 	a.doctors("muted "+muted.addr+" has been muted by ann for", "forgotten?", "lbagent unmute muted "+muted.addr+" --fleet")
 
 	expire(t, c, leases, bs[:4]...)
-	a.explains("leased", "orphaned: its key went away")
+	a.explains("leased", "orphaned for ", ": its key went away")
 	a.tells("leased", "orphan")
 	a.doctors("leased: 4 of 5 backends are orphans", "lbagent accept leased")
 	a.logs("leased", "orphan")

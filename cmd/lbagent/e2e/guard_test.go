@@ -107,7 +107,7 @@ func TestMassExpiry(t *testing.T) {
 		t.Errorf("status %v, error %v", st, err)
 	}
 	ex, err := r.status().Explain(t.Context(), &lbagentv1.ExplainRequest{Service: "user", Address: r.bs[0].addr})
-	if err != nil || !strings.HasPrefix(ex.GetBackends()[0].GetSentence(), "gets calls, weight") || !strings.Contains(ex.GetBackends()[0].GetSentence(), "orphaned: its key went away") {
+	if err != nil || !strings.HasPrefix(ex.GetBackends()[0].GetSentence(), "gets calls, weight") || !strings.Contains(ex.GetBackends()[0].GetSentence(), ": its key went away") {
 		t.Errorf("explain %v, error %v", ex, err)
 	}
 	if _, m := r.agent.get("/metrics"); !strings.Contains(m, `lbagent_discovery_orphans{service="user"} 8`) {
