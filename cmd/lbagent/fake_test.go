@@ -29,6 +29,7 @@ type fakeAgent struct {
 	lbagentv1.UnimplementedLookupServiceServer
 	lbagentv1.UnimplementedStatusServiceServer
 	lbagentv1.UnimplementedAdminServiceServer
+	lbagentv1.UnimplementedRegistryServiceServer
 
 	socket string
 	silent chan struct{} // of "slow": never closed
@@ -59,6 +60,7 @@ func (f *fakeAgent) serve(t *testing.T, socket string) (stop func()) {
 	lbagentv1.RegisterLookupServiceServer(s, f)
 	lbagentv1.RegisterStatusServiceServer(s, f)
 	lbagentv1.RegisterAdminServiceServer(s, f)
+	lbagentv1.RegisterRegistryServiceServer(s, f)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	stop = sync.OnceFunc(func() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,7 +165,7 @@ lbagent-deregister.service does that.`,
 				defer cancel()
 				r, err := lbagentv1.NewRegistryServiceClient(c).Deregister(ctx, req)
 				if err != nil || asJSON {
-					return orJSON(a.stdout, r, err)
+					return cmp.Or(orJSON(a.stdout, r, err), pending(r.GetPending()))
 				}
 				for _, s := range r.GetGone() {
 					fmt.Fprintln(a.stdout, clean(s.GetService()+" at "+s.GetAddress()+": deregistered"))
@@ -211,7 +212,7 @@ With --wait it returns when running calls have had that time to end: stop the se
 				defer cancel()
 				r, err := lbagentv1.NewAdminServiceClient(c).Drain(ctx, &lbagentv1.DrainRequest{Service: args[0], Remove: remove})
 				if err != nil || asJSON {
-					return orJSON(a.stdout, r, err)
+					return cmp.Or(orJSON(a.stdout, r, err), pending(r.GetPending()))
 				}
 				if r.GetPending() == "" {
 					fmt.Fprintf(a.stdout, "%s is drained on this host\n", clean(args[0]))
@@ -249,7 +250,7 @@ func (a *app) undrainVerb() *cobra.Command {
 				defer cancel()
 				r, err := lbagentv1.NewAdminServiceClient(c).Undrain(ctx, &lbagentv1.UndrainRequest{Service: args[0]})
 				if err != nil || asJSON {
-					return orJSON(a.stdout, r, err)
+					return cmp.Or(orJSON(a.stdout, r, err), pending(r.GetPending()))
 				}
 				words := "is in service again"
 				if !r.GetWasDrained() {
