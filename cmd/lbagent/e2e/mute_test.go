@@ -62,13 +62,14 @@ func TestMuteFleet(t *testing.T) {
 	running := <-victim.blocked
 
 	muted := func(a *agent) bool { return a.verdict("user", victim.addr) == "muted" }
-	best := time.Hour
+	best, verb := time.Hour, time.Hour                                       // verb is what the machine takes for the verb alone
 	for round := 0; round < 2 || round < 10 && best > time.Second; round++ { // a machine that is busy gets some more
 		begun := time.Now()
 		out := agents[0].must("mute", "user", victim.addr, "--fleet", "--reason", "bad disk", "--for", "10m")
 		if !strings.Contains(out, victim.addr+" of user is muted on every host until ") {
 			t.Errorf("mute says %q", out)
 		}
+		verb = min(verb, time.Since(begun))
 		for _, a := range agents {
 			poll(t, "muted on every host", func() bool { return muted(a) })
 		}
@@ -97,8 +98,8 @@ func TestMuteFleet(t *testing.T) {
 		back := time.Now()
 		poll(t, "it gets calls again", func() bool { counts, _ := callers[1].since(back); return counts[victim.name] > 0 })
 	}
-	if best > time.Second {
-		t.Errorf("the quickest of ten took %v until all hosts knew", best)
+	if best > time.Second+3*verb {
+		t.Errorf("the quickest of ten took %v until all hosts knew, the verb alone %v", best, verb)
 	}
 
 	agents[1].must("mute", "user", victim.addr, "--fleet", "--reason", "bad disk", "--for", "10m")
