@@ -59,6 +59,7 @@ func installed() []string {
 		"/usr/lib/systemd/system/lbagent-admin.socket",
 		"/usr/lib/systemd/system/lbagent-again.timer",
 		"/usr/lib/systemd/system/lbagent-deregister.service",
+		"/usr/lib/systemd/system/lbagent-beside.target",
 		"/usr/lib/systemd/system/lbagent-on.target",
 		"/usr/lib/systemd/system/lbagent.service",
 		"/usr/lib/systemd/system/lbagent.socket",

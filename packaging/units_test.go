@@ -36,7 +36,7 @@ func TestHardening(t *testing.T) {
 // TestUnitDirectives: the units say nothing that systemd 249, the oldest that we promise, doesn't know, and none of what is known to harm.
 func TestUnitDirectives(t *testing.T) {
 	known := map[string][]string{
-		"Unit": strings.Fields("Description Documentation After Wants StartLimitIntervalSec StartLimitBurst StopPropagatedFrom PartOf"),
+		"Unit": strings.Fields("Description Documentation After Wants StartLimitIntervalSec StartLimitBurst StopPropagatedFrom PartOf StopWhenUnneeded DefaultDependencies"),
 		"Service": strings.Fields(`Type NotifyAccess User Group EnvironmentFile ExecStart ExecStop RemainAfterExit SupplementaryGroups ExecReload Restart RestartSec TimeoutStartSec TimeoutStopSec
 			WatchdogSec FileDescriptorStoreMax LimitNOFILE OOMScoreAdjust StateDirectory StateDirectoryMode LogsDirectory LogsDirectoryMode UMask CapabilityBoundingSet AmbientCapabilities
 			NoNewPrivileges ProtectSystem ReadWritePaths ProtectHome ProtectProc PrivateDevices ProtectClock ProtectControlGroups ProtectHostname ProtectKernelLogs

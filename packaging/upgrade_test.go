@@ -81,7 +81,7 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 	runs("v0.1.0")
 
 	// A version before may have had fewer units. Those that are new run from the upgrade on, not only from the next start.
-	const beside = "lbagent-on.target lbagent-again.timer lbagent-deregister.service"
+	const beside = "lbagent-on.target lbagent-beside.target lbagent-again.timer lbagent-deregister.service"
 	m.run(t, "systemctl stop lbagent lbagent.socket lbagent-admin.socket "+beside+" && cd /usr/lib/systemd/system && rm "+beside+" && systemctl daemon-reload && systemctl start lbagent")
 	m.fails(t, "systemctl is-active "+beside)
 	before = pid()
@@ -90,7 +90,7 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 	if pid() == before {
 		t.Errorf("still process %s", before)
 	}
-	m.want(t, "systemctl is-active "+beside, "active\nactive\nactive")
+	m.want(t, "systemctl is-active "+beside, "active\nactive\nactive\nactive")
 	m.run(t, older)
 	runs("v0.1.0")
 }
@@ -110,7 +110,10 @@ func failing(t *testing.T, deb, path string) string {
 
 // testRpmLife is the same for the .rpm, on a machine that has no lbagent. (It is of another family, but its systemd is as real, and rpm does what it does.)
 func testRpmLife(t *testing.T, m *machine, first, second built) {
-	const rpm = "rpm --force-debian --nodeps --nosignature "
+	rpm := "rpm --nodeps --nosignature "
+	if _, err := m.try("rpm --help | grep -e --force-debian"); err == nil { // 4.20 no longer wants to be told
+		rpm += "--force-debian "
+	}
 	older, newer := rpm+"-U --oldpackage "+m.copyIn(t, first.rpm), rpm+"-U "+m.copyIn(t, second.rpm)
 	runs := func(version string) {
 		t.Helper()
