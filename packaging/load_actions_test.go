@@ -56,6 +56,7 @@ func TestLoad(t *testing.T) {
 		}
 		return nil
 	})
+	defer func() { t.Logf("what callers saw:\n%s", table(a.rows)) }()
 	acts, judged := 0, 0
 	for _, act := range []struct {
 		name string
@@ -84,8 +85,6 @@ type story struct {
 	debs   []string // older and newer
 	turns  int      // from one to the other
 }
-
-func (s *story) pid(t *testing.T) string { return s.m.run(t, "systemctl show -P MainPID lbagent") }
 
 // lossless: nobody notices.
 var lossless = rule{wait: 50 * time.Millisecond}
@@ -164,7 +163,7 @@ func (s *story) upgrade(t *testing.T) {
 				t.Errorf("what is known became\n%s\nand was\n%s", now, known)
 			}
 			s.upgraded(t, pid)
-			if time.Since(begun) > s.long/2 { // the stream, which goes on in the process of before, may end
+			if time.Since(begun) > again/2 { // the stream, which goes on in the process of before, may end
 				return
 			}
 			// Package scripts look for these words.
@@ -192,7 +191,7 @@ func (s *story) upgradeFails(t *testing.T) {
 		{"is never ready", "printf '#!/bin/sh\nexec sleep 60\n' >/root/bad", "not ready in time"},
 		{"finds a mistake in the configuration", "cp /root/good /root/bad && echo 'services: [{name: web}]' >" + dropIn, dropIn + ":1"},
 	} {
-		s.during(t, "upgrade to what "+one.what, s.long, lossless, func() {
+		s.during(t, "upgrade to what "+one.what, again, lossless, func() {
 			s.m.run(t, one.do+" && chmod 755 /root/bad && mv /root/bad /usr/bin/lbagent")
 			begun := time.Now()
 			out := s.m.fails(t, "/root/good upgrade")
@@ -223,7 +222,7 @@ var packaged = rule{wait: 150 * time.Millisecond}
 // upgradePackage is the same by the package manager, to the newer package and back.
 func (s *story) upgradePackage(t *testing.T) {
 	for range 2 {
-		s.during(t, "dpkg -i", s.long, packaged, func() {
+		s.during(t, "dpkg -i", again, packaged, func() {
 			pid := s.pid(t)
 			s.m.run(t, "dpkg -i "+s.next())
 			s.upgraded(t, pid)

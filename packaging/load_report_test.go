@@ -65,6 +65,12 @@ func (t *tally) quantile(q float64) time.Duration {
 	return t.Waits[int(q*float64(len(t.Waits)-1))]
 }
 
+// ending is what the world says of a phase.
+type ending struct {
+	Calls report
+	Lost  lost
+}
+
 // report is what became of all calls that began in a phase, by kind.
 type report map[string]*tally
 

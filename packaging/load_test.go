@@ -23,6 +23,7 @@ type around struct {
 
 	strict bool  // actions that can't be repeated are judged by milliseconds, too
 	base   waits // when nothing happens
+	rows   []*row
 }
 
 // newAround starts the world in the machine's network.
@@ -81,9 +82,9 @@ func (a *around) nothing(t *testing.T) {
 	t.Helper()
 	l := looks{}
 	for {
-		got, load, fair := a.once(t, "nothing", 2*time.Second, func() {})
+		got, fair := a.once(t, "nothing", 2*time.Second, func() {})
 		if fair {
-			a.judge(t, "nothing", l.take(got, load))
+			a.judge(t, "nothing", l.take(got))
 		} else {
 			l.runs++
 		}
@@ -100,7 +101,8 @@ func (a *around) during(t *testing.T, what string, long time.Duration, r rule, d
 	t.Helper()
 	l := looks{rule: r, base: a.base}
 	for n := 1; ; n++ {
-		got, load, fair := a.once(t, what, long, do)
+		got, fair := a.once(t, what, long, do)
+		long = min(long, again) // what others do only adds to the waits: those are what it is repeated for
 		last := n == tries || r.once
 		if !fair {
 			if last && l.runs == 0 {
@@ -110,7 +112,7 @@ func (a *around) during(t *testing.T, what string, long time.Duration, r rule, d
 				continue
 			}
 		} else {
-			a.judge(t, what, l.take(got, load))
+			a.judge(t, what, l.take(got))
 		}
 		slow := l.slow()
 		if r.once && !a.strict {
@@ -120,7 +122,7 @@ func (a *around) during(t *testing.T, what string, long time.Duration, r rule, d
 			a.judge(t, what, slow)
 		}
 		if last || len(slow) == 0 || t.Failed() {
-			return got
+			return got.Calls
 		}
 		t.Logf("%s: once more, since %s", what, strings.Join(slow, "; "))
 	}
@@ -137,11 +139,12 @@ func (a *around) judge(t *testing.T, what string, complaints []string) {
 	}
 }
 
-// once does something under load, and returns what callers saw of it, and the load per core. It is not fair to judge the agent by it if the machine stood still.
-func (a *around) once(t *testing.T, what string, long time.Duration, do func()) (got report, load float64, fair bool) {
+// once does something under load, and returns what callers saw of it. It is not fair to judge the agent by it if the machine stood still.
+func (a *around) once(t *testing.T, what string, long time.Duration, do func()) (got run, fair bool) {
 	t.Helper()
 	a.alone(t)
-	load = loadPerCore(t)
+	pid, before := a.pid(t), a.starved(t)
+	got.load = loadPerCore(t)
 	var none any
 	a.question(t, "begin "+long.String(), &none)
 	begun := time.Now()
@@ -149,14 +152,20 @@ func (a *around) once(t *testing.T, what string, long time.Duration, do func()) 
 	do()
 	took := time.Since(begun) - time.Second
 	<-time.After(time.Second)
-	a.question(t, "end", &got)
-	load = max(load, loadPerCore(t))
-	t.Logf("%s, in %v, at a load of %.1f per core:%v", what, took.Round(time.Millisecond), load, got)
-	if fair = got.fair(); !fair {
-		t.Logf("%s: this machine stood still: a connection past the agent waited for %v", what, longestOf(got, control))
+	a.question(t, "end", &got.ending)
+	got.load = max(got.load, loadPerCore(t))
+	if got.starved = a.starved(t); a.pid(t) == pid {
+		got.starved -= before
 	}
-	return got, load, fair
+	t.Logf("%s, in %v, at a load of %.1f per core, the agent's threads waited for a CPU for %v in sum:%v", what, took.Round(time.Millisecond), got.load, got.starved.Round(time.Millisecond), got.Calls)
+	if fair = got.Calls.fair(); !fair {
+		t.Logf("%s: this machine stood still: a connection past the agent waited for %v", what, longestOf(got.Calls, control))
+	}
+	a.line(what).add(got, fair)
+	return got, fair
 }
+
+func (a *around) pid(t *testing.T) string { return a.m.run(t, "systemctl show -P MainPID lbagent") }
 
 // alone waits until the process of before has drained: no upgrade begins while one does.
 func (a *around) alone(t *testing.T) {

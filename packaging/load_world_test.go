@@ -65,7 +65,7 @@ func TestMain(m *testing.M) {
 // world serves and calls until its input ends. Each line of that is a question, each line of the output the answer to one:
 //
 //	begin 60s   a phase begins, with a stream and a transfer of 60 s
-//	end         the phase ends; its report, when the last call that began in it has ended
+//	end         the phase ends; its ending, when the last call that began in it has ended
 //	registry    what etcd has of what this host registers
 func world(leader string, questions io.Reader, answers io.Writer) error {
 	etcd, err := etcdtest.Run(etcdtest.Config{Addr: hostAddr + ":2379"})
@@ -97,6 +97,7 @@ func world(leader string, questions io.Reader, answers io.Writer) error {
 	if err != nil {
 		return err
 	}
+	var before lost
 	out := json.NewEncoder(answers)
 	if err := out.Encode("ready"); err != nil {
 		return err
@@ -110,9 +111,18 @@ func world(leader string, questions io.Reader, answers io.Writer) error {
 			if err != nil {
 				return err
 			}
+			if before, err = lostSoFar(); err != nil {
+				return err
+			}
 			calls.begin(long)
 		case "end":
-			answer = calls.end()
+			seen := ending{Calls: calls.end()}
+			now, err := lostSoFar()
+			if err != nil {
+				return err
+			}
+			seen.Lost = now.since(before)
+			answer = seen
 		case "registry":
 			if answer, err = readRegistry(client, gone); err != nil {
 				return err
