@@ -70,7 +70,11 @@ func (o *onDemand) ask(name string, uid uint32) error {
 	case len(o.owner) >= maxOnDemand:
 		return fmt.Errorf("%w: %d, the most for one agent; configure the services in steady use", localapi.ErrTooManyServices, maxOnDemand)
 	case o.count[uid] >= maxOnDemandPerUID:
-		return fmt.Errorf("%w: %d for uid %d, the most for one user; configure the services in steady use", localapi.ErrTooManyServices, maxOnDemandPerUID, uid)
+		who := fmt.Sprintf("uid %d, the most for one user", uid)
+		if uid == localapi.RemoteUID {
+			who = "all callers by TCP together, the most for them"
+		}
+		return fmt.Errorf("%w: %d for %s; configure the services in steady use", localapi.ErrTooManyServices, maxOnDemandPerUID, who)
 	}
 	o.owner[name] = uid
 	o.count[uid]++

@@ -33,7 +33,7 @@ func (o *own) set(c *config.Config) {
 			}
 		}
 	}
-	for _, listen := range []string{c.AdminListen, c.MetricsAddr} {
+	for _, listen := range []string{c.AdminListen, c.MetricsAddr, c.API.Listen} {
 		if len(listen) > 0 && listen[0] == ':' {
 			listen = "[::]" + listen
 		}

@@ -22,14 +22,14 @@ func TestOwnListeners(t *testing.T) {
 	}
 	o.set(&config.Config{
 		Services:    []config.Service{{Listen: listen("127.0.0.1:7001", "[::1]:7001")}, {Listen: listen("0.0.0.0:7002", "10.1.2.3:7003")}},
-		AdminListen: "127.0.0.1:9901", MetricsAddr: ":9902",
+		AdminListen: "127.0.0.1:9901", MetricsAddr: ":9902", API: config.API{Listen: "127.0.0.1:9900"},
 	})
 	here := hostAddr(t)
 	for addr, want := range map[string]bool{
 		"127.0.0.1:7001": true, "[::1]:7001": true, "127.0.0.2:7001": false, "127.0.0.1:80": false, here + ":7001": false,
 		"127.0.0.9:7002": true, here + ":7002": true, "[::1]:7002": false, "192.0.2.1:7002": false,
 		"10.1.2.3:7003": true, "10.1.2.4:7003": false,
-		"127.0.0.1:9901": true, "[::1]:9902": true, here + ":9902": true, "192.0.2.1:9902": false,
+		"127.0.0.1:9900": true, "127.0.0.1:9901": true, "[::1]:9902": true, here + ":9902": true, "192.0.2.1:9902": false,
 	} {
 		if got := o.listens(netip.MustParseAddrPort(addr)); got != want {
 			t.Errorf("%s: %v", addr, got)

@@ -17,7 +17,7 @@ func listenerName(a proxy.Addr) string {
 
 // wanted names the listeners that c asks for.
 func wanted(c *config.Config) []string {
-	out := []string{handoff.TCPName(c.AdminListen), handoff.TCPName(c.MetricsAddr)}
+	out := []string{handoff.TCPName(c.AdminListen), handoff.TCPName(c.MetricsAddr), handoff.TCPName(c.API.Listen)}
 	for _, s := range c.Services {
 		for _, l := range s.Listen {
 			out = append(out, listenerName(listenAddr(l)))
@@ -43,7 +43,7 @@ func (a *Agent) keepLocked() {
 	a.tell(a.sockets.Keep(listeners))
 }
 
-// listeners are duplicates of all that this process listens on but the API's sockets.
+// listeners are duplicates of all that this process listens on but the API's unix sockets.
 func (a *Agent) listeners() []handoff.Listener {
 	var out []handoff.Listener
 	for _, l := range a.proxy.Listeners() {
@@ -51,6 +51,13 @@ func (a *Agent) listeners() []handoff.Listener {
 	}
 	for _, l := range a.admin.Listeners() {
 		out = append(out, handoff.Listener{Addr: handoff.TCP(l.Addr), FD: l.FD})
+	}
+	for _, l := range a.api.Listeners() {
+		if !l.TCP.IsValid() {
+			_ = unix.Close(l.FD) // its path, or its socket unit, outlives this process
+			continue
+		}
+		out = append(out, handoff.Listener{Addr: handoff.TCP(l.TCP), FD: l.FD})
 	}
 	return out
 }

@@ -124,6 +124,10 @@ func (a *Agent) handOn(ctx context.Context) (*lbagentv1.UpgradeResponse, error) 
 func (a *Agent) prepareSuccessor(ctx context.Context, s *handoff.Successor) (string, error) {
 	sockets := a.listeners()
 	for _, l := range a.api.Listeners() {
+		if l.TCP.IsValid() {
+			_ = unix.Close(l.FD) // it is among a.listeners
+			continue
+		}
 		name := handoff.API
 		if l.Admin {
 			name = handoff.Admin

@@ -110,6 +110,8 @@ func (a *Agent) wire(c *config.Config) (err error) {
 		Socket:      c.API.Socket,
 		AdminSocket: c.API.AdminSocket,
 
+		Listen:        c.API.Listen,
+		Inherited:     a.sockets.TCPListener,
 		Listener:      a.sockets.Socket(handoff.API),
 		AdminListener: a.sockets.Socket(handoff.Admin),
 

@@ -5,20 +5,45 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // front is one socket: it accepts, looks who it is and what is spoken, and hands the connection on.
 type front struct {
 	s     *Server
-	sock  *socket
-	admin bool
+	sock  bound
+	kind  kind
 	quota *quota
+}
+
+// kind is what a socket is for.
+type kind int
+
+const (
+	doorOpen  kind = iota // for every local user
+	doorAdmin             // also for what changes something
+	doorTCP               // for lookups by callers of whom nobody knows who they are
+)
+
+// bound is a listening socket.
+type bound interface {
+	syscall.Conn
+	Addr() net.Addr
+	Close() error
+	accept() (rawConn, error)
+	close() // as Close, and removes what was made
+}
+
+// rawConn is what sockets accept. net/http half-closes after a refusal, so that who is still writing gets to read why.
+type rawConn interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // conn is an accepted connection with the identity of its peer. What was read to tell the protocols apart is read again first.
 type conn struct {
-	*net.UnixConn
+	rawConn
 	peer Peer
 
 	ahead   []byte // read, not yet given out; only the reader touches it
@@ -28,9 +53,9 @@ type conn struct {
 	served <-chan struct{} // closed by serve, or by Close
 }
 
-func newConn(raw *net.UnixConn, peer Peer, release func()) *conn {
+func newConn(raw rawConn, peer Peer, release func()) *conn {
 	served := make(chan struct{})
-	return &conn{UnixConn: raw, peer: peer, release: sync.OnceFunc(release), serve: sync.OnceFunc(func() { close(served) }), served: served}
+	return &conn{rawConn: raw, peer: peer, release: sync.OnceFunc(release), serve: sync.OnceFunc(func() { close(served) }), served: served}
 }
 
 // Read gives out what was looked at, then the rest.
@@ -40,7 +65,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.ahead = c.ahead[n:]
 		return n, nil
 	}
-	return c.UnixConn.Read(p)
+	return c.rawConn.Read(p)
 }
 
 // SetDeadline is called by grpc before its handshake, which is to read HTTP/2's whole preface, and with no time after it.
@@ -48,14 +73,14 @@ func (c *conn) SetDeadline(t time.Time) error {
 	if t.IsZero() {
 		c.serve()
 	}
-	return c.UnixConn.SetDeadline(t)
+	return c.rawConn.SetDeadline(t)
 }
 
 // Close closes, and gives the place back the first time.
 func (c *conn) Close() error {
 	c.release()
 	c.serve()
-	return c.UnixConn.Close()
+	return c.rawConn.Close()
 }
 
 // accept runs until the socket is closed and each connection that it accepted is a server's. Each is looked at by a goroutine of its own, for Limits.FirstBytes at most.
@@ -65,7 +90,7 @@ func (f *front) accept(h2, h1 *handoff) error {
 	refusals := make(chan struct{}, 16)
 	pause := time.Duration(0)
 	for {
-		raw, err := f.sock.AcceptUnix()
+		raw, err := f.sock.accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return err
@@ -80,19 +105,19 @@ func (f *front) accept(h2, h1 *handoff) error {
 			continue
 		}
 		pause = 0
-		peer, err := f.s.rights.identify(raw, f.admin)
+		peer, err := f.s.rights.identify(raw, f.kind)
 		if err != nil {
 			_ = raw.Close() // gone already
 			continue
 		}
-		full := f.quota.take(peer.UID)
+		full := f.quota.take(peer.caller())
 		if full == "" {
-			c := newConn(raw, peer, func() { f.quota.give(peer.UID) })
+			c := newConn(raw, peer, func() { f.quota.give(peer.caller()) })
 			wg.Go(func() { f.admit(c, h2, h1) })
 			continue
 		}
 		f.s.refused.Add(1)
-		f.s.log.Debug("api connection refused", "uid", peer.UID, "cause", full)
+		f.s.log.Debug("api connection refused", "cause", full)
 		select {
 		case refusals <- struct{}{}:
 			wg.Go(func() {
@@ -110,7 +135,7 @@ func (f *front) admit(c *conn, h2, h1 *handoff) {
 	_ = c.SetReadDeadline(time.Now().Add(f.s.limits.FirstBytes))
 	cut := context.AfterFunc(f.s.settled, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer cut()
-	ahead, isH2, err := sniff(c.UnixConn)
+	ahead, isH2, err := sniff(c.rawConn)
 	if err != nil {
 		_ = c.Close()
 		return

@@ -85,7 +85,7 @@ func (s *Server) httpServer(cc *grpc.ClientConn) (*http.Server, error) {
 		return nil, fmt.Errorf("local api: gateway: %w", err)
 	}
 	return &http.Server{
-		Handler:           s.bounded(s.profiles(mux)),
+		Handler:           s.bounded(noBrowsers(s.profiles(mux))),
 		ReadHeaderTimeout: s.limits.FirstBytes,
 		ReadTimeout:       s.limits.Body,
 		IdleTimeout:       s.limits.IdleHTTP,

@@ -13,7 +13,8 @@ type Limits struct {
 	MessageBytes int
 	// HeaderBytes bounds the headers of a request on both faces, 16 KiB.
 	HeaderBytes int
-	// Connections to one socket, 8192, and of one uid to one socket, 1024. The sockets are counted apart: nobody can lock the operator out.
+	// Connections to one socket, 8192, and of one uid to one socket, 1024. The sockets are counted apart: nobody can lock the operator out. By TCP what is said of a
+	// uid here and below is said of an address.
 	Connections, ConnectionsPerUID int
 	// StreamsPerConnection is SETTINGS_MAX_CONCURRENT_STREAMS, 512; StreamsPerUID bounds a uid's gRPC streams over all connections, 4096. Every
 	// unfinished request may hold MessageBytes.

@@ -170,35 +170,35 @@ func TestReportLimit(t *testing.T) {
 	var l reportLimit
 	took := 0
 	for range 100 {
-		if l.allow(1, 100, 1000, now) {
+		if l.allow(caller{uid: 1}, 100, 1000, now) {
 			took += 100
 		}
 	}
 	if took != 1000 {
 		t.Errorf("a burst of %d, want a second's worth", took)
 	}
-	if !l.allow(2, 100, 1000, now) {
+	if !l.allow(caller{uid: 2}, 100, 1000, now) {
 		t.Error("another uid pays for the first")
 	}
 	took = 0
 	for i := range 10 {
-		if l.allow(1, 100, 1000, now.Add(time.Duration(i)*100*time.Millisecond)) {
+		if l.allow(caller{uid: 1}, 100, 1000, now.Add(time.Duration(i)*100*time.Millisecond)) {
 			took += 100
 		}
 	}
 	if took != 900 {
 		t.Errorf("%d in the 900 ms after the burst", took)
 	}
-	if !l.allow(3, 5000, 1000, now) || l.allow(3, 1, 1000, now.Add(3*time.Second)) {
+	if !l.allow(caller{uid: 3}, 5000, 1000, now) || l.allow(caller{uid: 3}, 1, 1000, now.Add(3*time.Second)) {
 		t.Error("a report larger than the burst is taken once, and paid for")
 	}
 	for uid := range uint32(2 * maxReporters) {
-		l.allow(uid+10, 1, 1000, now)
+		l.allow(caller{uid: uid + 10}, 1, 1000, now)
 	}
 	if len(l.due) > maxReporters {
 		t.Errorf("%d uids kept", len(l.due))
 	}
-	if !l.allow(9999, 1, 1000, now.Add(10*time.Second)) {
+	if !l.allow(caller{uid: 9999}, 1, 1000, now.Add(10*time.Second)) {
 		t.Error("old reporters keep new ones out")
 	}
 

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -20,10 +22,40 @@ import (
 type Peer struct {
 	UID, GID uint32
 	PID      int32
-	Admin    bool // came by the admin socket and may change things; groups were looked at when the connection was accepted
-	Socket   bool // came by the admin socket
+	Admin    bool       // came by the admin socket and may change things; groups were looked at when the connection was accepted
+	Socket   bool       // came by the admin socket
+	Addr     netip.Addr // came by TCP, from there; whose process it is is unknown, so UID and GID are RemoteUID, and PID is 0
 
 	groups string // of its groups, those that register_allow names, as "5,1000"; a text, so that Peers compare
+}
+
+// RemoteUID stands for all callers by TCP where one user's word counts once: as reporter, and as who asked for a service. No user has it: it is -1, which
+// setuid(2) refuses.
+const RemoteUID = math.MaxUint32
+
+// caller is who a limit counts: a user of this host, or where callers by TCP are.
+type caller struct {
+	uid  uint32
+	addr netip.Addr // a network of 64 bits for IPv6: one host may have all of it
+}
+
+func (p Peer) caller() caller {
+	if p.Addr.Is6() {
+		net, _ := p.Addr.Prefix(64) // of an address without a zone it is no error
+		return caller{p.UID, net.Addr()}
+	}
+	return caller{p.UID, p.Addr}
+}
+
+// String begins a sentence.
+func (c caller) String() string {
+	switch {
+	case c.addr.Is6():
+		return fmt.Sprintf("network %v/64", c.addr)
+	case c.addr.IsValid():
+		return fmt.Sprintf("address %v", c.addr)
+	}
+	return fmt.Sprintf("uid %d", c.uid)
 }
 
 // AuthType makes Peer a credentials.AuthInfo.
@@ -136,12 +168,16 @@ func peerOf(ctx context.Context) (Peer, error) {
 
 // String is the form in which the gateway passes a Peer on.
 func (p Peer) String() string {
-	return fmt.Sprintf("%d %d %d %t %t %s", p.UID, p.GID, p.PID, p.Socket, p.Admin, cmp.Or(p.groups, "-"))
+	addr := "-"
+	if p.Addr.IsValid() {
+		addr = p.Addr.String()
+	}
+	return fmt.Sprintf("%d %d %d %t %t %s %s", p.UID, p.GID, p.PID, p.Socket, p.Admin, cmp.Or(p.groups, "-"), addr)
 }
 
 func parsePeer(s string) (Peer, error) {
 	f := strings.Split(s, " ")
-	if len(f) != 6 {
+	if len(f) != 7 {
 		return Peer{}, errNoPeer
 	}
 	uid, err1 := strconv.ParseUint(f[0], 10, 32)
@@ -149,8 +185,13 @@ func parsePeer(s string) (Peer, error) {
 	pid, err3 := strconv.ParseInt(f[2], 10, 32)
 	socket, err4 := strconv.ParseBool(f[3])
 	admin, err5 := strconv.ParseBool(f[4])
-	if errors.Join(err1, err2, err3, err4, err5) != nil || f[5] != "-" && strings.Trim(f[5], "0123456789,") != "" {
+	var addr netip.Addr
+	var err6 error
+	if f[6] != "-" {
+		addr, err6 = netip.ParseAddr(f[6])
+	}
+	if errors.Join(err1, err2, err3, err4, err5, err6) != nil || f[5] != "-" && strings.Trim(f[5], "0123456789,") != "" {
 		return Peer{}, errNoPeer
 	}
-	return Peer{UID: uint32(uid), GID: uint32(gid), PID: int32(pid), Socket: socket, Admin: admin, groups: strings.TrimPrefix(f[5], "-")}, nil
+	return Peer{UID: uint32(uid), GID: uint32(gid), PID: int32(pid), Socket: socket, Admin: admin, groups: strings.TrimPrefix(f[5], "-"), Addr: addr}, nil
 }

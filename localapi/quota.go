@@ -5,41 +5,41 @@ import (
 	"sync"
 )
 
-// quota bounds the connections of one socket, all and per uid.
+// quota bounds the connections of one socket, all and per caller.
 type quota struct {
-	most, mostPerUID int
+	most, mostPerCaller int
 
 	mu sync.Mutex
 
-	all    int
-	perUID map[uint32]int
+	all       int
+	perCaller map[caller]int
 }
 
 func newQuota(l Limits) *quota {
-	return &quota{most: l.Connections, mostPerUID: l.ConnectionsPerUID, perUID: map[uint32]int{}}
+	return &quota{most: l.Connections, mostPerCaller: l.ConnectionsPerUID, perCaller: map[caller]int{}}
 }
 
 // take takes a place; "" if there was one, else a sentence that says which limit was reached.
-func (q *quota) take(uid uint32) string {
+func (q *quota) take(who caller) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.perUID[uid] >= q.mostPerUID {
-		return fmt.Sprintf("uid %d has %d connections to the agent's socket, which is the most; close some, or share one", uid, q.mostPerUID)
+	if q.perCaller[who] >= q.mostPerCaller {
+		return fmt.Sprintf("%v has %d connections to the agent's socket, which is the most; close some, or share one", who, q.mostPerCaller)
 	}
 	if q.all >= q.most {
 		return fmt.Sprintf("the agent's socket has %d connections, which is the most", q.most)
 	}
 	q.all++
-	q.perUID[uid]++
+	q.perCaller[who]++
 	return ""
 }
 
-func (q *quota) give(uid uint32) {
+func (q *quota) give(who caller) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.all--
-	if q.perUID[uid]--; q.perUID[uid] <= 0 {
-		delete(q.perUID, uid)
+	if q.perCaller[who]--; q.perCaller[who] <= 0 {
+		delete(q.perCaller, who)
 	}
 }
 

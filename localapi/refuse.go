@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +17,7 @@ import (
 )
 
 // refuse tells the caller why in its own protocol, and closes. It takes a second at most, and ends with ctx.
-func refuse(ctx context.Context, c *net.UnixConn, why string) {
+func refuse(ctx context.Context, c rawConn, why string) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(time.Second))
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()

@@ -32,9 +32,9 @@ func (l lookupService) Report(ctx context.Context, r *lbagentv1.ReportRequest) (
 			return nil, invalid(o.Service, "outcome %d: result is %v, want one that is known", i, o.Result)
 		}
 	}
-	if !s.report.allow(p.UID, len(r.Outcomes), s.limits.OutcomesPerSecond, now) {
+	if !s.report.allow(p.caller(), len(r.Outcomes), s.limits.OutcomesPerSecond, now) {
 		return nil, failure(codes.ResourceExhausted, reasonTooManyReports, "",
-			"uid %d reports more than %d outcomes a second; nothing of this report was taken", p.UID, s.limits.OutcomesPerSecond)
+			"%v reports more than %d outcomes a second; nothing of this report was taken", p.caller(), s.limits.OutcomesPerSecond)
 	}
 	resp := &lbagentv1.ReportResponse{}
 	for _, o := range r.Outcomes {
@@ -98,20 +98,20 @@ func reportCause(r lbagentv1.Result) string {
 	return "reported: call failed"
 }
 
-// reportLimit bounds outcomes per uid and second: for each uid the time at which all it reported so far would have been in rate (GCRA). A time that has
+// reportLimit bounds outcomes per caller and second: for each caller the time at which all it reported so far would have been in rate (GCRA). A time that has
 // passed says nothing and may be dropped.
 type reportLimit struct {
 	mu sync.Mutex
 
-	due map[uint32]time.Time
+	due map[caller]time.Time
 }
 
 const maxReporters = 1024
 
-func (l *reportLimit) allow(uid uint32, n, perSecond int, now time.Time) bool {
+func (l *reportLimit) allow(who caller, n, perSecond int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	due := l.due[uid]
+	due := l.due[who]
 	if due.Before(now) {
 		due = now
 	}
@@ -120,9 +120,9 @@ func (l *reportLimit) allow(uid uint32, n, perSecond int, now time.Time) bool {
 		return false
 	}
 	if l.due == nil {
-		l.due = map[uint32]time.Time{}
+		l.due = map[caller]time.Time{}
 	}
-	if _, known := l.due[uid]; !known && len(l.due) >= maxReporters {
+	if _, known := l.due[who]; !known && len(l.due) >= maxReporters {
 		for u, t := range l.due {
 			if t.Before(now) {
 				delete(l.due, u)
@@ -132,6 +132,6 @@ func (l *reportLimit) allow(uid uint32, n, perSecond int, now time.Time) bool {
 			return false
 		}
 	}
-	l.due[uid] = next
+	l.due[who] = next
 	return true
 }

@@ -2,7 +2,9 @@ package localapi
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -26,12 +28,12 @@ type rights struct {
 	self      uint32
 	gid       uint32 // 0 = no group
 	adminPath string
-	streams   *uidCount
+	streams   *callerCount
 	register  *atomic.Pointer[[]RegisterRule]
 }
 
 func newRights(cfg Config) rights {
-	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, streams: &uidCount{n: map[uint32]int{}}, register: new(atomic.Pointer[[]RegisterRule])}
+	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, streams: &callerCount{n: map[caller]int{}}, register: new(atomic.Pointer[[]RegisterRule])}
 	if cfg.AdminListener != nil {
 		r.adminPath = cfg.AdminListener.Addr().String()
 	}
@@ -39,7 +41,11 @@ func newRights(cfg Config) rights {
 }
 
 // identify returns who connected. Groups are asked for only where they decide something.
-func (r rights) identify(c *net.UnixConn, adminSocket bool) (Peer, error) {
+func (r rights) identify(raw net.Conn, from kind) (Peer, error) {
+	if from == doorTCP {
+		return remotePeer(raw)
+	}
+	c, adminSocket := raw.(*net.UnixConn), from == doorAdmin
 	cred, err := peerCred(c)
 	if err != nil {
 		return Peer{}, err
@@ -60,27 +66,39 @@ func (r rights) identify(c *net.UnixConn, adminSocket bool) (Peer, error) {
 	return p, nil
 }
 
-// open reports whether every local user may call a method of the service. What isn't named here is for administrators.
-func openToAll(service string) bool {
+// remotePeer is who connected by TCP.
+func remotePeer(c net.Conn) (Peer, error) {
+	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return Peer{}, fmt.Errorf("address of the caller: %w", err)
+	}
+	return Peer{UID: RemoteUID, GID: RemoteUID, Addr: from.Addr().Unmap().WithZone("")}, nil
+}
+
+// openTo reports whether p may call the methods of the service, whoever it is. What isn't named here is for administrators.
+func openTo(p Peer, service string) bool {
 	switch service {
-	case lbagentv1.LookupService_ServiceDesc.ServiceName, lbagentv1.StatusService_ServiceDesc.ServiceName,
-		healthpb.Health_ServiceDesc.ServiceName,
+	case lbagentv1.LookupService_ServiceDesc.ServiceName, healthpb.Health_ServiceDesc.ServiceName,
 		reflectionv1.ServerReflection_ServiceDesc.ServiceName, reflectionv1alpha.ServerReflection_ServiceDesc.ServiceName:
 		return true
+	case lbagentv1.StatusService_ServiceDesc.ServiceName:
+		return !p.Addr.IsValid()
 	}
 	return false
 }
 
-// authorise is the one gate of both faces and both sockets.
+// authorise is the one gate of both faces and all sockets.
 func (s *Server) authorise(ctx context.Context, method string) error {
 	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	if openToAll(service) {
-		return nil
-	}
 	p, err := peerOf(ctx)
 	switch {
 	case err != nil:
 		return failure(codes.PermissionDenied, reasonForbidden, "", "%s: %v", method, err)
+	case openTo(p, service):
+		return nil
+	case p.Addr.IsValid():
+		return failure(codes.PermissionDenied, reasonForbidden, "", "%s is not served by TCP (api.listen), which has %s only; ask by the agent's sockets on its host",
+			service, lbagentv1.LookupService_ServiceDesc.ServiceName)
 	case p.Admin:
 		return nil
 	case service == lbagentv1.RegistryService_ServiceDesc.ServiceName:
@@ -128,39 +146,40 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 	if err != nil {
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
-	if !s.rights.streams.take(p.UID, s.limits.StreamsPerUID) {
-		return nil, status.Errorf(codes.ResourceExhausted, "uid %d has %d calls open, which is the most", p.UID, s.limits.StreamsPerUID)
+	who := p.caller()
+	if !s.rights.streams.take(who, s.limits.StreamsPerUID) {
+		return nil, status.Errorf(codes.ResourceExhausted, "%v has %d calls open, which is the most", who, s.limits.StreamsPerUID)
 	}
-	context.AfterFunc(ctx, func() { s.rights.streams.give(p.UID) })
+	context.AfterFunc(ctx, func() { s.rights.streams.give(who) })
 	return ctx, nil
 }
 
-// uidCount counts something per uid; it holds only uids that have some.
-type uidCount struct {
+// callerCount counts something per caller; it holds only those that have some.
+type callerCount struct {
 	mu sync.Mutex
 
-	n map[uint32]int
+	n map[caller]int
 }
 
-func (u *uidCount) take(uid uint32, most int) bool {
+func (u *callerCount) take(who caller, most int) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.n[uid] >= most {
+	if u.n[who] >= most {
 		return false
 	}
-	u.n[uid]++
+	u.n[who]++
 	return true
 }
 
-func (u *uidCount) give(uid uint32) {
+func (u *callerCount) give(who caller) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.n[uid]--; u.n[uid] <= 0 {
-		delete(u.n, uid)
+	if u.n[who]--; u.n[who] <= 0 {
+		delete(u.n, who)
 	}
 }
 
-func (u *uidCount) sum() int {
+func (u *callerCount) sum() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	sum := 0

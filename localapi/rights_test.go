@@ -3,6 +3,7 @@ package localapi
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 )
 
 // forged is what the gateway would say of root on the admin socket.
-const forged = "0 0 1 true true -"
+const forged = "0 0 1 true true - -"
 
 // tries is what one user can do at one socket, a line each: the answers of a lookup, of a mute and an unmute, and of a reload, on both faces, the reload also with a forged identity.
 func tries(t testing.TB, socket string) string {
@@ -207,26 +208,27 @@ func TestHelper(t *testing.T) {
 
 // The text form of a Peer comes back as it was, and nothing else is read as one.
 func TestPeerText(t *testing.T) {
-	for _, want := range []Peer{{UID: 4294967294, GID: 7, PID: 123, Socket: true}, {UID: 1, groups: "5,4294967295"}} {
+	for _, want := range []Peer{{UID: 4294967294, GID: 7, PID: 123, Socket: true}, {UID: 1, groups: "5,4294967295"}, {UID: RemoteUID, GID: RemoteUID, Addr: netip.MustParseAddr("2001:db8::1")}} {
 		if got, err := parsePeer(want.String()); err != nil || got != want {
 			t.Error(got, err)
 		}
 	}
-	for _, bad := range []string{"", "0 0 1 true true", "0 0 1 true true 1 1", "0 0 1 true true x", "-1 0 1 true true -", "0 0 1 yes true -", "4294967296 0 1 true true -"} {
+	for _, bad := range []string{"", "0 0 1 true true -", "0 0 1 true true 1 1 -", "0 0 1 true true x -", "-1 0 1 true true - -", "0 0 1 yes true - -", "4294967296 0 1 true true - -", "0 0 1 true true - x", "0 0 1 true true - 10.0.0.1:80"} {
 		if p, err := parsePeer(bad); err == nil {
 			t.Errorf("%q was read as %+v", bad, p)
 		}
 	}
 }
 
-// A method that nobody thought of is for administrators.
+// A method that nobody thought of is for administrators; by TCP there are lookups only.
 func TestUnknownServiceIsForAdmins(t *testing.T) {
-	for service, want := range map[string]bool{
-		"lbagent.v1.LookupService": true, "grpc.health.v1.Health": true, "grpc.reflection.v1.ServerReflection": true,
-		"lbagent.v1.AdminService": false, "lbagent.v1.RegistryService": false, "": false,
+	user, remote := Peer{UID: 1000}, Peer{UID: RemoteUID, Addr: netip.MustParseAddr("127.0.0.1")}
+	for service, want := range map[string][2]bool{
+		"lbagent.v1.LookupService": {true, true}, "grpc.health.v1.Health": {true, true}, "grpc.reflection.v1.ServerReflection": {true, true},
+		"lbagent.v1.StatusService": {true, false}, "lbagent.v1.AdminService": {}, "lbagent.v1.RegistryService": {}, "": {},
 	} {
-		if openToAll(service) != want {
-			t.Errorf("openToAll(%q) is %v", service, !want)
+		if got := [2]bool{openTo(user, service), openTo(remote, service)}; got != want {
+			t.Errorf("%q is open to a user and to a caller by TCP: %v, want %v", service, got, want)
 		}
 	}
 }

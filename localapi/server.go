@@ -1,5 +1,5 @@
-// Package localapi is the "ask" door: the API on the unix sockets, in gRPC and in JSON (DESIGN.md 6). It answers from published views, so that an answer takes
-// no lock and waits for nobody. Two sockets, one set of services: what a caller may do follows from the socket it came by and from who it is, as the kernel says.
+// Package localapi is the "ask" door: the API on the unix sockets, and lookups by TCP where that is configured, in gRPC and in JSON (DESIGN.md 6). It answers from published views, so that an answer takes
+// no lock and waits for nobody. Each socket has the same set of services: what a caller may do follows from the socket it came by and from who it is, as the kernel says.
 //
 //	accept → peer credentials → first bytes ─┬─ HTTP/2: gRPC server ─────────────────────────┐
 //	                                         └─ HTTP/1.1: gateway → in-memory → gRPC server ─┴→ interceptor → services
@@ -48,6 +48,11 @@ type Config struct {
 
 	// Socket answers every local user (mode 0666); AdminSocket also serves AdminService (mode 0660, group AdminGID). "" = not served.
 	Socket, AdminSocket string
+	// Listen is the host:port where LookupService answers by TCP; "" = nowhere. Callers are told apart by their addresses, which proves little, so all of them
+	// together have one user's say in reports, and nothing but lookups is theirs.
+	Listen string
+	// Inherited returns the listener of such an address that a former process made (SEMANTICS 6.2), nil if there is none. Nil = there are none.
+	Inherited func(listen string) net.Listener
 	// Listener and AdminListener, if set, are sockets that somebody else made and will remove. They take the place of the paths; a path at which they are not is served as well.
 	Listener, AdminListener *net.UnixListener
 	// AdminGID is the group whose members may change things, beside root and the agent's own user; 0 = no group.
@@ -124,7 +129,7 @@ type Server struct {
 
 // Stats is what the server counted since its start.
 type Stats struct {
-	Connections int    // open now, on both sockets
+	Connections int    // open now, on all sockets
 	Calls       int    // gRPC calls open now, watches included; those of the JSON face are not in it
 	Refused     uint64 // connections refused because a limit was reached
 	Picks       uint64 // picks given, each of a batch counted
@@ -176,13 +181,13 @@ func (s *Server) Listen() error {
 	}
 	var fronts []*front
 	for _, f := range []struct {
-		ln    *net.UnixListener
-		path  string
-		admin bool
-	}{{s.cfg.Listener, s.cfg.Socket, false}, {s.cfg.AdminListener, s.cfg.AdminSocket, true}} {
+		ln   *net.UnixListener
+		path string
+		kind kind
+	}{{s.cfg.Listener, s.cfg.Socket, doorOpen}, {s.cfg.AdminListener, s.cfg.AdminSocket, doorAdmin}} {
 		quota := newQuota(s.limits)
 		if f.ln != nil {
-			fronts = append(fronts, &front{s: s, sock: &socket{UnixListener: f.ln}, admin: f.admin, quota: quota})
+			fronts = append(fronts, &front{s: s, sock: &socket{UnixListener: f.ln}, kind: f.kind, quota: quota})
 			if f.ln.Addr().String() == f.path {
 				continue
 			}
@@ -190,17 +195,29 @@ func (s *Server) Listen() error {
 		if f.path == "" {
 			continue
 		}
-		sock, err := openSocket(f.path, f.admin, s.cfg.AdminGID)
+		sock, err := openSocket(f.path, f.kind == doorAdmin, s.cfg.AdminGID)
 		if err != nil {
-			for _, b := range fronts {
-				b.sock.close()
-			}
+			closeAll(fronts)
 			return fmt.Errorf("local api: %w", err)
 		}
-		fronts = append(fronts, &front{s: s, sock: sock, admin: f.admin, quota: quota})
+		fronts = append(fronts, &front{s: s, sock: sock, kind: f.kind, quota: quota})
+	}
+	if s.cfg.Listen != "" {
+		sock, err := openTCP(s.cfg.Listen, s.cfg.Inherited)
+		if err != nil {
+			closeAll(fronts)
+			return fmt.Errorf("api.listen: %w", err)
+		}
+		fronts = append(fronts, &front{s: s, sock: sock, kind: doorTCP, quota: newQuota(s.limits)})
 	}
 	s.fronts = fronts
 	return nil
+}
+
+func closeAll(fronts []*front) {
+	for _, f := range fronts {
+		f.sock.close()
+	}
 }
 
 // Run serves until ctx ends, then says goodbye to every caller within Limits.Goodbye. It can be called once.
@@ -278,6 +295,7 @@ func (s *Server) HandOn() {
 // Listening is a socket that the Server listens on.
 type Listening struct {
 	Admin bool
+	TCP   netip.AddrPort // valid for the one of Config.Listen
 	FD    int
 }
 
@@ -293,7 +311,11 @@ func (s *Server) Listeners() []Listening {
 		}
 		_ = raw.Control(func(fd uintptr) { // an error: it is closed
 			if dup, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-				out = append(out, Listening{f.admin, dup})
+				l := Listening{Admin: f.kind == doorAdmin, FD: dup}
+				if at, ok := f.sock.Addr().(*net.TCPAddr); ok {
+					l.TCP = netip.AddrPortFrom(at.AddrPort().Addr().Unmap(), at.AddrPort().Port())
+				}
+				out = append(out, l)
 			}
 		})
 	}

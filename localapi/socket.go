@@ -79,6 +79,8 @@ func chgrp(path string, admin bool, gid uint32) error {
 	return nil
 }
 
+func (s *socket) accept() (rawConn, error) { return s.AcceptUnix() }
+
 // close stops listening, and removes the file if it is still the one that was bound.
 func (s *socket) close() {
 	if s.path != "" && s.file != nil {

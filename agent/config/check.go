@@ -137,7 +137,7 @@ func (c *claims) sections(s *sections) {
 	for _, own := range []struct {
 		key, addr string
 		at        value
-	}{{"admin.listen", s.cfg.AdminListen, s.admin}, {"metrics.listen", s.cfg.MetricsAddr, s.metrics}} {
+	}{{"admin.listen", s.cfg.AdminListen, s.admin}, {"metrics.listen", s.cfg.MetricsAddr, s.metrics}, {"api.listen", s.cfg.API.Listen, s.api}} {
 		if strings.HasPrefix(own.addr, ":") {
 			own.addr = "[::]" + own.addr
 		}

@@ -65,7 +65,10 @@ type Etcd struct {
 type TLS struct{ CAFile, CertFile, KeyFile, ServerName string }
 
 // API is where the local API listens.
-type API struct{ Socket, AdminSocket string }
+type API struct {
+	Socket, AdminSocket string
+	Listen              string // host:port of LookupService by TCP; "" = off
+}
 
 // ListsDir is where the lists for callers without an agent are written (SEMANTICS 6.6): beside the open socket.
 func (a API) ListsDir() string { return filepath.Join(filepath.Dir(a.Socket), "lists") }
@@ -133,6 +136,9 @@ type Fallback struct {
 // Warnings are sentences about what is allowed and may not be meant: listeners that other hosts can reach.
 func (c *Config) Warnings() []string {
 	var out []string
+	if at, err := netip.ParseAddrPort(c.API.Listen); c.API.Listen != "" && (err != nil || !at.Addr().IsLoopback()) { // :port is no address: it is all of them
+		out = append(out, fmt.Sprintf("api.listen: %s is open to other hosts and containers, and nobody is asked who they are: they can read every service's addresses and report outcomes; keep them out by a firewall if that isn't meant", c.API.Listen))
+	}
 	for _, s := range c.Services {
 		for _, l := range s.Listen {
 			if l.TCP.IsValid() && !l.TCP.Addr().IsLoopback() {

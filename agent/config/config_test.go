@@ -140,7 +140,7 @@ etcd:
   username: lbagent
   password_file: /etc/lbagent/etcd.password
   tls: {ca_file: /ca, cert_file: /cert, key_file: /key, server_name: etcd.local}
-api: {socket: /run/a.sock, admin_socket: /run/b.sock}
+api: {socket: /run/a.sock, admin_socket: /run/b.sock, listen: "127.0.0.1:9900"}
 fleet: {prefix: lbagent/config/}
 admin: {listen: "[::1]:9911"}
 metrics: {listen: "0.0.0.0:9912"}
@@ -216,7 +216,7 @@ services:
 		Node:  Node{Name: "web-17", Zone: "eu-1a", Region: "eu-1"},
 		Etcd: &Etcd{Endpoints: []string{"https://etcd-1:2379", "https://[::1]:2379"}, Namespace: "/prod/", Username: "lbagent",
 			PasswordFile: "/etc/lbagent/etcd.password", TLS: TLS{CAFile: "/ca", CertFile: "/cert", KeyFile: "/key", ServerName: "etcd.local"}},
-		API: API{Socket: "/run/a.sock", AdminSocket: "/run/b.sock"}, AdminListen: "[::1]:9911", MetricsAddr: "0.0.0.0:9912",
+		API: API{Socket: "/run/a.sock", AdminSocket: "/run/b.sock", Listen: "127.0.0.1:9900"}, AdminListen: "[::1]:9911", MetricsAddr: "0.0.0.0:9912",
 		StateDir: "/var/lib/other", Loops: 3,
 		Limits: Limits{
 			Connections: 20, StreamsPerConnection: 7, HeaderBytes: 16 << 10, HeaderFields: 100, Buffered: 1 << 30, BackendConnections: 2,
@@ -238,6 +238,7 @@ services:
 func TestOff(t *testing.T) {
 	c := mustParse(t, withEtcd+`
 node: {zone: "", region: }
+api: {listen: off}
 admin: {listen: off}
 metrics: {listen: ""}
 on_demand: off
@@ -252,7 +253,7 @@ services:
   - {name: c, prefix: c/, retry: {on: off}, probe: {type: none}, eject: {consecutive: 0, success_rate: off}}
   - {name: d, prefix: d/, retry: {on: }, probe: {type: off}, eject: {max_percent: off}}
 `)
-	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.OnDemand != nil || c.MutePrefix != "" || c.AccessLog.Path != "" || c.NotifyURL != "" {
+	if c.Limits.Connections != 0 || c.Limits.Buffered != 0 || c.AdminListen != "" || c.MetricsAddr != "" || c.API.Listen != "" || c.OnDemand != nil || c.MutePrefix != "" || c.AccessLog.Path != "" || c.NotifyURL != "" {
 		t.Errorf("%+v", c)
 	}
 	for _, s := range c.Services {
@@ -509,5 +510,19 @@ func TestNearest(t *testing.T) {
 		if got := nearest(key, known); got != want {
 			t.Errorf("nearest(%.20q) = %q, want %q", key, got, want)
 		}
+	}
+}
+
+// TestWarnings: each listener that other hosts can reach is told, and no other.
+func TestWarnings(t *testing.T) {
+	for listen, want := range map[string]bool{`""`: false, `"127.0.0.1:9900"`: false, `"127.0.0.2:9900"`: false, `"[::1]:9900"`: false, `":9900"`: true, `"0.0.0.0:9900"`: true, `"10.0.0.1:9900"`: true, `"[::]:9900"`: true} {
+		got := mustParse(t, "api: {listen: "+listen+"}\n").Warnings()
+		if (len(got) == 1 && strings.HasPrefix(got[0], "api.listen: "+strings.Trim(listen, `"`)+" is open to other hosts")) != want || len(got) > 1 {
+			t.Errorf("%s: %q", listen, got)
+		}
+	}
+	got := mustParse(t, "services: [{name: a, backends: [\"10.0.0.1:80\"], listen: [7001, \"10.0.0.9:7001\", \"unix:/run/a.sock\"]}]\n").Warnings()
+	if len(got) != 1 || !strings.Contains(got[0], "services[a].listen: 10.0.0.9:7001 is open") {
+		t.Errorf("%q", got)
 	}
 }

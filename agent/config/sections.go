@@ -16,6 +16,7 @@ type sections struct {
 	mute     string // mute.prefix
 	admin    value  // admin.listen, if written
 	metrics  value  // metrics.listen, if written
+	api      value  // api.listen, if written
 	services []value
 
 	base draft // what defaults: makes of a service
@@ -26,7 +27,7 @@ func (s *sections) keys() keys {
 	return keys{
 		"node": cfg.Node.decode,
 		"etcd": s.etcd,
-		"api":  cfg.API.decode,
+		"api":  func(v value) { s.api = cfg.API.decode(v)["listen"] },
 		"admin": func(v value) {
 			s.admin = v.object(keys{"listen": func(v value) { v.loopback(&cfg.AdminListen) }})["listen"]
 		},
@@ -182,11 +183,12 @@ func (t *TLS) decode(v value) {
 	}
 }
 
-func (a *API) decode(v value) {
-	v.object(keys{
+func (a *API) decode(v value) map[string]value {
+	return v.object(keys{
 		"socket":       func(v value) { v.socket(&a.Socket) },
 		"admin_socket": func(v value) { v.socket(&a.AdminSocket) },
-	}, notYet("listen"))
+		"listen":       func(v value) { v.anyAddress(&a.Listen) },
+	})
 }
 
 func (s *sections) proxy(v value) {

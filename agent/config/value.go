@@ -53,11 +53,6 @@ type others struct {
 	problem, allowed string
 }
 
-// notYet are keys whose part is not built.
-func notYet(words ...string) others {
-	return others{words, "is not supported yet", "leave the key out"}
-}
-
 // object reads a map: each key once, each one known. It returns the values of the known keys.
 func (v value) object(known keys, refused ...others) map[string]value {
 	found := make(map[string]value)
@@ -201,18 +196,16 @@ func (v value) str(to *string, allowed string, empty bool, ok func(string) bool)
 	*to = s
 }
 
-// oneOf reads one of the words in allowed; later names those whose part is not built yet.
-func (v value) oneOf(to *string, allowed []string, later ...string) {
+// oneOf reads one of the words in allowed.
+func (v value) oneOf(to *string, allowed []string) {
 	list := "allowed: " + strings.Join(allowed, ", ")
 	s, read := v.text(list, false)
 	switch {
 	case !read:
 	case slices.Contains(allowed, s):
 		*to = s
-	case slices.Contains(later, s):
-		v.fail(list, "%q is not supported yet", s)
 	default:
-		v.fail(list, "%s is unknown%s", v.quote(), didYouMean(s, slices.Concat(allowed, later)))
+		v.fail(list, "%s is unknown%s", v.quote(), didYouMean(s, allowed))
 	}
 }
 

@@ -41,7 +41,7 @@ func wantedPorts(c *config.Config) []wanted {
 			}
 		}
 	}
-	for who, listen := range map[string]string{"admin.listen": c.AdminListen, "metrics.listen": c.MetricsAddr} {
+	for who, listen := range map[string]string{"admin.listen": c.AdminListen, "metrics.listen": c.MetricsAddr, "api.listen": c.API.Listen} {
 		if strings.HasPrefix(listen, ":") {
 			listen = "[::]" + listen
 		}

@@ -104,9 +104,16 @@ func TestDoctorPorts(t *testing.T) {
 			map[string]string{"net/tcp": tcpHead, "sys/net/ipv4/ip_local_port_range": "32768\t60999\n", "sys/net/ipv4/ip_local_reserved_ports": "8080,39990-40010\n"},
 			nil, []string{"ok ports"},
 		},
+		{
+			"api.listen, taken", map[string]string{"net/tcp": strings.ReplaceAll(tcp7001, ":1B59 0", ":26AC 0"), "9/comm": "nginx\n", "9/fd/5": "->socket:[555]"}, nil,
+			[]string{"bad ports: port 9900 (api.listen) is taken by nginx (pid 9)"},
+		},
 	} {
 		d := host(t, tt.files)
 		d.c, d.agent = listenAt(t), tt.agent
+		if strings.HasPrefix(tt.name, "api.listen") {
+			d.c.API.Listen = "127.0.0.1:9900"
+		}
 		d.checkPorts()
 		for _, want := range tt.want {
 			if !strings.Contains(d.found(), want) || len(d.findings) != 1 {

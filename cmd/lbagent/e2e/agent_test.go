@@ -44,6 +44,7 @@ type agent struct {
 
 	config, socket, admin string
 	http                  string // host:port of admin.listen
+	tcp                   string // host:port of api.listen; "" = none
 	args                  []string
 	ports                 map[string]int // of the soak's listeners, by service
 	manager               *manager       // nil: the agent runs by hand
@@ -96,8 +97,8 @@ func startAgent(t *testing.T, services string, etcd ...string) *agent {
 func (a *agent) writeConfig() {
 	a.t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "node: {name: e2e, zone: %q}\napi: {socket: %s, admin_socket: %s}\nadmin: {listen: %q}\nstate_dir: %s\n",
-		a.zone, a.socket, a.admin, a.http, filepath.Join(a.dir, "state"))
+	fmt.Fprintf(&b, "node: {name: e2e, zone: %q}\napi: {socket: %s, admin_socket: %s, listen: %q}\nadmin: {listen: %q}\nstate_dir: %s\n",
+		a.zone, a.socket, a.admin, a.tcp, a.http, filepath.Join(a.dir, "state"))
 	if len(a.etcd) > 0 {
 		fmt.Fprintf(&b, "etcd: {endpoints: [%s], namespace: %q}\n", strings.Join(a.etcd, ", "), namespace(a.t))
 	}

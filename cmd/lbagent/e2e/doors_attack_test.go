@@ -14,9 +14,9 @@ func (d *doors) raw(t *testing.T) {
 	const mute = `{"service":"user","address":"`
 	body := mute + d.list("user").GetBackends()[0].GetAddress() + `"}`
 	post := func(target string, headers ...string) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: lbagent\r\nContent-Length: %d\r\n%s\r\n%s", target, len(body), strings.Join(append(headers, ""), "\r\n"), body)
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%s\r\n%s", target, len(body), strings.Join(append(headers, ""), "\r\n"), body)
 	}
-	const root = "0 0 1 true true -"
+	const root = "0 0 1 true true - -"
 	var requests []string
 	for _, target := range []string{"/v1/admin/mute", "/v1/admin%2fmute", "/v1/admin%2Fmute", "/v1/%61dmin/mute", "/v1/services/../admin/mute", "/v1/services/user/../../admin/mute",
 		"/v1/services/%2e%2e/admin/mute", "//v1/admin/mute", "/./v1/admin/mute", "/v1//admin/mute", "/v1/admin/mute/", "/v1/admin/mute;x=1", "/v1/admin/mute?x=%00", "/V1/ADMIN/MUTE",
@@ -31,29 +31,29 @@ func (d *doors) raw(t *testing.T) {
 	}
 	requests = append(requests,
 		// Another method, by a header or a form.
-		"GET /v1/admin/mute HTTP/1.1\r\nHost: x\r\nX-HTTP-Method-Override: POST\r\n\r\n",
+		"GET /v1/admin/mute HTTP/1.1\r\nHost: localhost\r\nX-HTTP-Method-Override: POST\r\n\r\n",
 		post("/v1/status", "X-HTTP-Method-Override: DELETE"),
-		"POST /v1/admin/mute HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nX-HTTP-Method-Override: GET\r\nContent-Length: 12\r\n\r\nservice=user",
-		"POST /v1/registrations/user HTTP/1.1\r\nHost: x\r\nX-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n\r\n",
+		"POST /v1/admin/mute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nX-HTTP-Method-Override: GET\r\nContent-Length: 12\r\n\r\nservice=user",
+		"POST /v1/registrations/user HTTP/1.1\r\nHost: localhost\r\nX-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n\r\n",
 		// An identity in a trailer, in a chunk's extension, in a folded line.
-		"POST /v1/admin/mute HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: Lbagent-Peer\r\n\r\n2\r\n{}\r\n0\r\nLbagent-Peer: "+root+"\r\n\r\n",
+		"POST /v1/admin/mute HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTrailer: Lbagent-Peer\r\n\r\n2\r\n{}\r\n0\r\nLbagent-Peer: "+root+"\r\n\r\n",
 		post("/v1/admin/mute", "X: y\r\n Lbagent-Peer: "+root),
 		// One request inside another.
-		"POST /v1/report HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+post("/v1/admin/mute"),
-		"POST /v1/report HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 0\r\n\r\n{}"+post("/v1/admin/mute"),
-		"POST /v1/report HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"+post("/v1/admin/mute"),
-		"GET /v1/services HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n"+post("/v1/admin/mute"),
-		"GET /v1/services HTTP/1.1\nHost: x\n\n"+post("/v1/admin/mute"),
+		"POST /v1/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+post("/v1/admin/mute"),
+		"POST /v1/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 0\r\n\r\n{}"+post("/v1/admin/mute"),
+		"POST /v1/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"+post("/v1/admin/mute"),
+		"GET /v1/services HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n"+post("/v1/admin/mute"),
+		"GET /v1/services HTTP/1.1\nHost: localhost\n\n"+post("/v1/admin/mute"),
 		// From one protocol to the other.
-		"GET /v1/services HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"+post("/v1/admin/mute"),
-		"GET /v1/services HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"+post("/v1/admin/mute"),
-		"GET /v1/services HTTP/1.1\r\nHost: x\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-		"CONNECT /v1/admin/mute HTTP/1.1\r\nHost: x\r\n\r\n",
-		"POST /lbagent.v1.AdminService/Mute HTTP/1.1\r\nHost: x\r\nContent-Type: application/grpc\r\nTE: trailers\r\nContent-Length: 5\r\n\r\n\x00\x00\x00\x00\x00",
+		"GET /v1/services HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"+post("/v1/admin/mute"),
+		"GET /v1/services HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"+post("/v1/admin/mute"),
+		"GET /v1/services HTTP/1.1\r\nHost: localhost\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"CONNECT /v1/admin/mute HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"POST /lbagent.v1.AdminService/Mute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\nTE: trailers\r\nContent-Length: 5\r\n\r\n\x00\x00\x00\x00\x00",
 	)
 	said := d.visit(people()["a stranger"], doorJob{Do: "raw", Raw: requests})
-	if len(said) != 2*len(requests) {
-		t.Errorf("%d answers, want %d", len(said), 2*len(requests))
+	if len(said) != 3*len(requests) {
+		t.Errorf("%d answers, want %d", len(said), 3*len(requests))
 	}
 	for _, line := range said {
 		at, codes, _ := strings.Cut(line, ": ")
@@ -81,22 +81,26 @@ func (d *doors) raw(t *testing.T) {
 	}
 }
 
-// crowd: one user takes all the watches and connections that it can get, and everybody else is served as before; when it goes, all is given back.
+// crowd: one caller takes all the watches and connections that it can get, and everybody else is served as before; when it goes, all is given back.
 func (d *doors) crowd(t *testing.T) {
-	said := d.besiege(t, doorJob{Do: "crowd", Count: manyCalls()}, 2)
-	var watches int
-	fmt.Sscanf(said[0], "%d watches", &watches)
-	if watches != min(manyCalls(), mostStreams) || watches == mostStreams && !strings.Contains(said[0], "4096 calls open") || !strings.Contains(said[1], " connections") {
-		t.Errorf("it has %q", said)
+	for _, door := range []string{"open", "tcp"} {
+		said := d.besiege(t, doorJob{Do: "crowd", Door: door, Count: manyCalls()}, 2)
+		var watches int
+		fmt.Sscanf(said[0], "%d watches", &watches)
+		if watches != min(manyCalls(), mostStreams) || watches == mostStreams && !strings.Contains(said[0], "4096 calls open") || !strings.Contains(said[1], " connections") {
+			t.Errorf("%s: it has %q", door, said)
+		}
 	}
 }
 
 // flood: the same with calls whose messages never end.
 func (d *doors) flood(t *testing.T) {
-	said := d.besiege(t, doorJob{Do: "flood", Count: manyCalls()}, 1)
-	var sent, ended int
-	if fmt.Sscanf(said[0], "%d calls sent, %d ended", &sent, &ended); sent == 0 || sent-ended > mostStreams {
-		t.Errorf("it has %q", said)
+	for _, door := range []string{"open", "tcp"} {
+		said := d.besiege(t, doorJob{Do: "flood", Door: door, Count: manyCalls()}, 1)
+		var sent, ended int
+		if fmt.Sscanf(said[0], "%d calls sent, %d ended", &sent, &ended); sent == 0 || sent-ended > mostStreams {
+			t.Errorf("%s: it has %q", door, said)
+		}
 	}
 }
 
@@ -138,14 +142,21 @@ func (d *doors) besiege(t *testing.T, job doorJob, lines int) (said []string) {
 		said = append(said, strings.TrimSpace(line))
 	}
 	for _, other := range []string{"register_allow user", "root"} {
-		for _, line := range d.visit(people()[other], doorJob{Do: "try", Tries: d.tries(everybody)}) {
-			if !strings.HasSuffix(line, ": "+in) {
+		for _, line := range d.visit(people()[other], doorJob{Do: "try", Tries: d.tries(lookups, everybody)}) {
+			var method, door, face string
+			if n, _ := fmt.Sscan(line, &method, &door, &face); n != 3 {
+				t.Fatalf("%s, meanwhile: %q", other, line)
+			}
+			if door == "tcp" && job.Door == door {
+				continue // by TCP all of this host are one caller
+			}
+			if !strings.HasSuffix(line, face+" "+may(other, d.rows[method].right, door, d.open)) {
 				t.Errorf("%s, meanwhile: %s", other, line)
 			}
 		}
 	}
 	held := d.memory() - before
-	t.Logf("%s: %q; it holds %d MiB of the agent's memory", job.Do, said, held>>20)
+	t.Logf("%s %s: %q; it holds %d MiB of the agent's memory", job.Do, job.Door, said, held>>20)
 	if held > 400<<20 && !raced { // 4096 calls of 64 KiB
 		t.Errorf("%s holds %d MiB of the agent's memory", job.Do, held>>20)
 	}

@@ -19,7 +19,7 @@ func (v *visitor) flood() error {
 	var sent, ended atomic.Int64
 	var all sync.WaitGroup
 	for n := 0; n < v.job.Count; n += perConn {
-		c, err := net.Dial("unix", v.job.Open)
+		c, err := dialRaw(v.ctx, v.doors()[v.job.Door])
 		if err != nil {
 			return err
 		}

@@ -46,9 +46,11 @@ type doorTry struct {
 type doorJob struct {
 	Do            string // list, try, forge, raw, files, crowd, flood
 	Open, Admin   string // sockets
+	TCP           string // host:port
 	Tries         []doorTry
 	Raw           []string // written to both sockets, each as it is
 	Paths, Secret []string // files to tamper with, and to read
+	Door          string   // where crowd and flood go
 	Count         int
 }
 
@@ -75,13 +77,23 @@ type visitor struct {
 	job doorJob
 }
 
+// doors are their addresses: the path of a socket, or host:port.
 func (v *visitor) doors() map[string]string {
-	return map[string]string{"open": v.job.Open, "admin": v.job.Admin}
+	return map[string]string{"open": v.job.Open, "admin": v.job.Admin, "tcp": v.job.TCP}
+}
+
+// dialRaw connects to a door.
+func dialRaw(ctx context.Context, door string) (net.Conn, error) {
+	network := "tcp"
+	if filepath.IsAbs(door) {
+		network = "unix"
+	}
+	return new(net.Dialer).DialContext(ctx, network, door)
 }
 
 // dialDoor connects by gRPC.
-func dialDoor(socket string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func dialDoor(door string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+door, grpc.WithContextDialer(dialRaw), grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
 // list prints every method that the agent's reflection names.
@@ -114,7 +126,7 @@ func (v *visitor) list() error {
 	return nil
 }
 
-// try tries every method at both doors, by both faces.
+// try tries every method at all doors, by both faces.
 func (v *visitor) try() error {
 	for door, socket := range v.doors() {
 		cc, err := dialDoor(socket)
@@ -181,7 +193,7 @@ func came(err error) string {
 			return shut
 		}
 		return st.String()
-	case codes.DeadlineExceeded:
+	case codes.DeadlineExceeded, codes.ResourceExhausted:
 		return st.String()
 	}
 	return in
@@ -206,7 +218,7 @@ func (v *visitor) byJSON(socket string, t doorTry) string {
 	case http.MethodPatch:
 		body = `{"address":"127.0.0.1:1","load":1}`
 	}
-	c, err := net.Dial("unix", socket)
+	c, err := dialRaw(v.ctx, socket)
 	if errors.Is(err, syscall.EACCES) {
 		return shut
 	}
@@ -215,7 +227,7 @@ func (v *visitor) byJSON(socket string, t doorTry) string {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: lbagent\r\nContent-Length: %d\r\n\r\n%s", t.Route.Method, path, len(body), body)
+	fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", t.Route.Method, path, len(body), body)
 	return saidHTTP(bufio.NewReader(c))
 }
 
@@ -232,6 +244,8 @@ func saidHTTP(br *bufio.Reader) string {
 	case resp.StatusCode == http.StatusNotFound && bytes.Contains(line, []byte(`"message":"Not Found"`)),
 		resp.StatusCode == http.StatusNotImplemented && bytes.Contains(line, []byte(`"message":"Method Not Allowed"`)):
 		return absent
+	case resp.StatusCode == http.StatusTooManyRequests:
+		return fmt.Sprintf("429 %s", line)
 	case resp.StatusCode == http.StatusBadRequest && !bytes.Contains(line, []byte(`"domain":"lbagent"`)):
 		return fmt.Sprintf("400 %s", line) // the request never got as far as who may
 	}
@@ -240,7 +254,7 @@ func saidHTTP(br *bufio.Reader) string {
 
 // forge tries every method by gRPC with an identity that only the gateway may tell, in each spelling.
 func (v *visitor) forge() error {
-	const key, root = "lbagent-peer", "0 0 1 true true -"
+	const key, root = "lbagent-peer", "0 0 1 true true - -"
 	for door, socket := range v.doors() {
 		cc, err := dialDoor(socket)
 		if err != nil {
@@ -249,7 +263,7 @@ func (v *visitor) forge() error {
 		for _, t := range v.job.Tries {
 			for _, pairs := range [][]string{
 				{key, root}, {"Lbagent-Peer", root}, {key, root, key, root}, {key + "-bin", root}, {"grpc-metadata-" + key, root}, {"grpcgateway-" + key, root},
-				{"x-forwarded-user", "root", "authorization", "Basic cm9vdDo="}, {key, "0 0 1 true true -\x20"},
+				{"x-forwarded-user", "root", "authorization", "Basic cm9vdDo="}, {key, "0 0 1 true true - -\x20"},
 			} {
 				ctx := metadata.AppendToOutgoingContext(v.ctx, pairs...)
 				fmt.Printf("%s %s grpc %s=%q: %s\n", t.Method, door, pairs[0], pairs[1], v.byGRPC(ctx, cc, t))
@@ -259,17 +273,17 @@ func (v *visitor) forge() error {
 	return nil
 }
 
-// raw writes each request to both sockets, with a last one that ends the connection behind it, and prints every status that comes back.
+// raw writes each request to all doors, with a last one that ends the connection behind it, and prints every status that comes back.
 func (v *visitor) raw() error {
 	for door, socket := range v.doors() {
 		for i, request := range v.job.Raw {
-			c, err := net.Dial("unix", socket)
+			c, err := dialRaw(v.ctx, socket)
 			if err != nil {
 				return err
 			}
 			_ = c.SetDeadline(time.Now().Add(patience))
 			// An error says that the agent has refused and closed before all was written.
-			_, _ = io.WriteString(c, request+"GET /v1/services HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n")
+			_, _ = io.WriteString(c, request+"GET /v1/services HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 			fmt.Printf("%s %d: %s\n", door, i, strings.Join(statuses(bufio.NewReader(c)), " "))
 			c.Close()
 		}
@@ -340,7 +354,7 @@ func (v *visitor) crowd() error {
 	}()
 	clients := make([]lbagentv1.LookupServiceClient, 0, 16)
 	for range 16 {
-		cc, err := dialDoor(v.job.Open)
+		cc, err := dialDoor(v.doors()[v.job.Door])
 		if err != nil {
 			return err
 		}
@@ -364,7 +378,7 @@ func (v *visitor) crowd() error {
 	// Half of an HTTP/1.1 head, a request whose body never ends, or nothing at all.
 	said := []string{"", "GET /v1/services HTTP/1.1\r\nHost:", "POST /v1/report HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n{"}
 	for i := range v.job.Count {
-		c, err := net.Dial("unix", v.job.Open)
+		c, err := dialRaw(v.ctx, v.doors()[v.job.Door])
 		if err != nil {
 			return err
 		}

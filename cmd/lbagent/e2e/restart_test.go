@@ -65,6 +65,7 @@ func TestRestartRefusesNobody(t *testing.T) {
 	a := newAgent(t, "")
 	path := filepath.Join(a.dir, "web.sock")
 	a.services = fmt.Sprintf("- {name: web, protocol: http1, backends: [%q], listen: [%q, \"unix:%s\"]}", web, tcp, path)
+	a.tcp = fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	a.writeConfig()
 	m := a.under(t)
 	a.start()
@@ -73,7 +74,7 @@ func TestRestartRefusesNobody(t *testing.T) {
 		func() { a.signal(syscall.SIGKILL); a.wait(-1) },
 		func() { a.stop() },
 	} {
-		poll(t, "the listeners are kept", func() bool { return m.listeners() >= 3 })
+		poll(t, "the listeners are kept", func() bool { return m.listeners() >= 4 })
 		ask(t, "with an agent", "tcp", tcp, "/").wantOK(t)
 		end()
 		waiting := []asked{
@@ -81,12 +82,15 @@ func TestRestartRefusesNobody(t *testing.T) {
 			ask(t, "the service's unix socket", "unix", path, "/"),
 			ask(t, "the page", "tcp", a.http, "/readyz"),
 			ask(t, "the API", "unix", a.socket, "/v1/services"),
+			ask(t, "the API by TCP", "tcp", a.tcp, "/v1/services"),
 		}
 		a.start()
 		for _, q := range waiting[:2] {
 			q.wantOK(t)
 		}
-		waiting[3].wantOK(t)
+		for _, q := range waiting[3:] {
+			q.wantOK(t)
+		}
 		_ = waiting[2] // it may come before the agent is ready
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,14 +107,17 @@ func TestUpgrade(t *testing.T) {
 	bulk := newBulk(t)
 	calls, bytesPort := freePort(t), freePort(t)
 	a := newAgent(t, fmt.Sprintf("- {name: user, backends: [%s], listen: [%d]}\n- {name: bulk, protocol: tcp, backends: [%q], listen: [%d]}", join(addrs(bs)), calls, bulk, bytesPort))
+	a.tcp = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	a.writeConfig()
 	a.install(testVersion, "")
 	m := a.under(t, "WATCHDOG_USEC=600000000")
 	a.start()
-	poll(t, "the listeners are kept", func() bool { return m.listeners() >= 3 })
+	poll(t, "the listeners are kept", func() bool { return m.listeners() >= 4 })
 	stored := m.listeners()
 
 	c := newCaller(t, fmt.Sprintf("127.0.0.1:%d", calls))
 	stop := c.keepCalling(2)
+	stopAsking := keepAsking(t, a.tcp)
 	for i, to := range []string{nextVersion, testVersion} {
 		stream, err := grpc.NewClientStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, c.conn, streamMethod)
 		if err != nil {
@@ -175,6 +179,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	stop()
 	c.wantNoFailures()
+	stopAsking()
 	if n := m.listeners(); n != stored {
 		t.Errorf("%d listeners are kept, want %d", n, stored)
 	}
@@ -186,6 +191,34 @@ func TestUpgrade(t *testing.T) {
 	q.conn.Close()
 	a.start()
 	a.wantVersion(testVersion)
+}
+
+// keepAsking asks by api.listen, with a connection for each question, all of which have to be answered, until the func that it returns is called.
+func keepAsking(t *testing.T, at string) (stop func()) {
+	done := make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				if n == 0 {
+					t.Error("nothing was asked")
+				}
+				return
+			default:
+			}
+			resp, err := client.Get("http://" + at + "/v1/services/user/pick")
+			if err != nil {
+				t.Errorf("question %d: %v", n, err)
+				continue
+			}
+			if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+				t.Errorf("question %d: %s", n, resp.Status)
+			}
+		}
+	})
+	return func() { close(done); asking.Wait() }
 }
 
 // upgradeRefusal asks for an upgrade to a program that ends at once, and returns why it isn't made.
