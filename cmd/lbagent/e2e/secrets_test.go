@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/big"
 	"os"
@@ -48,6 +50,7 @@ func TestSecrets(t *testing.T) {
 	r.planted["the token"] = r.token()
 	r.must("lookup", "user")
 	r.listen("right password")
+	r.bundle("right password", "profiles/heap.pb.gz", "config/00-lbagent.yaml", "explain/user.json", "events.jsonl")
 
 	r.etcd.Stop()
 	poll(t, "etcd's absence is told", func() bool {
@@ -84,6 +87,7 @@ func TestSecrets(t *testing.T) {
 		r.say("broken configuration", "check", r.config)
 	}
 	r.listen("broken configuration")
+	r.bundle("broken configuration", "config/00-lbagent.yaml", "doctor.json", "status.json")
 
 	// A client's key, and a server that does not speak TLS.
 	key := r.writeKey()
@@ -94,11 +98,13 @@ func TestSecrets(t *testing.T) {
 	r.must("reload")
 	poll(t, "the handshake fails", func() bool { return strings.Contains(r.must("status"), "handshake") })
 	r.listen("TLS")
+	r.bundle("TLS", "config/00-lbagent.yaml", "profiles/goroutines.txt")
 
 	r.signal(syscall.SIGQUIT)
 	<-r.exited
 	r.cmd = nil
 	r.listen("after a crash")
+	r.bundle("after a crash", "config/00-lbagent.yaml", "left.json")
 	r.heard["the log"] = r.logTail(1 << 20)
 	if !strings.Contains(r.heard["the log"], "notify") {
 		t.Error("nothing was posted")
@@ -212,6 +218,33 @@ func (r *secretsRun) listen(when string) {
 	}
 	for _, path := range []string{"/v1/status", "/v1/events", "/v1/services/user/explain", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1", "/debug/pprof/cmdline", "/debug/pprof/allocs"} {
 		_, r.heard[when+": "+path] = r.json(r.admin, "GET", path, "")
+	}
+}
+
+// bundle keeps every part of a bundle, which has to have those that are wanted; what is packed in it is unpacked.
+func (r *secretsRun) bundle(when string, wanted ...string) {
+	r.t.Helper()
+	path := filepath.Join(r.dir, strings.ReplaceAll(when, " ", "-")+".tar.gz")
+	r.say(when, "doctor", "--bundle", path, "--config", r.config) // its exit code is about this machine
+	parts := untar(r.t, path)
+	for _, name := range append(wanted, "MANIFEST", "version.txt") {
+		if len(parts[name]) == 0 {
+			r.t.Errorf("%s: the bundle has no %s", when, name)
+		}
+	}
+	for name, text := range parts {
+		if strings.HasSuffix(name, ".gz") {
+			z, err := gzip.NewReader(strings.NewReader(text))
+			if err != nil {
+				r.t.Fatalf("%s: %s: %v", when, name, err)
+			}
+			raw, err := io.ReadAll(z)
+			if err != nil {
+				r.t.Fatalf("%s: %s: %v", when, name, err)
+			}
+			text = string(raw)
+		}
+		r.heard[when+": the bundle's "+name] = text
 	}
 }
 
