@@ -3,6 +3,7 @@ package localapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"syscall"
@@ -11,10 +12,9 @@ import (
 
 // front is one socket: it accepts, looks who it is and what is spoken, and hands the connection on.
 type front struct {
-	s     *Server
-	sock  bound
-	kind  kind
-	quota *quota
+	s    *Server
+	sock bound
+	kind kind
 }
 
 // kind is what a socket is for.
@@ -24,6 +24,7 @@ const (
 	doorOpen  kind = iota // for every local user
 	doorAdmin             // also for what changes something
 	doorTCP               // for lookups by callers of whom nobody knows who they are
+	doors
 )
 
 // bound is a listening socket.
@@ -47,25 +48,41 @@ type conn struct {
 	peer Peer
 
 	ahead   []byte // read, not yet given out; only the reader touches it
+	meter   *meter // nil: it doesn't speak HTTP/2
 	release func()
 
 	serve  func()          // says that a server serves it: grpc once it has shaken hands, net/http its first request
 	served <-chan struct{} // closed by serve, or by Close
+	cut    func()          // says that it ends because of what its caller doesn't end
 }
 
-func newConn(raw rawConn, peer Peer, release func()) *conn {
+func newConn(raw rawConn, peer Peer, release, cut func()) *conn {
 	served := make(chan struct{})
-	return &conn{rawConn: raw, peer: peer, release: sync.OnceFunc(release), serve: sync.OnceFunc(func() { close(served) }), served: served}
+	return &conn{rawConn: raw, peer: peer, release: sync.OnceFunc(release), serve: sync.OnceFunc(func() { close(served) }), served: served, cut: sync.OnceFunc(cut)}
 }
 
 // Read gives out what was looked at, then the rest.
-func (c *conn) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (n int, err error) {
 	if len(c.ahead) > 0 {
-		n := copy(p, c.ahead)
+		n = copy(p, c.ahead)
 		c.ahead = c.ahead[n:]
-		return n, nil
+	} else {
+		n, err = c.rawConn.Read(p)
 	}
-	return c.rawConn.Read(p)
+	if c.meter != nil && c.meter.read(p[:n]) != nil {
+		c.cut()
+		return 0, errUnfinished
+	}
+	return n, err
+}
+
+// Write lets the meter see what is answered.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.rawConn.Write(p)
+	if c.meter != nil {
+		c.meter.written(p[:n])
+	}
+	return n, err
 }
 
 // SetDeadline is called by grpc before its handshake, which is to read HTTP/2's whole preface, and with no time after it.
@@ -80,6 +97,9 @@ func (c *conn) SetDeadline(t time.Time) error {
 func (c *conn) Close() error {
 	c.release()
 	c.serve()
+	if c.meter != nil {
+		c.meter.close()
+	}
 	return c.rawConn.Close()
 }
 
@@ -110,11 +130,19 @@ func (f *front) accept(h2, h1 *handoff) error {
 			_ = raw.Close() // gone already
 			continue
 		}
-		full := f.quota.take(peer.caller())
-		if full == "" {
-			c := newConn(raw, peer, func() { f.quota.give(peer.caller()) })
+		who, quota := peer.caller(), f.s.quotas[f.kind].connections
+		reached := quota.take(who, 1)
+		if reached == within {
+			c := newConn(raw, peer, func() { quota.give(who, 1) }, func() {
+				f.s.refused.Add(1)
+				f.s.log.Debug("api connection cut", "caller", who, "cause", errUnfinished)
+			})
 			wg.Go(func() { f.admit(c, h2, h1) })
 			continue
+		}
+		full := fmt.Sprintf("%v has %d connections to the agent's socket, which is the most; close some, or share one", who, quota.each)
+		if reached == overAll {
+			full = fmt.Sprintf("the agent's socket has %d connections, which is the most", quota.all)
 		}
 		f.s.refused.Add(1)
 		f.s.log.Debug("api connection refused", "cause", full)
@@ -149,6 +177,7 @@ func (f *front) admit(c *conn, h2, h1 *handoff) {
 	to := h1
 	if isH2 {
 		to = h2
+		c.meter = newMeter(c.peer.caller(), f.s.quotas[f.kind].unfinished)
 	}
 	to.give(c)
 	// A server that is told to stop closes what it took and doesn't serve yet; and grpc doesn't end, nor say GOAWAY to others, while it shakes hands.
@@ -166,17 +195,17 @@ func (f *front) admit(c *conn, h2, h1 *handoff) {
 
 // sniff reads until it can tell HTTP/2's preface from anything else, and returns what it read. "PRI " is no method of HTTP/1.
 func sniff(r interface{ Read([]byte) (int, error) }) (ahead []byte, isH2 bool, err error) {
-	const preface = "PRI "
+	const begin = "PRI "
 	buf := make([]byte, 512)
 	n := 0
 	for {
 		m, err := r.Read(buf[n:])
 		n += m
-		k := min(n, len(preface))
-		if string(buf[:k]) != preface[:k] {
+		k := min(n, len(begin))
+		if string(buf[:k]) != begin[:k] {
 			return buf[:n], false, nil
 		}
-		if k == len(preface) {
+		if k == len(begin) {
 			return buf[:n], true, nil
 		}
 		if err != nil {

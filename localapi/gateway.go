@@ -105,7 +105,12 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 			c.serve()
 		}
 		rc := http.NewResponseController(w)
-		r.Body = http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))
+		body := &heldBody{ReadCloser: http.MaxBytesReader(w, r.Body, int64(s.limits.MessageBytes))}
+		if c != nil {
+			body.who, body.quota = c.peer.caller(), s.quotas[c.peer.door()].unfinished
+			defer body.forget()
+		}
+		r.Body = body
 		switch {
 		case r.URL.Path == "/v1/registrations/hold", wantsProfiles(r) && mayProfile(c):
 			// All of the request has come when it is answered, and a holder that says nothing more is no slow one; a profile takes the seconds that it was asked for.
@@ -118,6 +123,28 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 		next.ServeHTTP(&answerWriter{ResponseWriter: w, rc: rc, gone: cancel}, r.WithContext(ctx))
 	})
 }
+
+// heldBody counts what is held of a request's body until its answer ends.
+type heldBody struct {
+	io.ReadCloser
+	who   caller
+	quota *quota // nil: nobody counts
+	held  int
+}
+
+// Read fails if its caller has begun too much that it doesn't end.
+func (b *heldBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.quota != nil {
+		if b.quota.take(b.who, n) != within {
+			return 0, errUnfinished
+		}
+		b.held += n
+	}
+	return n, err
+}
+
+func (b *heldBody) forget() { b.quota.give(b.who, b.held) }
 
 // endless reports whether the answer at a path is a stream, which may go on for as long as its reader wants.
 func endless(path string) bool {

@@ -16,10 +16,13 @@ type Limits struct {
 	// Connections to one socket, 8192, and of one uid to one socket, 1024. The sockets are counted apart: nobody can lock the operator out. By TCP what is said of a
 	// uid here and below is said of an address.
 	Connections, ConnectionsPerUID int
-	// StreamsPerConnection is SETTINGS_MAX_CONCURRENT_STREAMS, 512; StreamsPerUID bounds a uid's gRPC streams over all connections, 4096. Every
-	// unfinished request may hold MessageBytes.
-	StreamsPerConnection uint32
-	StreamsPerUID        int
+	// StreamsPerConnection is SETTINGS_MAX_CONCURRENT_STREAMS, 512; Streams bounds the gRPC streams that are open on one socket, 8192, and StreamsPerUID those of one uid over all its
+	// connections to it, 4096. An open watch takes some 16 KiB.
+	StreamsPerConnection   uint32
+	Streams, StreamsPerUID int
+	// UnfinishedBytes bounds what requests that have not ended may hold on one socket, 64 MiB, and UnfinishedBytesPerUID what those of one uid may, 16 MiB. Ordinary requests end as
+	// soon as they begin, and hold nothing. Of all three bounds on all callers of a socket who has next to nothing notices nothing.
+	UnfinishedBytes, UnfinishedBytesPerUID int
 	// OutcomesPerSecond that one uid may report, 10,000, with bursts of the same size.
 	OutcomesPerSecond int
 	// FirstBytes is how long a new connection may take to say which protocol it speaks and to end its first headers, 5 s.
@@ -40,7 +43,10 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Connections, 8192)
 	def(&l.ConnectionsPerUID, 1024)
 	def(&l.StreamsPerConnection, 512)
+	def(&l.Streams, 8192)
 	def(&l.StreamsPerUID, 4096)
+	def(&l.UnfinishedBytes, 64<<20)
+	def(&l.UnfinishedBytesPerUID, 16<<20)
 	def(&l.OutcomesPerSecond, 10000)
 	def(&l.FirstBytes, 5*time.Second)
 	def(&l.Body, 10*time.Second)
@@ -75,7 +81,7 @@ func (l Limits) serverOptions(streams uint32) []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(streams),
 		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)),
 		grpc.ConnectionTimeout(l.FirstBytes),
-		grpc.InitialWindowSize(64 << 10), // what an unread stream may hold; also turns off growing it by measured bandwidth
+		grpc.InitialWindowSize(streamWindow), // also turns off growing it by measured bandwidth
 		grpc.InitialConnWindowSize(1 << 20),
 		grpc.ReadBufferSize(8 << 10), // requests are small, connections may be many
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -83,6 +89,9 @@ func (l Limits) serverOptions(streams uint32) []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleGRPC, Time: time.Minute, Timeout: 20 * time.Second}),
 	}
 }
+
+// streamWindow is what an unread stream may hold; grpc takes none that is smaller.
+const streamWindow = 64 << 10
 
 // maxAnswer bounds an answer: 10,000 backends with metadata take a few MiB.
 const maxAnswer = 64 << 20

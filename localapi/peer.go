@@ -39,6 +39,17 @@ type caller struct {
 	addr netip.Addr // a network of 64 bits for IPv6: one host may have all of it
 }
 
+// door is where it came by.
+func (p Peer) door() kind {
+	switch {
+	case p.Addr.IsValid():
+		return doorTCP
+	case p.Socket:
+		return doorAdmin
+	}
+	return doorOpen
+}
+
 func (p Peer) caller() caller {
 	if p.Addr.Is6() {
 		net, _ := p.Addr.Prefix(64) // of an address without a zone it is no error

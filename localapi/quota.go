@@ -1,50 +1,75 @@
 package localapi
 
-import (
-	"fmt"
-	"sync"
-)
+import "sync"
 
-// quota bounds the connections of one socket, all and per caller.
+// quota shares something that callers can make the agent hold. Each caller has a bound, and so have all of them together; but who has next to nothing gets that little
+// when the others have taken all there is. So the most that is ever held is all, and floor for each other caller.
 type quota struct {
-	most, mostPerCaller int
+	all, each, floor int
 
 	mu sync.Mutex
 
-	all       int
-	perCaller map[caller]int
+	sum int
+	of  map[caller]int
 }
 
-func newQuota(l Limits) *quota {
-	return &quota{most: l.Connections, mostPerCaller: l.ConnectionsPerUID, perCaller: map[caller]int{}}
+func newQuota(all, each, floor int) *quota {
+	return &quota{all: all, each: each, floor: floor, of: map[caller]int{}}
 }
 
-// take takes a place; "" if there was one, else a sentence that says which limit was reached.
-func (q *quota) take(who caller) string {
+// over is a bound that was reached.
+type over int
+
+const (
+	within  over = iota // none was
+	overOwn             // the caller's
+	overAll             // that of all callers together
+)
+
+// take takes n of it if no bound is reached by that.
+func (q *quota) take(who caller, n int) over {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.perCaller[who] >= q.mostPerCaller {
-		return fmt.Sprintf("%v has %d connections to the agent's socket, which is the most; close some, or share one", who, q.mostPerCaller)
+	has := q.of[who] + n
+	switch {
+	case n == 0:
+		return within
+	case has > q.each:
+		return overOwn
+	case q.sum+n > q.all && has > q.floor:
+		return overAll
 	}
-	if q.all >= q.most {
-		return fmt.Sprintf("the agent's socket has %d connections, which is the most", q.most)
-	}
-	q.all++
-	q.perCaller[who]++
-	return ""
+	q.of[who] = has
+	q.sum += n
+	return within
 }
 
-func (q *quota) give(who caller) {
+// give gives back what was taken.
+func (q *quota) give(who caller, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.all--
-	if q.perCaller[who]--; q.perCaller[who] <= 0 {
-		delete(q.perCaller, who)
+	q.sum -= n
+	if q.of[who] -= n; q.of[who] <= 0 {
+		delete(q.of, who)
 	}
 }
 
-func (q *quota) open() int {
+func (q *quota) held() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.all
+	return q.sum
+}
+
+// quotas are those of one door: the doors are counted apart, so that nobody can lock the operator out, and nobody from elsewhere the users of this host.
+type quotas struct {
+	connections, streams *quota
+	unfinished           *quota // bytes of requests that have not ended
+}
+
+func newQuotas(l Limits) quotas {
+	return quotas{
+		connections: newQuota(l.Connections, l.ConnectionsPerUID, l.Connections/512),
+		streams:     newQuota(l.Streams, l.StreamsPerUID, l.Streams/128),
+		unfinished:  newQuota(l.UnfinishedBytes, l.UnfinishedBytesPerUID, 4*l.MessageBytes),
+	}
 }

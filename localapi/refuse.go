@@ -45,9 +45,14 @@ func httpRefusal(why string) []byte {
 		len(text)+1, text)
 }
 
-// The frames of HTTP/2 that a refusal needs (RFC 9113 6).
+// preface is what a client of HTTP/2 says first (RFC 9113 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// The frames of HTTP/2 that a refusal and a meter need (RFC 9113 6).
 const (
+	frameData     = 0
 	frameHeaders  = 1
+	frameReset    = 3
 	frameSettings = 4
 	frameGoAway   = 7
 
@@ -85,7 +90,6 @@ func refuseGRPC(c io.ReadWriter, ahead []byte, why string) {
 
 // firstCall reads frames up to the first HEADERS and returns its stream.
 func firstCall(r io.Reader) (stream uint32, err error) {
-	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	br := bufio.NewReader(io.LimitReader(r, 64<<10))
 	if _, err := br.Discard(len(preface)); err != nil {
 		return 0, err

@@ -9,12 +9,12 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
@@ -23,17 +23,16 @@ import (
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
 
-// rights says who may change things, and counts the streams that each uid has open.
+// rights says who may change things.
 type rights struct {
 	self      uint32
 	gid       uint32 // 0 = no group
 	adminPath string
-	streams   *callerCount
 	register  *atomic.Pointer[[]RegisterRule]
 }
 
 func newRights(cfg Config) rights {
-	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, streams: &callerCount{n: map[caller]int{}}, register: new(atomic.Pointer[[]RegisterRule])}
+	r := rights{self: uint32(os.Getuid()), gid: cfg.AdminGID, adminPath: cfg.AdminSocket, register: new(atomic.Pointer[[]RegisterRule])}
 	if cfg.AdminListener != nil {
 		r.adminPath = cfg.AdminListener.Addr().String()
 	}
@@ -140,51 +139,37 @@ func (s *Server) recovered(method string, err *error) {
 
 type tapHandle = tap.ServerInHandle
 
-// tap bounds the streams of one uid over all its connections: each may hold an unfinished request. It runs before the first byte of a request is kept.
+// tap bounds the streams of one caller over all its connections, and those of all, with their headers: each may hold an unfinished request. It runs before the first byte of a
+// request is kept.
 func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
 	p, err := peerOf(ctx)
 	if err != nil {
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
-	who := p.caller()
-	if !s.rights.streams.take(who, s.limits.StreamsPerUID) {
-		return nil, status.Errorf(codes.ResourceExhausted, "%v has %d calls open, which is the most", who, s.limits.StreamsPerUID)
+	who, q, headers := p.caller(), s.quotas[p.door()], headerBytes(info.Header)
+	switch q.streams.take(who, 1) {
+	case overOwn:
+		return nil, status.Errorf(codes.ResourceExhausted, "%v has %d calls open, which is the most", who, q.streams.each)
+	case overAll:
+		return nil, status.Errorf(codes.ResourceExhausted, "all callers together have %d calls open, which is the most", q.streams.all)
 	}
-	context.AfterFunc(ctx, func() { s.rights.streams.give(who) })
+	if q.unfinished.take(who, headers) != within {
+		q.streams.give(who, 1)
+		return nil, status.Errorf(codes.ResourceExhausted, "the open calls of %v hold too many bytes", who)
+	}
+	context.AfterFunc(ctx, func() {
+		q.streams.give(who, 1)
+		q.unfinished.give(who, headers)
+	})
 	return ctx, nil
 }
 
-// callerCount counts something per caller; it holds only those that have some.
-type callerCount struct {
-	mu sync.Mutex
-
-	n map[caller]int
-}
-
-func (u *callerCount) take(who caller, most int) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.n[who] >= most {
-		return false
+// headerBytes is the size of a list of headers as RFC 9113 6.5.2 counts it.
+func headerBytes(md metadata.MD) (n int) {
+	for name, values := range md {
+		for _, v := range values {
+			n += len(name) + len(v) + 32
+		}
 	}
-	u.n[who]++
-	return true
-}
-
-func (u *callerCount) give(who caller) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.n[who]--; u.n[who] <= 0 {
-		delete(u.n, who)
-	}
-}
-
-func (u *callerCount) sum() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	sum := 0
-	for _, n := range u.n {
-		sum += n
-	}
-	return sum
+	return n
 }

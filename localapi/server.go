@@ -97,6 +97,7 @@ type Server struct {
 	log     hclog.Logger
 	limits  Limits
 	rights  rights
+	quotas  [doors]quotas
 	counts  counts
 	health  *health.Server
 	answers serviceCache[viewAnswer]
@@ -163,6 +164,9 @@ func New(cfg Config) (*Server, error) {
 		health: health.NewServer(),
 		asks:   newEtcdNowTurn(),
 	}
+	for i := range s.quotas {
+		s.quotas[i] = newQuotas(s.limits)
+	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.settled, s.settle = context.WithCancel(context.Background())
 	for _, name := range []string{lbagentv1.LookupService_ServiceDesc.ServiceName, lbagentv1.StatusService_ServiceDesc.ServiceName,
@@ -185,9 +189,8 @@ func (s *Server) Listen() error {
 		path string
 		kind kind
 	}{{s.cfg.Listener, s.cfg.Socket, doorOpen}, {s.cfg.AdminListener, s.cfg.AdminSocket, doorAdmin}} {
-		quota := newQuota(s.limits)
 		if f.ln != nil {
-			fronts = append(fronts, &front{s: s, sock: &socket{UnixListener: f.ln}, kind: f.kind, quota: quota})
+			fronts = append(fronts, &front{s: s, sock: &socket{UnixListener: f.ln}, kind: f.kind})
 			if f.ln.Addr().String() == f.path {
 				continue
 			}
@@ -200,7 +203,7 @@ func (s *Server) Listen() error {
 			closeAll(fronts)
 			return fmt.Errorf("local api: %w", err)
 		}
-		fronts = append(fronts, &front{s: s, sock: sock, kind: f.kind, quota: quota})
+		fronts = append(fronts, &front{s: s, sock: sock, kind: f.kind})
 	}
 	if s.cfg.Listen != "" {
 		sock, err := openTCP(s.cfg.Listen, s.cfg.Inherited)
@@ -208,7 +211,7 @@ func (s *Server) Listen() error {
 			closeAll(fronts)
 			return fmt.Errorf("api.listen: %w", err)
 		}
-		fronts = append(fronts, &front{s: s, sock: sock, kind: doorTCP, quota: newQuota(s.limits)})
+		fronts = append(fronts, &front{s: s, sock: sock, kind: doorTCP})
 	}
 	s.fronts = fronts
 	return nil
@@ -368,11 +371,10 @@ func (s *Server) goodbye(direct *grpc.Server, web *http.Server) {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load(), Calls: s.rights.streams.sum(), Methods: s.counts.methods()}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.fronts {
-		st.Connections += f.quota.open()
+	st := Stats{Refused: s.refused.Load(), Picks: s.picks.Load(), Reports: s.reports.Load(), Methods: s.counts.methods()}
+	for _, q := range s.quotas {
+		st.Connections += q.connections.held()
+		st.Calls += q.streams.held()
 	}
 	return st
 }

@@ -217,6 +217,7 @@ func TestDoors(t *testing.T) {
 	t.Run("rights without file rights", d.rights)
 	t.Run("forged", d.forged)
 	t.Run("raw", d.raw)
+	t.Run("many", d.many)
 	t.Run("crowd", d.crowd)
 	t.Run("flood", d.flood)
 	if out := a.must("mute"); strings.Contains(out, b.addr) {

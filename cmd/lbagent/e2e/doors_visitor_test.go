@@ -245,9 +245,9 @@ func saidHTTP(br *bufio.Reader) string {
 		resp.StatusCode == http.StatusNotImplemented && bytes.Contains(line, []byte(`"message":"Method Not Allowed"`)):
 		return absent
 	case resp.StatusCode == http.StatusTooManyRequests:
-		return fmt.Sprintf("429 %s", line)
+		return fmt.Sprintf("429 %s", bytes.TrimSpace(line))
 	case resp.StatusCode == http.StatusBadRequest && !bytes.Contains(line, []byte(`"domain":"lbagent"`)):
-		return fmt.Sprintf("400 %s", line) // the request never got as far as who may
+		return fmt.Sprintf("400 %s", bytes.TrimSpace(line)) // the request never got as far as who may
 	}
 	return in
 }
