@@ -155,6 +155,7 @@ func (l lookupService) Pick(ctx context.Context, r *lbagentv1.PickRequest) (*lba
 		}
 		resp.Picks = []*lbagentv1.Picked{{Address: b.Addr.String(), Host: b.Host, Count: count, Metadata: b.Metadata}}
 		s.picks.Add(uint64(count))
+		v.Service.CountPicks(uint64(count) - 1) // one is counted already
 	}
 	return resp, nil
 }
@@ -193,6 +194,7 @@ func (s *Server) batch(v *table.View, now time.Time, n int, tried []*health.Stat
 		out[i].Address, out[i].Host, out[i].Count, out[i].Metadata = text[sh.index], b.Host, uint32(sh.n), b.Metadata
 	}
 	s.picks.Add(uint64(n))
+	v.Service.CountPicks(uint64(n))
 	return out
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/lbagent/lbagent/agent/picker"
 	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
@@ -366,4 +367,28 @@ func distinct(picks []*lbagentv1.Picked) int {
 		seen[p.Address] = true
 	}
 	return len(seen)
+}
+
+// Each pick of a batch counts for its service, as one that is asked for alone does.
+func TestPicksAreCounted(t *testing.T) {
+	r := newRig(t, nil)
+	spec := specOf("keyed")
+	spec.Policy = picker.Hash
+	r.table.SetSpec(time.Now(), spec)
+	r.set("keyed", 1, 2, 3)
+	c, want := r.lookup(), map[string]uint64{}
+	for _, ask := range []*lbagentv1.PickRequest{
+		{Service: "user"}, {Service: "user", Count: 1}, {Service: "user", Count: 100}, {Service: "keyed", Count: 7, HashKey: "x"}, {Service: "keyed", Count: 5},
+	} {
+		if _, err := c.Pick(testContext(t), ask); err != nil {
+			t.Fatal(err)
+		}
+		want[ask.Service] += uint64(max(1, ask.Count))
+		if got := r.table.Lookup(ask.Service).Picks(); got != want[ask.Service] {
+			t.Errorf("%v: %d picks are counted, want %d", ask, got, want[ask.Service])
+		}
+	}
+	if got := r.Stats().Picks; got != want["user"]+want["keyed"] {
+		t.Errorf("%d in all, want %v", got, want)
+	}
 }

@@ -24,7 +24,7 @@ func (v *View) Pick(now time.Time, tried []*health.State) *Backend { return v.Pi
 func (v *View) PickFor(now time.Time, key uint64, tried []*health.State) *Backend {
 	if len(v.trials) != 0 && len(tried) == 0 {
 		if b := v.trial(now); b != nil {
-			v.Service.countPick()
+			v.Service.CountPicks(1)
 			return b
 		}
 	}
@@ -46,7 +46,7 @@ func (v *View) Advise(now time.Time, key uint64, tried []*health.State) *Backend
 	if i < 0 {
 		return nil
 	}
-	v.Service.countPick()
+	v.Service.CountPicks(1)
 	return v.roster.at(i)
 }
 

@@ -144,7 +144,8 @@ func (s *Service) Picks() uint64 {
 	return n
 }
 
-func (s *Service) countPick() { s.picks[rand.Uint32()%pickShards].Add(1) }
+// CountPicks counts n picks: those of a batch are made without a pick each.
+func (s *Service) CountPicks(n uint64) { s.picks[rand.Uint32()%pickShards].Add(n) }
 
 // Entered is how often a backend of this service came to that verdict, for metrics.
 func (s *Service) Entered(k health.Kind) uint64 { return s.entered[k].Load() }

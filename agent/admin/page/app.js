@@ -89,12 +89,15 @@ $("skip").addEventListener("click", (e) => {
 });
 
 addEventListener("keydown", (e) => {
-  if (e.ctrlKey || e.metaKey || e.altKey) return;
-  const typing = e.target instanceof HTMLInputElement && e.target.type === "search";
-  if (e.key === "/" && !typing && !(e.target instanceof HTMLSelectElement)) {
+  // No key of a character alone: what is spoken to a computer types those anywhere (WCAG 2.1.4).
+  if ((e.ctrlKey || e.metaKey) && !e.altKey && !e.shiftKey && e.key.toLowerCase() === "k") {
     e.preventDefault();
     (open === null ? $("search") : $("backend-search") ?? $("event-search")).focus();
-  } else if (e.key === "Escape") {
+    return;
+  }
+  if (e.ctrlKey || e.metaKey || e.altKey) return;
+  const typing = e.target instanceof HTMLInputElement && e.target.type === "search";
+  if (e.key === "Escape") {
     if (typing && e.target.value) {
       e.target.value = "";
       e.target.dispatchEvent(new Event("input"));

@@ -136,7 +136,7 @@ export class Picture {
     this.cursor.hidden = at < 0 || times.length < 2;
     this.cursor.style.left = `${(100 * i) / Math.max(1, times.length - 1)}%`;
     if (i < 0 || bands.length === 0) {
-      say(this.readout, "No calls through the agent in the last ten minutes.");
+      say(this.readout, "No calls in the last ten minutes: none through the agent, and none that programs which ask have reported.");
       return;
     }
     const parts = bands.map((b) => [b.key === other ? `${b.many} others` : b.key, totals[i] ? b.values[i] / totals[i] : 0]).filter((one) => one[1] > 0).sort((a, b) => b[1] - a[1]);

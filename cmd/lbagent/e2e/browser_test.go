@@ -65,8 +65,12 @@ func browseNight(t *testing.T, b *browser) {
 		t.Error("the page was loaded anew to say so")
 	}
 
-	// By keyboard alone: find the service, open it, go back.
-	p.run(t, `await page.keyboard.press("/"); await page.keyboard.type("user")`)
+	// By keyboard alone: find the service, open it, go back. A character alone does nothing (WCAG 2.1.4).
+	p.run(t, `await page.evaluate(() => document.activeElement.blur()); await page.keyboard.press("/"); await page.keyboard.press("k")`)
+	if at := p.text(t, `return await page.evaluate(() => document.activeElement.tagName)`); at != "BODY" {
+		t.Errorf("after a character: %s", at)
+	}
+	p.run(t, `await page.keyboard.press("Control+k"); await page.keyboard.type("user")`)
 	p.until(t, "the search finds one", `document.querySelectorAll("#rows tr").length === 1`)
 	for range 12 {
 		p.run(t, `await page.keyboard.press("Tab")`)
