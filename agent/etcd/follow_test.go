@@ -23,6 +23,7 @@ type moods struct {
 	down  *atomic.Bool // reads fail
 	short *atomic.Bool // watches end as soon as they are made
 	reads *atomic.Int64
+	from  *atomic.Int64 // the revision that the last watch began at
 }
 
 func (c moods) Page(context.Context, string, string, int64, int) (*clientv3.GetResponse, error) {
@@ -33,7 +34,8 @@ func (c moods) Page(context.Context, string, string, int64, int) (*clientv3.GetR
 	return &clientv3.GetResponse{Header: &pb.ResponseHeader{ClusterId: 7, Revision: 1}}, nil
 }
 
-func (c moods) Watch(context.Context, string, int64) <-chan Response {
+func (c moods) Watch(_ context.Context, _ string, from int64) <-chan Response {
+	c.from.Store(from)
 	out := make(chan Response, 2)
 	out <- Response{Header: &pb.ResponseHeader{ClusterId: 7, Revision: 1}, Created: true}
 	if c.short.Load() {
@@ -106,14 +108,14 @@ func (m *memory) readings() (n int, last time.Time) {
 // following is some Followers of an etcd in a mood, in a bubble.
 type following struct {
 	down, short atomic.Bool
-	reads       atomic.Int64
+	reads, from atomic.Int64
 	links       *Links
 	all         []*memory
 }
 
 func follow(t *testing.T, n int) *following {
 	f := &following{}
-	client := moods{down: &f.down, short: &f.short, reads: &f.reads}
+	client := moods{down: &f.down, short: &f.short, reads: &f.reads, from: &f.from}
 	f.links = New(Options{Etcd: &Config{Endpoints: []string{"x"}}, Dial: func(context.Context, Config, func(error)) (Client, error) { return client, nil }})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -155,6 +157,18 @@ func TestBackAfterLoss(t *testing.T) {
 					t.Fatalf("%v after the first answer, which came after %v, keys %d are not known yet", wellAfter, first, i)
 				}
 			}
+		}
+	})
+}
+
+// The watch begins at the revision that was read, not after it: etcd tells no progress on a watch for what isn't there yet (1.2; TestProgressOnQuietEtcd of discovery has
+// it of etcd).
+func TestWatchBeginsWhereItWasRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, 1)
+		synctest.Wait()
+		if n, _ := f.all[0].readings(); n != 1 || f.from.Load() != 1 {
+			t.Errorf("read %d times at revision 1, watched from %d", n, f.from.Load())
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lbagent/lbagent/agent/config"
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
@@ -97,5 +98,19 @@ func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A long scan says every two seconds how far it is; a short one says nothing.
+func TestScanProgress(t *testing.T) {
+	now := moment()
+	var said strings.Builder
+	progress := (&app{now: func() time.Time { return now }, stderr: &said}).scanProgress()
+	for page := 1; page <= 9; page++ {
+		progress(1000 * page)
+		now = now.Add(500 * time.Millisecond)
+	}
+	if want := "lbagent: 5000 keys read\nlbagent: 9000 keys read\n"; said.String() != want {
+		t.Errorf("it says %q, want %q", said.String(), want)
 	}
 }

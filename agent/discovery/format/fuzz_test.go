@@ -12,6 +12,7 @@ func FuzzGRPCNaming(f *testing.F) { fuzz(f, GRPCNaming) }
 func FuzzGoZero(f *testing.F)     { fuzz(f, GoZero) }
 func FuzzKratos(f *testing.F)     { fuzz(f, Kratos) }
 func FuzzKitex(f *testing.F)      { fuzz(f, Kitex) }
+func FuzzHertz(f *testing.F)      { fuzz(f, Hertz) }
 func FuzzGoMicro(f *testing.F)    { fuzz(f, GoMicro) }
 func FuzzRPCX(f *testing.F)       { fuzz(f, RPCX) }
 func FuzzSkyDNS(f *testing.F)     { fuzz(f, SkyDNS) }
