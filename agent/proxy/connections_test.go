@@ -323,6 +323,7 @@ func TestHTTP1ConnectionsAreTold(t *testing.T) {
 
 // However a backend's connections flap, what is told of it stays little, and nothing else is pushed out.
 func TestChurnIsSummedUp(t *testing.T) {
+	t.Parallel() // it waits
 	r := newRig(t, asTCP)
 	addr := tcpBackend(t, "tcp4", func(*net.TCPConn) {})
 	r.backends(addr)

@@ -93,6 +93,7 @@ func TestRestingConnectionBecomesIdle(t *testing.T) {
 
 // What comes of one PING too many: grpc-go closes the connection at once. It's our fault: no failure, and from then on PINGs are half as frequent (2.11).
 func TestTooManyPings(t *testing.T) {
+	t.Parallel() // it waits
 	r := newRig(t, nil)
 	r.onLoop(func(k *relay) { k.silence = 5 * time.Millisecond })
 	b := newGRPC(t)

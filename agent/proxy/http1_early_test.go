@@ -62,6 +62,7 @@ func TestHTTP1Pipeline(t *testing.T) {
 
 // An answer that comes before the request was sent reaches the client, which goes on sending; no connection is used again.
 func TestHTTP1EarlyAnswer(t *testing.T) {
+	t.Parallel() // it waits
 	addr := scripted(t, func(c *net.TCPConn, in *bufio.Reader, _ int) {
 		if _, err := http.ReadRequest(in); err != nil {
 			return

@@ -155,6 +155,7 @@ func TestHTTP1PartsOfFramingHoldNothingBack(t *testing.T) {
 
 // timeout.request may pass at any moment: the client has an answer all the same.
 func TestHTTP1TimeoutAtTheAnswer(t *testing.T) {
+	t.Parallel() // it waits
 	r := newRig(t, func(s *Service) { s.Protocol = "http1"; s.Request = 200 * time.Microsecond })
 	r.backends(web(t, saying("web")))
 	codes := map[int]int{}

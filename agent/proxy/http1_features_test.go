@@ -46,6 +46,7 @@ func bodyOf(t testing.TB, resp *http.Response) string {
 
 // An upgraded connection carries bytes both ways at once, as many as they are, and each direction ends by itself.
 func TestHTTP1UpgradeHalfClose(t *testing.T) {
+	t.Parallel() // it waits
 	const size = 8 << 20
 	backendRead := make(chan int64, 1)
 	addr := scripted(t, func(c *net.TCPConn, in *bufio.Reader, _ int) {
@@ -111,6 +112,7 @@ func TestHTTP1UpgradeRefused(t *testing.T) {
 
 // Whoever asks before he sends a body is told by the backend, whichever way it answers.
 func TestHTTP1Continue(t *testing.T) {
+	t.Parallel() // it waits
 	const head = "POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 	for name, c := range map[string]struct {
 		backend   func(c *net.TCPConn, in *bufio.Reader)

@@ -41,6 +41,7 @@ func TestHTTP1HandOnServesOneMoreRequest(t *testing.T) {
 
 // A request that meets the end of its idle connection has its answer, or nothing has become of it and the connection has ended cleanly; it is never reset.
 func TestHTTP1EndOfIdleConnectionsLosesNothing(t *testing.T) {
+	t.Parallel() // it waits
 	const conns = 200
 	r := newRig(t, asHTTP1)
 	var asked atomic.Int64

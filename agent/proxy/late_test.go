@@ -179,6 +179,7 @@ func TestLateMeetsGreeting(t *testing.T) {
 
 // A late client whose service has no backend that can be reached gets an answer that it can read (4.5).
 func TestLateWithoutBackend(t *testing.T) {
+	t.Parallel() // it waits
 	bad := deaf(t)
 	r := newRig(t, func(s *Service) { s.Protocol = "auto"; s.Connect = time.Second })
 	r.backends(bad)

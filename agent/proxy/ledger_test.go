@@ -169,6 +169,7 @@ func TestLedgerSumSaysEachCause(t *testing.T) {
 
 // Backends that left the list are forgotten, but for those with a connection, however many come and go.
 func TestLedgerForgets(t *testing.T) {
+	t.Parallel() // it waits
 	b := newBooks(t)
 	b.list("10.9.9.9:80")
 	kept := b.of("10.9.9.9:80")

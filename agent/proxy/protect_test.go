@@ -95,6 +95,7 @@ func TestProtectionIsTold(t *testing.T) {
 
 // Whoever comes after a flood from his own side has little budget in the beginning; nobody else has.
 func TestWary(t *testing.T) {
+	t.Parallel()      // it waits
 	const many = 5000 // PINGs in the beginning: a quarter of a full budget
 	r := newRig(t, nil)
 	good, bad := newRawBackend(t), newEvil(t, nil, func(a *attacker) { a.fr.WritePing(false, [8]byte{}) })

@@ -387,6 +387,7 @@ func TestWaitingCallsFollowTheView(t *testing.T) {
 
 // The end of the agent is nobody's failure: connections with calls, and those on their way to be.
 func TestLoopEndIsNoFailure(t *testing.T) {
+	t.Parallel() // it waits
 	up, silent := newRawBackend(t), newRawBackend(t)
 	var p *Proxy
 	var states []*health.State

@@ -280,10 +280,10 @@ func (a *agent) status() lbagentv1.StatusServiceClient {
 	return lbagentv1.NewStatusServiceClient(a.api())
 }
 
-// quickReconnects fits a port or socket on the same host; gRPC's default begins at 1 s.
+// quickReconnects fits a port or socket on the same host, of a machine that may be busy; gRPC's default begins at 1 s.
 var quickReconnects = grpc.WithConnectParams(grpc.ConnectParams{
 	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: 200 * time.Millisecond},
-	MinConnectTimeout: time.Second,
+	MinConnectTimeout: patience / 2,
 })
 
 // dial is one plain connection, closed with the test.

@@ -19,7 +19,7 @@ func TestRetryAndLimits(t *testing.T) {
 	t.Cleanup(good.Close)
 	port := freePort(t)
 	service := func(retry string) string {
-		return fmt.Sprintf("- {name: web, backends: [%q, %q], listen: [%d], policy: round_robin, eject: off, probe: off, retry: %s}",
+		return fmt.Sprintf("- {name: web, backends: [%q, %q], listen: [%d], policy: round_robin, eject: off, dynamic_weight: off, probe: off, retry: %s}",
 			bad.Listener.Addr(), good.Listener.Addr(), port, retry)
 	}
 	a := newAgent(t, service("{on: [503], budget_percent: 100}"))

@@ -23,6 +23,9 @@ type lateness struct {
 const (
 	lateTick  = 10 * time.Millisecond
 	lateLeast = 10 * time.Millisecond
+	// lateJudged is how late the machine may be while a call runs that is judged for its end, and lateBefore for how long before. Connects and answers are given a second in many
+	// places, and each needs several processes in turn.
+	lateJudged, lateBefore = 200 * time.Millisecond, 2 * time.Second
 )
 
 func watchLateness() *late {
@@ -50,13 +53,18 @@ func (l *late) end() {
 	l.done.Wait()
 }
 
-// slack is what is added to what somebody had to know soon after at: he is woken up some times until he does.
-func slack(of []lateness, at time.Time) (most time.Duration) {
-	const wakeups = 4
+// mostLate is the longest lateness in a span of time.
+func mostLate(of []lateness, from, to time.Time) (most time.Duration) {
 	for _, l := range of {
-		if l.at.After(at.Add(-seen)) && l.at.Add(-l.by).Before(at.Add(found)) {
-			most = max(most, wakeups*l.by)
+		if l.at.After(from) && l.at.Add(-l.by).Before(to) {
+			most = max(most, l.by)
 		}
 	}
 	return most
+}
+
+// slack is what is added to what somebody had to know soon after at: he is woken up some times until he does.
+func slack(of []lateness, at time.Time) time.Duration {
+	const wakeups = 4
+	return wakeups * mostLate(of, at.Add(-seen), at.Add(found))
 }

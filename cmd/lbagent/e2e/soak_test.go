@@ -68,10 +68,12 @@ func judgeCalls(t *testing.T, c *chaos, l *load, late []lateness, took time.Dura
 	for _, text := range complaints {
 		t.Error(text)
 	}
-	allowed, broken := map[string]int{}, map[string][]string{}
+	allowed, broken, undecided := map[string]int{}, map[string][]string{}, 0
 	for _, f := range l.failed {
 		if i := j.allowed(&f); i != nil {
 			allowed[f.service+" "+i.what.String()]++
+		} else if j.undecided(&f) {
+			undecided++
 		} else {
 			broken[f.shape] = append(broken[f.shape], j.story(&f))
 		}
@@ -87,8 +89,8 @@ func judgeCalls(t *testing.T, c *chaos, l *load, late []lateness, took time.Dura
 	for _, i := range c.incidents {
 		what[i.what]++
 	}
-	t.Logf("%d calls in %v:\n%s\nmishaps %v, %d reloads; %d calls failed, allowed because a backend was %v",
-		total, took.Round(time.Second), strings.Join(lines, "\n"), what, c.reloads, len(l.failed), allowed)
+	t.Logf("%d calls in %v:\n%s\nmishaps %v, %d reloads; %d calls failed, allowed because a backend was %v; %d are not judged, since the machine was late, by %v at most",
+		total, took.Round(time.Second), strings.Join(lines, "\n"), what, c.reloads, len(l.failed), allowed, undecided, mostLate(late, time.Time{}, time.Now()).Round(time.Millisecond))
 }
 
 // wantRest waits until all backends are up and nothing of the load is left.
