@@ -57,7 +57,6 @@ func newExplainer(v *table.View, now time.Time, e evidence) *explainer {
 func (x *explainer) explain(i int, b table.Placed) *lbagentv1.BackendExplanation {
 	e := &lbagentv1.BackendExplanation{
 		Backend:         backendInfo(b, x.usable[i], x.now),
-		Sentence:        sentence(x.v, b, x.usable[i], x.now),
 		Key:             b.Key,
 		Revision:        b.Modified,
 		CreatedRevision: b.Created,
@@ -77,6 +76,7 @@ func (x *explainer) explain(i int, b table.Placed) *lbagentv1.BackendExplanation
 		e.Parts = append(e.Parts, &lbagentv1.VerdictPart{Verdict: p.Kind.String(), Words: p.Standing(x.now), Since: stamp(p.Since), Next: stamp(p.Next)})
 	}
 	x.measured(e, b.Backend)
+	e.Sentence = sentence(x.v, b, x.usable[i], e.LatencyFactor, x.now)
 	e.Connections = x.connections[b.Addr]
 	if p, ok := x.outlooks[b.Addr]; ok {
 		e.Outlook = &lbagentv1.Outlook{Words: p.Words(x.now), NextProbe: stamp(p.Probe), NextTrial: stamp(p.Trial), HeldBack: p.HeldBack}

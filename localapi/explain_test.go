@@ -145,3 +145,23 @@ func TestExplainTellsConnections(t *testing.T) {
 		}
 	}
 }
+
+// The sentence says in one look what a slow backend loses, and for how long a verdict has held.
+func TestSentence(t *testing.T) {
+	now := time.Now()
+	r := newRig(t, nil)
+	r.judge("user", 2, health.Part{Kind: health.Ejected, Cause: "5 failures in a row", Since: now.Add(-12 * time.Second)})
+	v := r.table.Lookup("user").View()
+	for _, b := range v.Backends() {
+		switch want, got := "gets calls, weight 100, picked 2.5 x less for its latency; up", sentence(v, b, b.Verdict.Usable(), 2.5, now); b.Addr {
+		case addr(1):
+			if got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		case addr(2):
+			if got != "gets no calls; ejected for 12 s: 5 failures in a row" {
+				t.Error(got)
+			}
+		}
+	}
+}

@@ -201,7 +201,8 @@ func weightWords(b table.Placed) string {
 	return fmt.Sprintf("%s (%d%s)", text, b.Backend.Weight, parts)
 }
 
-func sentence(v *table.View, b table.Placed, usable bool, now time.Time) string {
+// sentence says whether a backend gets calls, and why; lag is by how much less it is picked for its latency.
+func sentence(v *table.View, b table.Placed, usable bool, lag float64, now time.Time) string {
 	words := b.Evidence().Standing(now)
 	switch {
 	case b.Outside && b.Verdict.Usable():
@@ -209,7 +210,11 @@ func sentence(v *table.View, b table.Placed, usable bool, now time.Time) string 
 	case b.Standby && b.Verdict.Usable():
 		return "stands by, " + standbyFor(v, b) + "; " + words
 	case usable && b.Verdict.Usable():
-		return fmt.Sprintf("gets calls, weight %s; %s", weightWords(b), words)
+		weight := weightWords(b)
+		if lag > 1 {
+			weight += fmt.Sprintf(", picked %.1f x less for its latency", lag)
+		}
+		return fmt.Sprintf("gets calls, weight %s; %s", weight, words)
 	case usable:
 		return "gets calls although it isn't well, because too few are (panic); " + words
 	case v.Panic && mayBeTried(b.Verdict):

@@ -233,10 +233,23 @@ func (e *etcdClient) Watch(ctx context.Context, prefix string, rev int64) <-chan
 
 func (e *etcdClient) Progress(context.Context) error {
 	if s := e.c.ActiveConnection().GetState(); s != connectivity.Ready {
-		return fmt.Errorf("no connection to etcd (%s)", strings.ToLower(s.String()))
+		return fmt.Errorf("no connection to etcd: %s", stateWords(s))
 	}
 	e.watches.progress() // a stream that is stuck shows by its silence (1.3)
 	return nil
+}
+
+// stateWords is why there is no connection, as far as gRPC tells.
+func stateWords(s connectivity.State) string {
+	switch s {
+	case connectivity.Idle:
+		return "the last one was ended"
+	case connectivity.Connecting:
+		return "one is being made"
+	case connectivity.TransientFailure:
+		return "none could be made"
+	}
+	return "it is closed"
 }
 
 func (e *etcdClient) LeaseLives(ctx context.Context, lease int64) (bool, error) {

@@ -137,10 +137,13 @@ func (c *contact) failDial(err error) {
 	}
 }
 
-// lose notes that there is no connection; what is known of the cause stays.
+// lose notes that there is no connection; what is known of the cause stays, and a dial that failed a moment ago is one.
 func (c *contact) lose(err error) {
 	c.mu.Lock()
 	known := c.state == lost
+	if c.lastError != "" && time.Since(c.failedAt) < ProgressEvery {
+		err = errors.New(c.lastError)
+	}
 	c.mu.Unlock()
 	if !known {
 		c.fail(err)

@@ -38,3 +38,25 @@ func TestContactTellsRefusedLogins(t *testing.T) {
 		}
 	}
 }
+
+// That there is no connection says less than the dial that failed a moment before, whether etcd was thought to be well then or lost already.
+func TestContactKeepsTheDialsReason(t *testing.T) {
+	events := event.NewLog(10)
+	c := &contact{log: hclog.NewNullLogger(), events: events}
+	c.ok()
+	c.failDial(errors.New("connection refused"))
+	c.lose(errors.New("no connection to etcd: none could be made"))
+	var s Status
+	c.fill(&s)
+	if s.Connected || s.LastError != "connection refused" {
+		t.Errorf("status %+v", s)
+	}
+	if said, _ := events.Since(0); len(said) != 1 || !strings.HasSuffix(said[0].Detail, ": connection refused") {
+		t.Errorf("events %+v", said)
+	}
+	c.ok()
+	c.lose(errors.New("no connection to etcd: the last one was ended"))
+	if c.fill(&s); s.LastError != "no connection to etcd: the last one was ended" {
+		t.Errorf("a reason of before: %+v", s)
+	}
+}

@@ -134,12 +134,12 @@ func parseAddress(s string) (a netip.AddrPort, own bool, err error) {
 	}
 	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	if err := usable(a.Addr()); err != nil {
-		return a, false, fmt.Errorf("address %s: %w", s, err)
+		return a, false, fmt.Errorf("address %s: %w; write the address that they use, or :port for this host's own", s, err)
 	}
 	return a, false, nil
 }
 
-var errNotOthers = errors.New("other hosts can't reach it; write the address that they use, or :port for this host's own")
+var errNotOthers = errors.New("other hosts can't reach it")
 
 // usable refuses addresses that mean another host, or none, to everybody else (5.5).
 func usable(a netip.Addr) error {

@@ -235,7 +235,7 @@ func (f *fakeAgent) Explain(ctx context.Context, r *lbagentv1.ExplainRequest) (*
 	}
 	backends := []*lbagentv1.BackendExplanation{
 		{
-			Backend: f.backends()[0], Sentence: "gets calls, weight 100; up for 26 h", Key: "/prod/services/user/10.0.0.1:8080", StaticWeight: 100,
+			Backend: f.backends()[0], Sentence: "gets calls, weight 100, picked 2.5 x less for its latency; up for 26 h", Key: "/prod/services/user/10.0.0.1:8080", StaticWeight: 100,
 			Outstanding: 3, Latency: durationpb.New(1234567 * time.Nanosecond), Successes: 12345, Revision: 812, CreatedRevision: 700, Tier: 2,
 			WeightFactors: &lbagentv1.WeightFactors{Dynamic: 1, SlowStart: 1, Zone: 0.0816, Load: 1}, LatencyFactor: 2.5, LastSuccessAt: before(time.Second),
 			RecentCalls: 40, RecentFailed: 1, SuccessPercent: new(97.5), Outlook: &lbagentv1.Outlook{Words: "probe in 3 s", NextProbe: before(-3 * time.Second)},
