@@ -46,6 +46,9 @@ func (s *Server) dialGateway(mem *bufconn.Listener) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
 		grpc.WithIdleTimeout(0),
+		// This end is the agent as well: what a caller of the JSON face leaves unread would be here, up to the 16 MiB that windows grow to by measured bandwidth.
+		grpc.WithInitialWindowSize(streamWindow),
+		grpc.WithInitialConnWindowSize(connWindow),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("local api: gateway: %w", err)

@@ -74,6 +74,12 @@ const (
 	maxOutcomes = 1000  // per report
 )
 
+// What an unread stream may hold, and a connection with all of its streams. That they are set turns off growing them by measured bandwidth.
+const (
+	streamWindow = 64 << 10 // grpc takes none that is smaller
+	connWindow   = 1 << 20
+)
+
 func (l Limits) serverOptions(streams uint32) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(l.MessageBytes),
@@ -81,17 +87,14 @@ func (l Limits) serverOptions(streams uint32) []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(streams),
 		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)),
 		grpc.ConnectionTimeout(l.FirstBytes),
-		grpc.InitialWindowSize(streamWindow), // also turns off growing it by measured bandwidth
-		grpc.InitialConnWindowSize(1 << 20),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
 		grpc.ReadBufferSize(8 << 10), // requests are small, connections may be many
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		// A process that is gone closes its socket; pings find the one that is stopped.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleGRPC, Time: time.Minute, Timeout: 20 * time.Second}),
 	}
 }
-
-// streamWindow is what an unread stream may hold; grpc takes none that is smaller.
-const streamWindow = 64 << 10
 
 // maxAnswer bounds an answer: 10,000 backends with metadata take a few MiB.
 const maxAnswer = 64 << 20

@@ -238,58 +238,6 @@ func TestExcludeAll(t *testing.T) {
 	}
 }
 
-// Readers that don't read hold up nobody, and see the last list once they do: the latest wins.
-func TestSlowWatch(t *testing.T) {
-	r := newRig(t, nil)
-	ids := make([]int, 300)
-	for i := range ids {
-		ids[i] = i + 1
-	}
-	slow, err := r.lookup().Watch(testContext(t), &lbagentv1.WatchRequest{Service: "user"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, br := raw(t, r.cfg.Socket)
-	fmt.Fprint(c, "GET /v1/services/user/watch HTTP/1.1\r\nHost: x\r\n\r\n")
-	const changes = 500
-	begin := time.Now()
-	for i := range changes {
-		r.set("user", ids[i%2:]...)
-	}
-	r.set("user", 77)
-	t.Logf("%d changes of 300 backends took %v beside two readers that don't read", changes, time.Since(begin))
-	if _, err := r.lookup().Pick(testContext(t), &lbagentv1.PickRequest{Service: "user"}); err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for {
-		l, err := slow.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		n++
-		if len(l.Backends) == 1 && l.Backends[0].Address == addr(77).String() {
-			break
-		}
-	}
-	lines := 0
-	for {
-		line, err := br.ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasPrefix(line, "{") {
-			lines++
-		}
-		if strings.Count(line, `"address"`) == 1 {
-			break
-		}
-	}
-	if n > changes/2 || lines > changes/2 {
-		t.Errorf("the slow readers were kept %d and %d lists of %d", n, lines, changes)
-	}
-}
-
 // A list that does not change says nevertheless how long ago its evidence is.
 func TestCausesAge(t *testing.T) {
 	r := newRig(t, nil)
