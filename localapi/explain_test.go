@@ -3,6 +3,7 @@ package localapi
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -30,7 +30,10 @@ func TestExplainTellsAll(t *testing.T) {
 	})
 	svc := r.table.Lookup("user")
 	l := *svc.View().List
-	l.Backends = append([]service.Backend(nil), l.Backends...)
+	l.Backends = slices.Clone(l.Backends)
+	for i, b := range l.Backends {
+		l.Backends[i] = new(*b)
+	}
 	l.Backends[1].Modified, l.Backends[1].Created, l.Backends[1].Priority = 41, 1, 3
 	r.table.Apply(now, &l)
 	state := svc.View().Find(addr(2)).State

@@ -135,7 +135,7 @@ func addr(i int) netip.AddrPort {
 func listOf(name string, ids ...int) *service.List {
 	l := &service.List{Service: name, Source: service.FromEtcd, Epoch: 7, Revision: 42, Confirmed: time.Now()}
 	for _, i := range ids {
-		l.Backends = append(l.Backends, service.Backend{Addr: addr(i), Weight: 100, Zone: "eu-1a", Metadata: map[string]string{"v": "1"},
+		l.Backends = append(l.Backends, &service.Backend{Addr: addr(i), Weight: 100, Zone: "eu-1a", Metadata: map[string]string{"v": "1"},
 			Key: fmt.Sprintf("/services/%s/%d", name, i), Created: 1, Modified: 1})
 	}
 	return l

@@ -2,12 +2,12 @@ package localapi
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/picker"
-	"github.com/lbagent/lbagent/agent/service"
 	"github.com/lbagent/lbagent/health"
 	lbagentv1 "github.com/lbagent/lbagent/localapi/lbagent/v1"
 )
@@ -22,9 +22,12 @@ func TestFactorsOfAWeight(t *testing.T) {
 	svc := r.table.Lookup("user")
 	svc.Asked(now)
 	l := *svc.View().List
-	l.Backends = append([]service.Backend(nil), l.Backends...)
+	l.Backends = slices.Clone(l.Backends)
+	for i, b := range l.Backends {
+		l.Backends[i] = new(*b)
+	}
 	for i := range l.Backends {
-		b := &l.Backends[i]
+		b := l.Backends[i]
 		b.Modified, b.Zone = b.Modified+1, "here"
 	}
 	l.Backends[4].Zone = "there"

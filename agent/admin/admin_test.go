@@ -63,7 +63,7 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 	tab.SetSpec(start(), table.Spec{Name: "cart", Policy: picker.RoundRobin, Protocol: "h2"})
 	tab.Apply(start(), &service.List{
 		Service: "user", Source: service.FromEtcd, Epoch: 1, Revision: 7, Confirmed: start(), BadCount: 2,
-		Backends: []service.Backend{
+		Backends: []*service.Backend{
 			{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1},
 			{Addr: netip.MustParseAddrPort("10.0.0.2:80"), Weight: 1, Draining: true},
 		},

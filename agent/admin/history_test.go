@@ -89,6 +89,7 @@ func TestAnotherLifeCountsAnew(t *testing.T) {
 	r.tick(Proxy{})
 	l := *s.View().List
 	l.Backends = slices.Clone(l.Backends)
+	l.Backends[0] = new(*l.Backends[0])
 	l.Revision, l.Backends[0].Created = 2, 2
 	before := s.View().Find(addr(1)).State
 	if r.table.Apply(start(), &l); s.View().Find(addr(1)).State == before {

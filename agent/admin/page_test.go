@@ -82,7 +82,7 @@ func put(t *table.Table, name string, backends ...int) *table.Service {
 	}
 	l := &service.List{Service: name, Source: service.FromEtcd, Epoch: 1, Revision: 1, Confirmed: start()}
 	for _, i := range backends {
-		l.Backends = append(l.Backends, service.Backend{Addr: addr(i), Weight: 100})
+		l.Backends = append(l.Backends, &service.Backend{Addr: addr(i), Weight: 100})
 	}
 	t.Apply(start(), l)
 	return t.Lookup(name)

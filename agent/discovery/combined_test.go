@@ -18,7 +18,7 @@ func signs(l *service.List) string {
 	}
 	var out []string
 	for i := range l.Backends {
-		b := &l.Backends[i]
+		b := l.Backends[i]
 		sign := b.Addr.Addr().String()
 		if b.Draining {
 			sign += "d"

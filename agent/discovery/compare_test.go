@@ -18,10 +18,12 @@ import (
 )
 
 func TestCompareWith(t *testing.T) {
-	backend := func(key string, modified int64) service.Backend { return service.Backend{Key: key, Modified: modified} }
+	backend := func(key string, modified int64) *service.Backend {
+		return &service.Backend{Key: key, Modified: modified}
+	}
 	r := records{
-		shown:  []service.Backend{backend("/a", 1), backend("/b", 2), backend("/b", 2), backend("/gone", 3)},
-		hidden: []service.Backend{backend("/c", 4)},
+		shown:  []*service.Backend{backend("/a", 1), backend("/b", 2), backend("/b", 2), backend("/gone", 3)},
+		hidden: []*service.Backend{backend("/c", 4)},
 		other:  map[string]other{"/bad": {reason: "x", modified: 5}},
 	}
 	there := map[string]int64{"/a": 1, "/b": 2, "/c": 4, "/bad": 5, "/gone": 3}

@@ -53,11 +53,12 @@ func (f *follower) join(l *service.List) *service.List {
 	out := *l
 	out.Backends = slices.Clone(l.Backends)
 	for _, b := range f.joined.Backends {
+		b = new(*b)
 		b.Fallback = true
 		out.Backends = append(out.Backends, b)
 	}
-	slices.SortStableFunc(out.Backends, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
-	out.Backends = slices.CompactFunc(out.Backends, func(a, b service.Backend) bool { return a.Addr == b.Addr })
+	slices.SortStableFunc(out.Backends, byAddr)
+	out.Backends = slices.CompactFunc(out.Backends, func(a, b *service.Backend) bool { return a.Addr == b.Addr })
 	out.Bad = firstOf(l.Bad, f.joined.Bad)
 	out.BadCount += f.joined.BadCount
 	out.Lost = firstOf(l.Lost, f.joined.Lost)

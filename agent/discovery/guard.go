@@ -20,11 +20,11 @@ const (
 type guard struct {
 	hold time.Duration // 0 = off
 
-	listed  []service.Backend // what the keys say; sorted by address, never written
-	orphans []service.Backend // sorted by address, Orphaned set, none of them in listed; never written
-	former  int               // backends that the list had before the orphans lost their keys; 0 = no orphans
-	told    time.Time         // when a person was told of the orphans last
-	distant bool              // listed is from so long ago that what comes next is not compared with it
+	listed  []*service.Backend // what the keys say; sorted by address, never written
+	orphans []*service.Backend // sorted by address, Orphaned set, none of them in listed; never written
+	former  int                // backends that the list had before the orphans lost their keys; 0 = no orphans
+	told    time.Time          // when a person was told of the orphans last
+	distant bool               // listed is from so long ago that what comes next is not compared with it
 
 	sizes []size     // of lists that were in force in the last window, falling: the first is the largest
 	left  []departed // what left in the last window, believed, oldest first
@@ -36,13 +36,13 @@ type size struct {
 }
 
 type departed struct {
-	service.Backend
+	*service.Backend
 
 	at time.Time
 }
 
 // seed takes the list of the spool, which etcd confirmed age ago.
-func (g *guard) seed(listed, orphans []service.Backend, age time.Duration) {
+func (g *guard) seed(listed, orphans []*service.Backend, age time.Duration) {
 	g.listed = listed
 	if g.hold > 0 && len(orphans) > 0 {
 		g.orphans, g.former = orphans, len(listed)+len(orphans)
@@ -51,12 +51,12 @@ func (g *guard) seed(listed, orphans []service.Backend, age time.Duration) {
 }
 
 // splitOrphans tells the backends of a spooled list apart.
-func splitOrphans(all []service.Backend) (listed, orphans []service.Backend) {
-	isOrphan := func(b service.Backend) bool { return !b.Orphaned.IsZero() }
+func splitOrphans(all []*service.Backend) (listed, orphans []*service.Backend) {
+	isOrphan := func(b *service.Backend) bool { return !b.Orphaned.IsZero() }
 	if !slices.ContainsFunc(all, isOrphan) {
 		return all, nil
 	}
-	listed = make([]service.Backend, 0, len(all))
+	listed = make([]*service.Backend, 0, len(all))
 	for _, b := range all {
 		if isOrphan(b) {
 			orphans = append(orphans, b)
@@ -82,9 +82,9 @@ func (g *guard) most(now time.Time) int {
 func mass(n, most int) bool { return n < most && (n == 0 || most >= guardFew && 2*n < most) }
 
 // suspects are the backends that next leaves out and set would make orphans, unless somebody took them out on purpose, which the caller has to find out.
-func (g *guard) suspects(now time.Time, next []service.Backend) []service.Backend {
+func (g *guard) suspects(now time.Time, next []*service.Backend) []*service.Backend {
 	missing := g.missing(now, next)
-	out := make([]service.Backend, len(missing))
+	out := make([]*service.Backend, len(missing))
 	for i := range missing {
 		out[i] = missing[i].Backend
 	}
@@ -92,7 +92,7 @@ func (g *guard) suspects(now time.Time, next []service.Backend) []service.Backen
 }
 
 // missing is suspects, with when they left; zero = with next.
-func (g *guard) missing(now time.Time, next []service.Backend) []departed {
+func (g *guard) missing(now time.Time, next []*service.Backend) []departed {
 	if g.hold == 0 || g.distant || !mass(len(next), g.most(now)) {
 		return nil
 	}
@@ -130,12 +130,12 @@ func (g *guard) mostBut(now time.Time, leaving int, before []time.Time) int {
 
 // set takes the list that the keys make now, and which of the suspects somebody took out on purpose: these don't count as lost. It returns how many backends
 // became orphans, how many orphans have their keys back, and which ones had to go since another took their place.
-func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.AddrPort) bool) (orphaned, back int, replaced []service.Backend) {
+func (g *guard) set(now time.Time, next []*service.Backend, onPurpose func(netip.AddrPort) bool) (orphaned, back int, replaced []*service.Backend) {
 	if g.distant || g.hold == 0 {
 		*g = guard{hold: g.hold, listed: next}
 		return 0, 0, nil
 	}
-	var lost []service.Backend
+	var lost []*service.Backend
 	var tookOut []time.Time
 	leaving := 0
 	for _, d := range g.missing(now, next) {
@@ -149,7 +149,7 @@ func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.
 		}
 	}
 	most := g.mostBut(now, leaving, tookOut)
-	var believed []service.Backend
+	var believed []*service.Backend
 	if !mass(len(next), most) {
 		lost, believed = nil, lost
 	}
@@ -162,7 +162,8 @@ func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.
 		if len(kept) == 0 {
 			g.told = now
 		}
-		for i := range lost {
+		for i, b := range lost {
+			lost[i] = new(*b)
 			lost[i].Orphaned = now
 		}
 		kept = slices.Concat(kept, lost)
@@ -180,7 +181,7 @@ func (g *guard) set(now time.Time, next []service.Backend, onPurpose func(netip.
 
 // remember notes what set has to know of the last window. most is the largest list of it, less what was taken out on purpose; believed are suspects that turned out
 // to be no mass.
-func (g *guard) remember(now time.Time, next []service.Backend, most int, believed []service.Backend) {
+func (g *guard) remember(now time.Time, next []*service.Backend, most int, believed []*service.Backend) {
 	if mass(len(next), g.most(now)) {
 		g.sizes, g.left = []size{{now, most}}, nil // what left is judged
 		for _, b := range believed {
@@ -199,14 +200,14 @@ func (g *guard) remember(now time.Time, next []service.Backend, most int, believ
 	g.sizes = append(g.sizes, size{now, len(g.listed)})
 }
 
-func (g *guard) keep(orphans []service.Backend) {
+func (g *guard) keep(orphans []*service.Backend) {
 	if g.orphans = orphans; len(orphans) == 0 {
 		g.orphans, g.former = nil, 0
 	}
 }
 
 // backends is the list: what the keys say, and the orphans.
-func (g *guard) backends() []service.Backend {
+func (g *guard) backends() []*service.Backend {
 	if len(g.orphans) == 0 {
 		return g.listed
 	}
@@ -216,7 +217,7 @@ func (g *guard) backends() []service.Backend {
 }
 
 // leave removes the orphans among addrs, and returns them: a second witness says that they are gone (1.10).
-func (g *guard) leave(addrs func(netip.AddrPort) bool) (gone []service.Backend) {
+func (g *guard) leave(addrs func(netip.AddrPort) bool) (gone []*service.Backend) {
 	gone = g.drop(func(b *service.Backend) bool { return addrs(b.Addr) })
 	for i := range g.sizes {
 		g.sizes[i].n -= len(gone) // they are no sign of an expiry any more
@@ -225,7 +226,7 @@ func (g *guard) leave(addrs func(netip.AddrPort) bool) (gone []service.Backend) 
 }
 
 // over removes the orphans whose time is over, and returns them: after hold, but only once the list has half its former size again (1.10).
-func (g *guard) over(now time.Time) (gone []service.Backend) {
+func (g *guard) over(now time.Time) (gone []*service.Backend) {
 	if !g.recovered() {
 		return nil
 	}
@@ -260,16 +261,16 @@ func (g *guard) due() time.Time {
 }
 
 // accept believes the keys from now on: all orphans go.
-func (g *guard) accept() (gone []service.Backend) {
+func (g *guard) accept() (gone []*service.Backend) {
 	gone = g.orphans
 	g.orphans, g.former, g.sizes, g.left = nil, 0, nil, nil
 	return gone
 }
 
-func (g *guard) drop(which func(*service.Backend) bool) (gone []service.Backend) {
-	var kept []service.Backend
+func (g *guard) drop(which func(*service.Backend) bool) (gone []*service.Backend) {
+	var kept []*service.Backend
 	for i := range g.orphans {
-		if which(&g.orphans[i]) {
+		if which(g.orphans[i]) {
 			gone = append(gone, g.orphans[i])
 		} else {
 			kept = append(kept, g.orphans[i])
@@ -282,8 +283,8 @@ func (g *guard) drop(which func(*service.Backend) bool) (gone []service.Backend)
 }
 
 // without returns the backends of list whose addresses are not in other; both are sorted.
-func without(list, other []service.Backend) []service.Backend {
-	var out []service.Backend
+func without(list, other []*service.Backend) []*service.Backend {
+	var out []*service.Backend
 	j := 0
 	for i := range list {
 		for j < len(other) && other[j].Addr.Compare(list[i].Addr) < 0 {
@@ -296,9 +297,9 @@ func without(list, other []service.Backend) []service.Backend {
 	return out
 }
 
-func has(list []service.Backend, addr netip.AddrPort) bool {
-	_, ok := slices.BinarySearchFunc(list, addr, func(b service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
+func has(list []*service.Backend, addr netip.AddrPort) bool {
+	_, ok := slices.BinarySearchFunc(list, addr, func(b *service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
 	return ok
 }
 
-func byAddr(a, b service.Backend) int { return a.Addr.Compare(b.Addr) }
+func byAddr(a, b *service.Backend) int { return a.Addr.Compare(b.Addr) }

@@ -48,10 +48,10 @@ func addrOf(i int) netip.AddrPort {
 
 func numberOf(a netip.AddrPort) int { b := a.Addr().As4(); return int(b[2])<<8 | int(b[3]) }
 
-func (s *guardStory) backends(of map[int]bool) []service.Backend {
-	var out []service.Backend
+func (s *guardStory) backends(of map[int]bool) []*service.Backend {
+	var out []*service.Backend
 	for i := range of {
-		out = append(out, service.Backend{Addr: addrOf(i), Weight: 1, Draining: s.drains[i]})
+		out = append(out, &service.Backend{Addr: addrOf(i), Weight: 1, Draining: s.drains[i]})
 	}
 	slices.SortFunc(out, byAddr)
 	return out

@@ -10,7 +10,6 @@ import (
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 	"github.com/lbagent/lbagent/agent/discovery/format"
-	"github.com/lbagent/lbagent/agent/service"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
@@ -73,8 +72,8 @@ func compareWithRead(t *testing.T, what, name string, r records, have map[string
 	changes, _ := decodeEvents(dec, all)
 	want, _ := records{}.apply(changes)
 	if len(r.hidden) > 0 {
-		slices.SortFunc(r.hidden, func(a, b service.Backend) int { return better(&a, &b) })
-		slices.SortFunc(want.hidden, func(a, b service.Backend) int { return better(&a, &b) })
+		slices.SortFunc(r.hidden, better)
+		slices.SortFunc(want.hidden, better)
 	}
 	if e := compare(r, want); e != nothing {
 		t.Fatalf("%s: effect %d\ngot  %+v\nwant %+v", what, e, r, want)

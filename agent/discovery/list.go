@@ -126,7 +126,7 @@ func (f *follower) publish(ctx context.Context, l *etcd.Link, now time.Time, bef
 	if f.held = f.waits(list, pending); f.held {
 		return
 	}
-	f.keep(now, list, func(suspects []service.Backend) func(netip.AddrPort) bool {
+	f.keep(now, list, func(suspects []*service.Backend) func(netip.AddrPort) bool {
 		return f.onPurpose(ctx, l, before, suspects)
 	})
 	f.emit(now, list)

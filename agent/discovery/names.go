@@ -72,14 +72,14 @@ func site(a, b *service.Backend) int {
 // caller holds f.mu.
 func (f *follower) resolve(now time.Time, l *service.List) (pending bool) {
 	n := 0 // they sort first
-	for n < len(l.Backends) && isName(&l.Backends[n]) {
+	for n < len(l.Backends) && isName(l.Backends[n]) {
 		n++
 	}
 	f.wantNames(l.Backends[:n])
 	if n == 0 {
 		return false
 	}
-	out := make([]service.Backend, 0, len(l.Backends)+n)
+	out := make([]*service.Backend, 0, len(l.Backends)+n)
 	for _, b := range l.Backends[:n] {
 		nm := f.names.all[b.Host]
 		if nm == nil {
@@ -91,16 +91,16 @@ func (f *follower) resolve(now time.Time, l *service.List) (pending bool) {
 			showLost(l, service.LostName{Host: b.Host, Cause: nm.cause, Since: nm.failed, Answered: nm.answered})
 		}
 		for _, a := range nm.addrs {
-			one := b
+			one := new(*b)
 			one.Addr = netip.AddrPortFrom(a, b.Addr.Port())
 			out = append(out, one)
 		}
 	}
 	out = append(out, l.Backends[n:]...)
-	slices.SortStableFunc(out, func(a, b service.Backend) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), newer(&a, &b), strings.Compare(a.Host, b.Host))
+	slices.SortStableFunc(out, func(a, b *service.Backend) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), newer(a, b), strings.Compare(a.Host, b.Host))
 	})
-	l.Backends = slices.CompactFunc(out, func(a, b service.Backend) bool { return a.Addr == b.Addr })
+	l.Backends = slices.CompactFunc(out, func(a, b *service.Backend) bool { return a.Addr == b.Addr })
 	return pending
 }
 
@@ -116,10 +116,10 @@ func showLost(l *service.List, n service.LostName) {
 
 // unresolve is the inverse of resolve: it takes the last good answers out of a list of the spool.
 func (f *follower) unresolve(l *service.List) {
-	if !slices.ContainsFunc(l.Backends, func(b service.Backend) bool { return b.Host != "" }) {
+	if !slices.ContainsFunc(l.Backends, func(b *service.Backend) bool { return b.Host != "" }) {
 		return
 	}
-	var out []service.Backend
+	var out []*service.Backend
 	type record struct{ host, key string }
 	seen := make(map[record]bool)
 	for i := range l.Backends {
@@ -130,6 +130,7 @@ func (f *follower) unresolve(l *service.List) {
 				continue
 			}
 			nm.addrs, nm.answered = append(nm.addrs, b.Addr.Addr()), l.Confirmed
+			b = new(*b)
 			b.Addr = netip.AddrPortFrom(netip.Addr{}, b.Addr.Port())
 			if r := (record{fmt.Sprint(b.Host, ":", b.Addr.Port()), b.Key}); seen[r] {
 				continue
@@ -146,8 +147,8 @@ func (f *follower) unresolve(l *service.List) {
 		slices.SortFunc(nm.addrs, netip.Addr.Compare)
 		nm.addrs = slices.Compact(nm.addrs)
 	}
-	slices.SortStableFunc(out, func(a, b service.Backend) int { return better(&a, &b) })
-	l.Backends = slices.CompactFunc(out, func(a, b service.Backend) bool { return site(&a, &b) == 0 })
+	slices.SortStableFunc(out, better)
+	l.Backends = slices.CompactFunc(out, func(a, b *service.Backend) bool { return site(a, b) == 0 })
 }
 
 // get returns the name, which it adds if there is room.
@@ -164,7 +165,7 @@ func (n *names) get(host string) *name {
 }
 
 // wantNames asks for the names of these backends from now on, and for no others. The caller holds f.mu.
-func (f *follower) wantNames(of []service.Backend) {
+func (f *follower) wantNames(of []*service.Backend) {
 	if len(of) == 0 && len(f.names.all) == 0 {
 		return
 	}

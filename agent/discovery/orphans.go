@@ -128,7 +128,7 @@ func (f *follower) tend(now time.Time, gone map[netip.AddrPort]string) time.Time
 }
 
 // let tells that orphans went, and why, and gives OnList the list without them. The caller holds f.mu.
-func (f *follower) let(now time.Time, gone []service.Backend, why string) {
+func (f *follower) let(now time.Time, gone []*service.Backend, why string) {
 	if len(gone) == 0 {
 		return
 	}
@@ -147,7 +147,7 @@ func (f *follower) let(now time.Time, gone []service.Backend, why string) {
 // tellGuard tells what a list did to the guard. The caller holds f.mu.
 func (f *follower) tellGuard(now time.Time, orphaned, back int) {
 	if orphaned > 0 {
-		all := slices.DeleteFunc(slices.Clone(f.guard.orphans), func(b service.Backend) bool { return !b.Orphaned.Equal(now) })
+		all := slices.DeleteFunc(slices.Clone(f.guard.orphans), func(b *service.Backend) bool { return !b.Orphaned.Equal(now) })
 		f.d.log.Warn("most keys of a service went at once; its backends are kept while they are alive", "service", f.follow.Name, "orphans", orphaned, "keys", len(f.guard.listed))
 		f.tell(now, fmt.Sprintf("%s lost their keys at once (%s), %d left in etcd's list: kept while they are alive", several(orphaned, "backend"), few(all), len(f.guard.listed)))
 	}
@@ -165,7 +165,7 @@ func (f *follower) tell(now time.Time, detail string) {
 
 // keep has the guard look at l, a list of what is known now, and adds the orphans to it. onPurpose finds out which of the suspects somebody took out. The caller holds
 // f.mu.
-func (f *follower) keep(now time.Time, l *service.List, onPurpose func(suspects []service.Backend) func(netip.AddrPort) bool) {
+func (f *follower) keep(now time.Time, l *service.List, onPurpose func(suspects []*service.Backend) func(netip.AddrPort) bool) {
 	if f.spooled != nil { // etcd has not said anything yet
 		f.guard.listed = l.Backends
 		l.Backends = f.guard.backends()
@@ -201,7 +201,7 @@ func several(n int, what string) string {
 }
 
 // few are the first few addresses.
-func few(of []service.Backend) string {
+func few(of []*service.Backend) string {
 	var out []string
 	for i := range of[:min(3, len(of))] {
 		out = append(out, of[i].Addr.String())
@@ -214,11 +214,11 @@ func few(of []service.Backend) string {
 
 // onPurpose finds out which of the suspects somebody took out on purpose: those whose key is still there and says something else, and those whose key had a lease that
 // lives on, or none that could have expired (1.9). before is what the keys said until now, nil if that was in another life of etcd. What can't be found out counts as lost.
-func (f *follower) onPurpose(ctx context.Context, l *etcd.Link, before *records, suspects []service.Backend) func(netip.AddrPort) bool {
+func (f *follower) onPurpose(ctx context.Context, l *etcd.Link, before *records, suspects []*service.Backend) func(netip.AddrPort) bool {
 	there := f.onPurposeHere(suspects)
 	of := make(map[netip.AddrPort]int64)
 	for i := range suspects {
-		if b := &suspects[i]; before != nil && !there(b.Addr) {
+		if b := suspects[i]; before != nil && !there(b.Addr) {
 			of[b.Addr] = before.lease(b)
 		}
 	}
@@ -231,7 +231,7 @@ func (f *follower) onPurpose(ctx context.Context, l *etcd.Link, before *records,
 }
 
 // onPurposeHere is as much of onPurpose as can be told without etcd.
-func (f *follower) onPurposeHere(suspects []service.Backend) func(netip.AddrPort) bool {
+func (f *follower) onPurposeHere(suspects []*service.Backend) func(netip.AddrPort) bool {
 	keys := f.records.keySet()
 	there := make(map[netip.AddrPort]bool)
 	for i := range suspects {

@@ -262,16 +262,16 @@ func describeKeys(t *testing.T, keys []*mvccpb.KeyValue) string {
 			bad++
 			continue
 		}
-		b := service.Backend{Key: string(kv.Key), Created: kv.CreateRevision, Modified: kv.ModRevision, Addr: mustAddr(r.Addr), Weight: r.Metadata.Weight, Draining: r.Op == 1}
+		b := &service.Backend{Key: string(kv.Key), Created: kv.CreateRevision, Modified: kv.ModRevision, Addr: mustAddr(r.Addr), Weight: r.Metadata.Weight, Draining: r.Op == 1}
 		if o := best[r.Addr]; o == nil || b.Modified > o.Modified {
-			best[r.Addr] = &b
+			best[r.Addr] = b
 		}
 	}
 	l := &service.List{BadCount: bad}
 	for _, b := range best {
-		l.Backends = append(l.Backends, *b)
+		l.Backends = append(l.Backends, b)
 	}
-	slices.SortFunc(l.Backends, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(l.Backends, func(a, b *service.Backend) int { return a.Addr.Compare(b.Addr) })
 	return describe(l)
 }
 

@@ -99,7 +99,7 @@ func (w *world) look(name string, l *service.List) {
 }
 
 // parted tells what etcd says from what the guard adds (1.9).
-func parted(l *service.List) (listed *service.List, orphans []service.Backend) {
+func parted(l *service.List) (listed *service.List, orphans []*service.Backend) {
 	if l == nil {
 		return nil, nil
 	}

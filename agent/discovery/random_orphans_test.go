@@ -21,7 +21,7 @@ func (w *world) excuse(name string) { w.check.excused[name] = true }
 
 // lookAtOrphans holds them against the rule: each was in the list a moment ago, and new ones come only when the list is empty or has less than half of what it had
 // in the last 10 s (1.9); some more time is allowed for, since lists are looked at after they came. One stays until its address is listed, or a rule has it leave (1.10).
-func (w *world) lookAtOrphans(name string, listed *service.List, orphans []service.Backend) {
+func (w *world) lookAtOrphans(name string, listed *service.List, orphans []*service.Backend) {
 	const window = guardWindow + 10*time.Second
 	c, now := &w.check, time.Now()
 	most, before := 0, map[string]bool{}
@@ -66,7 +66,7 @@ func (w *world) lookAtOrphans(name string, listed *service.List, orphans []servi
 
 // mayLeave fails for an orphan that left without a reason (1.10): its key is back, the second witness said so, somebody accepted the list, its time is over, or it
 // was the only one of its service and another took its place.
-func (w *world) mayLeave(name string, listed map[string]bool, orphans []service.Backend, now time.Time) {
+func (w *world) mayLeave(name string, listed map[string]bool, orphans []*service.Backend, now time.Time) {
 	c := &w.check
 	stays := map[string]bool{}
 	for _, b := range orphans {
@@ -95,7 +95,7 @@ func (w *world) wasEmpty(name string, from time.Time) bool {
 func (w *world) haveLeft() {
 	for g, since := range w.check.gone {
 		still := func() bool {
-			return slices.ContainsFunc(w.d.last(g.service).Backends, func(b service.Backend) bool { return b.Addr.String() == g.addr && b.Orphaned.Equal(since) })
+			return slices.ContainsFunc(w.d.last(g.service).Backends, func(b *service.Backend) bool { return b.Addr.String() == g.addr && b.Orphaned.Equal(since) })
 		}
 		eventually(w.t, 20*time.Second, fmt.Sprintf("%s: the orphan %s leaves: it is gone (seed %d, step %d)", g.service, g.addr, w.seed, w.step), func() bool { return !still() })
 	}
@@ -114,13 +114,13 @@ func (w *world) mustBeOrphans(name string, l *service.List) {
 	}
 	listed, orphans := parted(l)
 	before, _ := parted(was)
-	has := func(list []service.Backend, b *service.Backend) bool {
-		return slices.ContainsFunc(list, func(o service.Backend) bool { return o.Addr == b.Addr })
+	has := func(list []*service.Backend, b *service.Backend) bool {
+		return slices.ContainsFunc(list, func(o *service.Backend) bool { return o.Addr == b.Addr })
 	}
-	var must []service.Backend
+	var must []*service.Backend
 	others := 0
 	for i := range before.Backends {
-		b := &before.Backends[i]
+		b := before.Backends[i]
 		if has(listed.Backends, b) {
 			continue
 		}
@@ -129,14 +129,14 @@ func (w *world) mustBeOrphans(name string, l *service.List) {
 			others++
 			continue
 		}
-		must = append(must, *b)
+		must = append(must, b)
 	}
 	if !mass(len(listed.Backends), len(before.Backends)-others) {
 		return
 	}
 	for i := range must {
 		c.musts++
-		if !has(orphans, &must[i]) {
+		if !has(orphans, must[i]) {
 			w.fail("%s: %s lost its key with lease %x and is no orphan; the list has %d of %d, %d left in another way, %d orphans", name, must[i].Addr, must[i].Lease,
 				len(listed.Backends), len(before.Backends), others, len(orphans))
 		}

@@ -20,7 +20,8 @@ type snapshot struct {
 
 // read reads prefix whole.
 func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string) (s snapshot, err error) {
-	var fresh, room []service.Backend
+	var fresh []*service.Backend
+	var room []service.Backend
 	unused := make(map[string]other)
 	j := dec.Joiner()
 	if j != nil {
@@ -29,7 +30,7 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 	s.at, err = l.ReadAll(ctx, prefix, func(kvs []*mvccpb.KeyValue) error {
 		for _, kv := range kvs {
 			c := decode(dec, room[:0], kv)
-			fresh = append(fresh, c.backends...)
+			fresh = appendCopies(fresh, c.backends)
 			if c.other != nil {
 				unused[string(kv.Key)] = *c.other
 			}
@@ -42,7 +43,7 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 	}
 	if j != nil {
 		for key, c := range joined(j) {
-			fresh = append(fresh, c.backends...)
+			fresh = appendCopies(fresh, c.backends)
 			if c.other == nil {
 				delete(unused, key)
 			} else {
@@ -59,7 +60,7 @@ func read(ctx context.Context, l *etcd.Link, dec *format.Decoder, prefix string)
 }
 
 // joinKeys has the keys of a whole list share one string: by itself each takes up to 15 bytes more.
-func joinKeys(list []service.Backend) {
+func joinKeys(list []*service.Backend) {
 	isNext := func(i int) bool { return i == 0 || list[i].Key != list[i-1].Key } // a key that lists many backends is there once
 	var all strings.Builder
 	for i := range list {

@@ -13,9 +13,9 @@ import (
 // is kept beside it, so that a backend leaves with its last key (SEMANTICS 1.1). It has no index by key: a change makes a new sorted slice anyway, and an index
 // would take more memory than the backends.
 type records struct {
-	shown  []service.Backend // sorted by Addr, names by Host, one each. Shared with the List that was made of it, so never written
-	hidden []service.Backend // what older keys say of addresses in shown
-	other  map[string]other  // keys that give no backend, or not all that they list
+	shown  []*service.Backend // sorted by Addr, names by Host, one each. Shared with the Lists that were made of them, so never written
+	hidden []*service.Backend // what older keys say of addresses in shown
+	other  map[string]other   // keys that give no backend, or not all that they list
 }
 
 // other is a key that gives no backend, or not all that its value lists.
@@ -41,14 +41,14 @@ const (
 
 // apply returns records with changes, by key; r stays as it was.
 func (r records) apply(changes map[string]change) (records, effect) {
-	var fresh []service.Backend
+	var fresh []*service.Backend
 	for i := range r.hidden {
 		if _, touched := changes[r.hidden[i].Key]; !touched {
 			fresh = append(fresh, r.hidden[i])
 		}
 	}
 	for _, c := range changes {
-		fresh = append(fresh, c.backends...)
+		fresh = appendCopies(fresh, c.backends)
 	}
 	var gone []int
 	for i := range r.shown {
@@ -65,6 +65,14 @@ func (r records) apply(changes map[string]change) (records, effect) {
 		e = content
 	}
 	return next, e
+}
+
+// appendCopies appends backends, each by itself: one that stays keeps no other in memory.
+func appendCopies(to []*service.Backend, backends []service.Backend) []*service.Backend {
+	for i := range backends {
+		to = append(to, new(backends[i]))
+	}
+	return to
 }
 
 // nextOther is r.other with changes.
@@ -91,45 +99,44 @@ func (r records) nextOther(changes map[string]change) map[string]other {
 
 // merge joins what is shown, less the backends at the positions gone, with fresh ones in any order, and says what that changes. Between the places where something
 // happens it copies whole runs.
-func merge(shown []service.Backend, gone []int, fresh []service.Backend) (out records, e effect) {
-	slices.SortFunc(fresh, func(a, b service.Backend) int { return better(&a, &b) })
-	out.shown = make([]service.Backend, 0, len(shown)-len(gone)+len(fresh))
+func merge(shown []*service.Backend, gone []int, fresh []*service.Backend) (out records, e effect) {
+	slices.SortFunc(fresh, better)
+	out.shown = make([]*service.Backend, 0, len(shown)-len(gone)+len(fresh))
 	at := 0 // what is before this in shown is done
 	for len(gone) > 0 || len(fresh) > 0 {
-		if len(fresh) == 0 || len(gone) > 0 && site(&shown[gone[0]], &fresh[0]) < 0 {
+		if len(fresh) == 0 || len(gone) > 0 && site(shown[gone[0]], fresh[0]) < 0 {
 			out.shown = append(out.shown, shown[at:gone[0]]...)
 			at, gone, e = gone[0]+1, gone[1:], content
 			continue
 		}
-		here := &fresh[0]
-		n, found := slices.BinarySearchFunc(shown[at:], here, func(b service.Backend, a *service.Backend) int { return site(&b, a) })
+		here := fresh[0]
+		n, found := slices.BinarySearchFunc(shown[at:], here, site)
 		out.shown = append(out.shown, shown[at:at+n]...)
 		at += n
-		best := &fresh[0]
+		best := fresh[0]
 		if !found {
 			e = content
 		} else {
-			old := &shown[at]
+			old := shown[at]
 			if len(gone) > 0 && gone[0] == at {
 				gone = gone[1:]
 			} else if better(old, best) < 0 {
 				best = old
-				out.hide(best, &fresh[0])
+				out.hide(best, fresh[0])
 			} else {
 				out.hide(best, old)
 			}
 			at++
 			e = max(e, difference(old, best))
 		}
-		out.shown = append(out.shown, *best)
-		best = &out.shown[len(out.shown)-1]
-		for fresh = fresh[1:]; len(fresh) > 0 && site(&fresh[0], here) == 0; fresh = fresh[1:] {
-			out.hide(best, &fresh[0])
+		out.shown = append(out.shown, best)
+		for fresh = fresh[1:]; len(fresh) > 0 && site(fresh[0], here) == 0; fresh = fresh[1:] {
+			out.hide(best, fresh[0])
 		}
 	}
 	out.shown = append(out.shown, shown[at:]...)
 	if n := len(out.shown); cap(out.shown)-n > n/8+4 {
-		out.shown = append(make([]service.Backend, 0, n), out.shown...) // it may live for days
+		out.shown = append(make([]*service.Backend, 0, n), out.shown...) // it may live for days
 	}
 	return out, e
 }
@@ -137,7 +144,7 @@ func merge(shown []service.Backend, gone []int, fresh []service.Backend) (out re
 // hide keeps b, which best outdoes; but a key that names an address twice says it once.
 func (r *records) hide(best, b *service.Backend) {
 	if b.Key != best.Key {
-		r.hidden = append(r.hidden, *b)
+		r.hidden = append(r.hidden, b)
 	}
 }
 
@@ -169,7 +176,10 @@ func compare(old, next records) effect {
 	}
 	e := nothing
 	for i := range next.shown {
-		a, b := &old.shown[i], &next.shown[i]
+		a, b := old.shown[i], next.shown[i]
+		if a == b {
+			continue
+		}
 		if site(a, b) != 0 {
 			return content
 		}
@@ -183,8 +193,8 @@ func compare(old, next records) effect {
 	return e
 }
 
-func sameVersion(a, b service.Backend) bool {
-	return a.Key == b.Key && site(&a, &b) == 0 && a.Modified == b.Modified
+func sameVersion(a, b *service.Backend) bool {
+	return a.Key == b.Key && site(a, b) == 0 && a.Modified == b.Modified
 }
 
 func sameReasons(a, b map[string]other) bool {
@@ -194,7 +204,7 @@ func sameReasons(a, b map[string]other) bool {
 // keys returns how many keys there are and the newest ModRevision: what etcd is asked for to see whether a silent watch missed something (1.3).
 func (r records) keys() (n int, newest int64) {
 	seen := r.keySet()
-	for _, list := range [][]service.Backend{r.shown, r.hidden} {
+	for _, list := range [][]*service.Backend{r.shown, r.hidden} {
 		for i := range list {
 			newest = max(newest, list[i].Modified)
 		}
@@ -209,7 +219,7 @@ func (r records) keys() (n int, newest int64) {
 // keySet are the keys that give backends.
 func (r records) keySet() map[string]struct{} {
 	seen := make(map[string]struct{}, len(r.shown)+len(r.hidden))
-	for _, list := range [][]service.Backend{r.shown, r.hidden} {
+	for _, list := range [][]*service.Backend{r.shown, r.hidden} {
 		for i := range list {
 			seen[list[i].Key] = struct{}{}
 		}
@@ -219,7 +229,7 @@ func (r records) keySet() map[string]struct{} {
 
 // lease is the lease of b's key, as it was written last: b itself may be older, since a key that is written again as it was makes no new list.
 func (r records) lease(b *service.Backend) int64 {
-	i, ok := slices.BinarySearchFunc(r.shown, b, func(a service.Backend, b *service.Backend) int { return site(&a, b) })
+	i, ok := slices.BinarySearchFunc(r.shown, b, site)
 	if ok && r.shown[i].Key == b.Key {
 		return r.shown[i].Lease
 	}

@@ -31,6 +31,13 @@ func (d dumb) apply(changes map[string]change) {
 	}
 }
 
+func valuesOf(list []*service.Backend) (all []service.Backend) {
+	for _, b := range list {
+		all = append(all, *b)
+	}
+	return all
+}
+
 func (d dumb) shown() []service.Backend {
 	type where struct {
 		netip.AddrPort
@@ -110,14 +117,14 @@ func TestRecordsModel(t *testing.T) {
 				}
 			}
 			old := r
-			before := slices.Clone(old.shown)
+			before := valuesOf(old.shown)
 			next, effect := r.apply(changes)
 			want.apply(changes)
 			r = next
-			if !reflect.DeepEqual(before, slices.Clone(old.shown)) {
-				t.Fatalf("seed %d step %d: the old slice was written", seed, step)
+			if !reflect.DeepEqual(before, valuesOf(old.shown)) {
+				t.Fatalf("seed %d step %d: the old records were written", seed, step)
 			}
-			if got := r.shown; !slices.EqualFunc(got, want.shown(), func(a, b service.Backend) bool { return reflect.DeepEqual(a, b) }) {
+			if got := valuesOf(r.shown); !slices.EqualFunc(got, want.shown(), func(a, b service.Backend) bool { return reflect.DeepEqual(a, b) }) {
 				t.Fatalf("seed %d step %d:\ngot  %+v\nwant %+v", seed, step, got, want.shown())
 			}
 			if n, newest := r.keys(); n != len(want) || newest != want.newest() {
@@ -127,7 +134,7 @@ func TestRecordsModel(t *testing.T) {
 			if keys := want.bad(); count != len(keys) || len(bad) != min(len(keys), service.MaxBadRecords) || len(bad) > 0 && bad[0].Key != keys[0] {
 				t.Fatalf("seed %d step %d: %d bad of %d: %v, want %v", seed, step, len(bad), count, bad, keys)
 			}
-			same := slices.EqualFunc(old.shown, r.shown, func(a, b service.Backend) bool { a.Modified, b.Modified = 0, 0; return reflect.DeepEqual(a, b) })
+			same := slices.EqualFunc(before, valuesOf(r.shown), func(a, b service.Backend) bool { a.Modified, b.Modified = 0, 0; return reflect.DeepEqual(a, b) })
 			if same != (effect != content) && reflect.DeepEqual(old.other, r.other) {
 				t.Fatalf("seed %d step %d: effect %d, but same is %v", seed, step, effect, same)
 			}
@@ -212,14 +219,15 @@ func TestMemoryPerBackend(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := heap()
-			var fresh, room []service.Backend
+			var fresh []*service.Backend
+			var room []service.Backend
 			for i := range n {
 				a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 8080).String()
 				c := decode(dec, room[:0], &mvccpb.KeyValue{
 					Key: []byte(strings.ReplaceAll(record.key, "ADDR", a)), Value: []byte(strings.ReplaceAll(record.value, "ADDR", a)), CreateRevision: 7, ModRevision: int64(i),
 				})
 				room = c.backends
-				fresh = append(fresh, c.backends...)
+				fresh = appendCopies(fresh, c.backends)
 			}
 			r, _ := merge(nil, nil, fresh)
 			used := heap() - before
@@ -248,12 +256,12 @@ func heap() int64 {
 func BenchmarkRecordsApply(b *testing.B) {
 	for _, n := range []int{100, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			var fresh []service.Backend
+			var fresh []*service.Backend
 			for i := range n {
 				a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80)
-				fresh = append(fresh, service.Backend{Addr: a, Weight: 100, Key: "services/user/" + a.String(), Created: int64(i), Modified: int64(i)})
+				fresh = append(fresh, &service.Backend{Addr: a, Weight: 100, Key: "services/user/" + a.String(), Created: int64(i), Modified: int64(i)})
 			}
-			one := fresh[n/2]
+			one := *fresh[n/2]
 			r, _ := merge(nil, nil, fresh)
 			b.ReportAllocs()
 			begin := cpuTime()
@@ -270,9 +278,9 @@ func BenchmarkRecordsApply(b *testing.B) {
 // A whole list's keys are the same after they were put into one string, those of keys that list several backends, too.
 func TestJoinKeys(t *testing.T) {
 	want := []string{"a", "a", "services/user/b", "", "c", "a", "services/user/b"}
-	list := make([]service.Backend, len(want))
+	list := make([]*service.Backend, len(want))
 	for i := range list {
-		list[i].Key = want[i]
+		list[i] = &service.Backend{Key: want[i]}
 	}
 	joinKeys(list)
 	for i := range list {

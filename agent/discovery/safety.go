@@ -69,20 +69,19 @@ func special(ip netip.Addr) (why string, bits int) {
 // refuse takes the backends out of l that must not be, shows them among its bad records, and tells the first of each kind. Literal addresses of the configuration
 // are the operator's own word.
 func (f *follower) refuse(now time.Time, l *service.List) {
-	var kept []service.Backend
-	for i := range l.Backends {
-		b := &l.Backends[i]
+	var kept []*service.Backend
+	for i, b := range l.Backends {
 		why := ""
 		if b.Key != "" || b.Host != "" {
 			why = f.follow.refused(b.Addr, f.d.cfg.Own)
 		}
 		if why != "" {
 			if kept == nil {
-				kept = append(make([]service.Backend, 0, len(l.Backends)-1), l.Backends[:i]...)
+				kept = append(make([]*service.Backend, 0, len(l.Backends)-1), l.Backends[:i]...)
 			}
 			f.showRefused(now, l, b, why)
 		} else if kept != nil {
-			kept = append(kept, *b)
+			kept = append(kept, b)
 		}
 	}
 	if kept != nil {

@@ -33,10 +33,10 @@ func (s Select) choose(l *service.List) {
 		return
 	}
 	all := l.Backends
-	l.Backends = make([]service.Backend, 0, len(all))
-	for i := range all {
-		if s.matches(&all[i]) {
-			l.Backends = append(l.Backends, all[i])
+	l.Backends = make([]*service.Backend, 0, len(all))
+	for _, b := range all {
+		if s.matches(b) {
+			l.Backends = append(l.Backends, b)
 		}
 	}
 	l.LeftOut += len(all) - len(l.Backends)

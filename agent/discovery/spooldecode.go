@@ -57,7 +57,7 @@ func (d *spoolDecoder) body(body []byte) (*service.List, spoolSource, error) {
 			n++
 		}
 	}
-	l.Backends = make([]service.Backend, 0, n)
+	l.Backends = make([]*service.Backend, 0, n)
 	for c.next() {
 		switch c.field {
 		case fieldService:
@@ -77,7 +77,7 @@ func (d *spoolDecoder) body(body []byte) (*service.List, spoolSource, error) {
 			if err != nil {
 				return nil, from, err
 			}
-			l.Backends = append(l.Backends, b)
+			l.Backends = append(l.Backends, &b)
 		case fieldBad:
 			l.Bad = append(l.Bad, decodeBad(c.message()))
 		case fieldBadCount:
@@ -126,7 +126,7 @@ func (d *spoolDecoder) word(c *cursor) string {
 }
 
 // giveKeys gives backends, of which each was decoded, their keys.
-func (d *spoolDecoder) giveKeys(backends []service.Backend) {
+func (d *spoolDecoder) giveKeys(backends []*service.Backend) {
 	all, from := string(d.keys), 0
 	for i, end := range d.ends[:len(backends)] {
 		backends[i].Key, from = all[from:end], end

@@ -97,7 +97,7 @@ func TestSpoolDiskFull(t *testing.T) {
 	s.flush()
 	big := generation(2)
 	for i := range 5000 {
-		big.Backends = append(big.Backends, service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), 80), Weight: 1, Key: "k"})
+		big.Backends = append(big.Backends, &service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), 80), Weight: 1, Key: "k"})
 	}
 	slices.SortFunc(big.Backends, byAddr)
 	s.put(sampleFollow(), big)

@@ -94,8 +94,8 @@ func encodeSpool(f Follow, l *service.List) []byte {
 	b = appendUint(b, fieldRevision, uint64(l.Revision))
 	b = appendUint(b, fieldConfirmed, uint64(l.Confirmed.UnixNano()))
 	var one []byte
-	for i := range l.Backends {
-		one = appendBackend(one[:0], &l.Backends[i])
+	for _, backend := range l.Backends {
+		one = appendBackend(one[:0], backend)
 		b = protowire.AppendTag(b, fieldBackend, protowire.BytesType)
 		b = protowire.AppendBytes(b, one)
 	}

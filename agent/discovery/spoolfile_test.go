@@ -24,7 +24,7 @@ func sampleFollow() Follow {
 func sampleList() *service.List {
 	return &service.List{
 		Service: "user", Source: service.FromSpool, Epoch: 1<<63 + 5, Revision: 42, Confirmed: time.Unix(1700000000, 123),
-		Backends: []service.Backend{
+		Backends: []*service.Backend{
 			{Addr: mustAddr("10.0.0.1:80"), Weight: 100, Key: "prod/services/user/a", Created: 3, Modified: 7},
 			{Addr: mustAddr("10.0.0.2:8080"), Host: "db-1", Weight: 1, Draining: true, Zone: "eu-1a", Region: "eu", Metadata: map[string]string{"v": "1", "": "x"}, Key: "prod/services/user/b"},
 			{Addr: mustAddr("[2001:db8::1]:65535"), Weight: 1<<32 - 1, Metadata: map[string]string{"v": "1", "": "x"}},
@@ -36,7 +36,7 @@ func sampleList() *service.List {
 func TestSpoolFileRoundTrip(t *testing.T) {
 	tiers := sampleList() // what came later than version 1's first file
 	tiers.Backends[1].Priority, tiers.Backends[2].Priority = 1<<16-1, 7
-	for _, l := range []*service.List{sampleList(), tiers, {Service: "user", Source: service.FromSpool, Confirmed: time.Unix(1, 0), Backends: []service.Backend{}}} {
+	for _, l := range []*service.List{sampleList(), tiers, {Service: "user", Source: service.FromSpool, Confirmed: time.Unix(1, 0), Backends: []*service.Backend{}}} {
 		got, err := (&spoolDecoder{}).decode(encodeSpool(sampleFollow(), l), sampleFollow())
 		if err != nil {
 			t.Fatal(err)
@@ -85,9 +85,9 @@ func TestSpoolFileUnknownFields(t *testing.T) {
 		return protowire.AppendString(protowire.AppendTag(b, 102, protowire.BytesType), "new")
 	}
 	body = unknown(body)
-	last := service.Backend{Addr: mustAddr("[2001:db8::2]:80"), Weight: 5}
+	last := &service.Backend{Addr: mustAddr("[2001:db8::2]:80"), Weight: 5}
 	body = protowire.AppendTag(body, fieldBackend, protowire.BytesType)
-	body = protowire.AppendBytes(body, unknown(appendBackend(nil, &last)))
+	body = protowire.AppendBytes(body, unknown(appendBackend(nil, last)))
 	got, err := (&spoolDecoder{}).decode(seal(body, spoolVersion), sampleFollow())
 	if err != nil {
 		t.Fatal(err)

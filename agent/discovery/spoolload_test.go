@@ -26,7 +26,7 @@ func spoolFull(t testing.TB, dir string, services, backends int) []Follow {
 		l := &service.List{Service: f.Name, Epoch: 1, Revision: 1000, Confirmed: time.Now()}
 		for j := range backends {
 			a := mustAddr(fmt.Sprintf("10.%d.%d.%d:8080", i>>8, i&255, j))
-			l.Backends = append(l.Backends, service.Backend{
+			l.Backends = append(l.Backends, &service.Backend{
 				Addr: a, Weight: 100, Zone: "eu-1a", Metadata: map[string]string{"version": fmt.Sprint("v", j%2)}, Key: f.Prefix + a.String(), Created: 100, Modified: 200,
 			})
 		}

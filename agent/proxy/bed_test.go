@@ -32,7 +32,7 @@ type bed struct {
 	svc   *table.Service
 	rt    *route
 
-	backends []service.Backend
+	backends []*service.Backend
 	dials    []dialed
 	ends     []*peerEnd
 	accept   func(e *peerEnd) // a connection to a backend
@@ -110,7 +110,7 @@ func (b *bed) begin(t testing.TB, n int) {
 	})
 	l := &service.List{Service: "user", Source: service.FromStatic, Confirmed: b.now}
 	for i := range n {
-		l.Backends = append(l.Backends, service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 100})
+		l.Backends = append(l.Backends, &service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 100})
 	}
 	b.backends = l.Backends
 	tbl.Apply(b.now, l)

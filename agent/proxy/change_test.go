@@ -45,7 +45,7 @@ func newTwo(t *testing.T, change ...func(*Config)) *two {
 	for _, name := range []string{"a", "b"} {
 		r.table.SetSpec(time.Now(), table.Spec{Name: name, Policy: picker.P2C, InUse: true})
 		addr := netip.MustParseAddrPort(tcpBackend(t, "tcp4", named(name)))
-		r.table.Apply(time.Now(), &service.List{Service: name, Source: service.FromStatic, Backends: []service.Backend{{Addr: addr, Weight: 1}}})
+		r.table.Apply(time.Now(), &service.List{Service: name, Source: service.FromStatic, Backends: []*service.Backend{{Addr: addr, Weight: 1}}})
 	}
 	cfg := Config{Table: r.table, Events: r.events, Loops: 2}
 	for _, f := range change {
@@ -396,7 +396,7 @@ func applyList(t *testing.T, to *table.Table, name string, addrs ...string) {
 	t.Helper()
 	l := &service.List{Service: name, Source: service.FromStatic}
 	for _, a := range addrs {
-		l.Backends = append(l.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
+		l.Backends = append(l.Backends, &service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
 	to.Apply(time.Now(), l)
 }

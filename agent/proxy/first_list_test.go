@@ -56,7 +56,7 @@ func TestCallersWaitForTheFirstList(t *testing.T) {
 	if got := r.awaiting(); got != 1 {
 		t.Fatalf("%d listeners wait after a list of another service", got)
 	}
-	r.table.Apply(time.Now(), &service.List{Service: "c", Source: service.FromEtcd, Backends: []service.Backend{{Addr: addr, Weight: 1}}})
+	r.table.Apply(time.Now(), &service.List{Service: "c", Source: service.FromEtcd, Backends: []*service.Backend{{Addr: addr, Weight: 1}}})
 	r.p.Publish(r.table.Lookup("c"))
 	read(t, c, "c")
 	if got := r.awaiting(); got != 0 {

@@ -43,9 +43,9 @@ func newBooks(t testing.TB, addrs ...string) *books {
 func (b *books) list(addrs ...string) {
 	l := &service.List{Service: "user", Source: service.FromStatic, Confirmed: b.now}
 	for _, a := range addrs {
-		l.Backends = append(l.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
+		l.Backends = append(l.Backends, &service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
-	slices.SortFunc(l.Backends, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(l.Backends, func(a, b *service.Backend) int { return a.Addr.Compare(b.Addr) })
 	b.table.Apply(b.now, l)
 }
 

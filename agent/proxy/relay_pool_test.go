@@ -256,7 +256,7 @@ func TestSpareConnectionsClose(t *testing.T) {
 func leavings(s *script, other string) map[string]struct{ out, back func() } {
 	addr := netip.MustParseAddrPort(s.b.addr)
 	list := func(draining bool) {
-		s.table.Apply(time.Now(), &service.List{Service: "user", Source: service.FromStatic, Confirmed: time.Now(), Backends: []service.Backend{
+		s.table.Apply(time.Now(), &service.List{Service: "user", Source: service.FromStatic, Confirmed: time.Now(), Backends: []*service.Backend{
 			{Addr: addr, Weight: 100, Draining: draining},
 		}})
 	}

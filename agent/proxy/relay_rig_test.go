@@ -125,9 +125,9 @@ func (r *rig) backends(addrs ...string) {
 	r.t.Helper()
 	l := &service.List{Service: "user", Source: service.FromStatic, Confirmed: time.Now()}
 	for _, a := range addrs {
-		l.Backends = append(l.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
+		l.Backends = append(l.Backends, &service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
-	slices.SortFunc(l.Backends, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(l.Backends, func(a, b *service.Backend) int { return a.Addr.Compare(b.Addr) })
 	r.table.Apply(time.Now(), l)
 }
 

@@ -114,7 +114,7 @@ func (r *rig) other(backends ...string) testpb.TestServiceClient {
 	})
 	list := &service.List{Service: "other", Source: service.FromStatic, Confirmed: now}
 	for _, a := range backends {
-		list.Backends = append(list.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
+		list.Backends = append(list.Backends, &service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100})
 	}
 	r.table.Apply(now, list)
 	l, err := net.Listen("tcp", "127.0.0.1:0") // a free port

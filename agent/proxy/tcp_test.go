@@ -276,7 +276,7 @@ func TestTCPDrain(t *testing.T) {
 	for name, list := range map[string]func(r *rig){
 		"removed": func(r *rig) { r.backends(other) },
 		"marked": func(r *rig) {
-			r.table.Apply(time.Now(), &service.List{Service: "user", Source: service.FromStatic, Confirmed: time.Now(), Backends: []service.Backend{
+			r.table.Apply(time.Now(), &service.List{Service: "user", Source: service.FromStatic, Confirmed: time.Now(), Backends: []*service.Backend{
 				{Addr: netip.MustParseAddrPort(addr), Weight: 100, Draining: true},
 			}})
 		},

@@ -74,7 +74,7 @@ type List struct {
 	Epoch     uint64      // one life of an etcd cluster: its id, plus 1 for each life before (1.5); 0 for static
 	Revision  int64       // etcd's revision; compares within an epoch only
 	Confirmed time.Time   // when the source last said that this is so; age = now - Confirmed (1.3)
-	Backends  []Backend   // sorted by Addr, one each
+	Backends  []*Backend  // sorted by Addr, one each; lists share those that are the same, which is how a change is found (3.11)
 	Bad       []BadRecord // at most MaxBadRecords
 	BadCount  int         // all of them
 	LeftOut   int         // addresses that `select:` leaves out of Backends

@@ -16,8 +16,8 @@ import (
 // with is l and one backend more.
 func with(l *service.List, id int) *service.List {
 	n := *l
-	b := service.Backend{Addr: addr(id), Weight: 100, Created: 1, Modified: 1}
-	at, _ := slices.BinarySearchFunc(l.Backends, b, func(a, b service.Backend) int { return a.Addr.Compare(b.Addr) })
+	b := &service.Backend{Addr: addr(id), Weight: 100, Created: 1, Modified: 1}
+	at, _ := slices.BinarySearchFunc(l.Backends, b, func(a, b *service.Backend) int { return a.Addr.Compare(b.Addr) })
 	n.Backends = slices.Insert(slices.Clone(l.Backends), at, b)
 	return &n
 }
@@ -56,7 +56,7 @@ func whole(b *testing.B, n int) (*rig, *Service, *service.List) {
 	for i := range l.Backends {
 		l.Backends[i].Zone = fmt.Sprint("z", i%3)
 	}
-	r.Apply(r.now, l)
+	r.Table.Apply(r.now, l)
 	r.Second(r.now)
 	return r, r.Lookup("user"), l
 }
@@ -74,7 +74,7 @@ func BenchmarkListChange(b *testing.B) {
 			i := 0
 			for b.Loop() {
 				i++
-				r.Apply(r.now, lists[i%2])
+				r.Table.Apply(r.now, lists[i%2])
 			}
 		})
 	}
@@ -198,7 +198,7 @@ func BenchmarkStart(b *testing.B) {
 		r := newRig(b)
 		for _, l := range lists {
 			r.SetSpec(r.now, spec(l.Service))
-			r.Apply(r.now, l)
+			r.Table.Apply(r.now, l)
 		}
 	}
 }

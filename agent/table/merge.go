@@ -38,14 +38,14 @@ func (s *Service) merge(now time.Time, l *service.List) (*edit, diff) {
 	fresh := l.Backends
 	for k, c := range v.roster.chunks {
 		n, start := len(c.backends), int(v.roster.starts[k])
-		if n <= len(fresh) && &fresh[0] == &v.List.Backends[start] {
+		if n <= len(fresh) && slices.Equal(fresh[:n], v.List.Backends[start:start+n]) {
 			e.keep(c)
 			fresh = fresh[n:]
 			continue
 		}
 		upTo := len(fresh)
 		if k+1 < len(v.roster.chunks) { // what comes before its first belongs here
-			upTo, _ = slices.BinarySearchFunc(fresh, v.roster.chunks[k+1].backends[0].Addr, func(b service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
+			upTo, _ = slices.BinarySearchFunc(fresh, v.roster.chunks[k+1].backends[0].Addr, func(b *service.Backend, a netip.AddrPort) int { return b.Addr.Compare(a) })
 		}
 		e.put(s.mergeRun(now, l, c.backends, fresh[:upTo], &d))
 		fresh = fresh[upTo:]
@@ -56,13 +56,13 @@ func (s *Service) merge(now time.Time, l *service.List) (*edit, diff) {
 }
 
 // mergeRun is merge for backends that follow one another.
-func (s *Service) mergeRun(now time.Time, l *service.List, old []Backend, fresh []service.Backend, d *diff) []Backend {
+func (s *Service) mergeRun(now time.Time, l *service.List, old []Backend, fresh []*service.Backend, d *diff) []Backend {
 	v := s.View()
 	out := make([]Backend, len(fresh))
 	sameEpoch := v.List.Epoch == l.Epoch // CreateRevisions compare only within one (1.5)
 	i := 0
-	for j := range fresh {
-		b, to := &fresh[j], &out[j]
+	for j, b := range fresh {
+		to := &out[j]
 		if i == len(old) || old[i].Addr != b.Addr {
 			for i < len(old) && old[i].Addr.Compare(b.Addr) < 0 {
 				s.leave(now, v.List, &old[i], d)

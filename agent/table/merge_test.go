@@ -3,6 +3,7 @@ package table
 import (
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -98,7 +99,7 @@ func TestMergeRandomLists(t *testing.T) {
 			if rnd.IntN(3) > 0 {
 				continue
 			}
-			b := service.Backend{Addr: addr(id), Weight: uint32(1 + rnd.IntN(5)), Created: int64(1 + rnd.IntN(3)), Draining: rnd.IntN(5) == 0}
+			b := &service.Backend{Addr: addr(id), Weight: uint32(1 + rnd.IntN(5)), Created: int64(1 + rnd.IntN(3)), Draining: rnd.IntN(5) == 0}
 			l.Backends = append(l.Backends, b)
 		}
 		r.now = r.now.Add(time.Duration(rnd.IntN(100)) * time.Second)
@@ -110,7 +111,7 @@ func TestMergeRandomLists(t *testing.T) {
 		}
 		for i := range v.Len() {
 			b := v.Backend(i)
-			if b.Backend.Backend != &l.Backends[i] || b.State == nil || b.Verdict == nil || b.Weight != float64(b.Backend.Weight) {
+			if !reflect.DeepEqual(b.Backend.Backend, l.Backends[i]) || b.State == nil || b.Verdict == nil || b.Weight != float64(b.Backend.Weight) {
 				t.Fatalf("backend %d: %+v", i, b)
 			}
 			if (b.Verdict.Kind == health.Draining) != b.Draining {

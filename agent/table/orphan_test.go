@@ -40,7 +40,7 @@ func newOrphanRig(t *testing.T) *orphanRig {
 func (r *orphanRig) list(epoch uint64, created int64, orphans ...int) {
 	l := &service.List{Service: "user", Source: service.FromEtcd, Epoch: epoch, Confirmed: r.now}
 	for i := range 3 {
-		b := service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 1, Created: created}
+		b := &service.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 1, Created: created}
 		for _, o := range orphans {
 			if o == i {
 				b.Orphaned = r.now

@@ -2,6 +2,7 @@ package table
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -50,6 +51,23 @@ func spec(name string) Spec {
 	}
 }
 
+// Apply gives the table a copy of l that shares records with the list before where they say the same, as lists of discovery do.
+func (r *rig) Apply(now time.Time, l *service.List) {
+	n := *l
+	n.Backends = slices.Clone(l.Backends)
+	var before []*service.Backend
+	if s := r.Lookup(l.Service); s != nil {
+		before = s.View().List.Backends
+	}
+	for i, b := range n.Backends {
+		n.Backends[i] = new(*b)
+		if at, ok := slices.BinarySearchFunc(before, b, func(a, b *service.Backend) int { return a.Addr.Compare(b.Addr) }); ok && reflect.DeepEqual(before[at], b) {
+			n.Backends[i] = before[at]
+		}
+	}
+	r.Table.Apply(now, &n)
+}
+
 // advance lets time go by in a bubble, and everything that follows from it happen.
 func advance(d time.Duration) {
 	time.Sleep(d)
@@ -64,7 +82,7 @@ func addr(i int) netip.AddrPort {
 func list(name string, ids ...int) *service.List {
 	l := &service.List{Service: name, Source: service.FromEtcd, Epoch: 1, Revision: 1}
 	for _, i := range ids {
-		l.Backends = append(l.Backends, service.Backend{Addr: addr(i), Weight: 100, Created: 1, Modified: 1})
+		l.Backends = append(l.Backends, &service.Backend{Addr: addr(i), Weight: 100, Created: 1, Modified: 1})
 	}
 	return l
 }

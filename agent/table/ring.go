@@ -23,7 +23,7 @@ type ring struct {
 // ringOf is the ring for views of that list. All its backends are in it, also who gets no calls now: a verdict moves the keys of that backend only.
 func (s *Service) ringOf(now time.Time, l *service.List) *picker.Ring {
 	r := &s.ring
-	if r.Ring != nil && (r.of == l || slices.EqualFunc(r.Members, l.Backends, func(m picker.Member, b service.Backend) bool {
+	if r.Ring != nil && (r.of == l || slices.EqualFunc(r.Members, l.Backends, func(m picker.Member, b *service.Backend) bool {
 		return m.Addr == b.Addr && m.Weight == b.Weight
 	})) {
 		r.of, r.stale = l, false

@@ -124,7 +124,7 @@ func (h *fleetHost) onList(now time.Time, l *service.List) {
 	h.hear(l.Service, now)
 	since, newest := h.revisions[l.Service], int64(0)
 	for i := range l.Backends {
-		b := &l.Backends[i]
+		b := l.Backends[i]
 		newest = max(newest, b.Modified)
 		if b.Modified <= since || since == 0 {
 			continue

@@ -83,7 +83,7 @@ func (r *rig) set(addrs ...string) {
 	}
 	l := &service.List{Service: "user", Source: service.FromEtcd, Epoch: 1, Revision: 1, Confirmed: time.Now()}
 	for _, a := range addrs {
-		l.Backends = append(l.Backends, service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100, Created: 1, Metadata: map[string]string{"a": a}})
+		l.Backends = append(l.Backends, &service.Backend{Addr: netip.MustParseAddrPort(a), Weight: 100, Created: 1, Metadata: map[string]string{"a": a}})
 	}
 	r.table.Apply(time.Now(), l)
 }

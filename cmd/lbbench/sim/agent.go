@@ -180,9 +180,9 @@ func number(a netip.AddrPort) int {
 
 // newList is the list of all backends, which every host has.
 func newList(w *world) *service.List {
-	l := &service.List{Service: w.spec.Name, Source: service.FromEtcd, Epoch: 1, Revision: 1, Backends: make([]service.Backend, len(w.backends))}
+	l := &service.List{Service: w.spec.Name, Source: service.FromEtcd, Epoch: 1, Revision: 1, Backends: make([]*service.Backend, len(w.backends))}
 	for i, b := range w.backends {
-		l.Backends[i] = service.Backend{Addr: address(i), Weight: uint32(b.weight), Created: 1, Modified: 1}
+		l.Backends[i] = &service.Backend{Addr: address(i), Weight: uint32(b.weight), Created: 1, Modified: 1}
 		if w.scenario.zones > 0 {
 			l.Backends[i].Zone = w.zone(i)
 		}
