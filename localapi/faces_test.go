@@ -252,7 +252,7 @@ func reasonOf(err error) (codes.Code, string) {
 
 // A watch that ends because the agent stops says so; the socket's file is gone, and a new agent may bind.
 func TestStop(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(c *Config) { c.Limits.Goodbye = 10 * time.Second }) // for those who don't hear of it
 	w, err := r.lookup().Watch(testContext(t), &lbagentv1.WatchRequest{Service: "user"})
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ func TestTinyMessagesAreNoFlood(t *testing.T) {
 	b := newGRPC(t)
 	r.backends(b.addr)
 	client := r.dial()
-	const messages = 10_000 // 120,000 frames in all: a budget is full with 100,000
+	const messages = 10_000 // if each of them cost what a reset does, the budget would be spent many times over
 	one := &testpb.StreamingOutputCallRequest{ResponseParameters: []*testpb.ResponseParameters{{Size: 1}, {Size: 1}}}
 	var calls sync.WaitGroup
 	for range 4 {
