@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -24,14 +25,21 @@ func BenchmarkProbe(b *testing.B) {
 	h2.HTTP2 = true
 	peer := grpcServer(b, healthpb.HealthCheckResponse_SERVING, true)
 	tcp := serve(b, func(int, net.Conn) {})
+	page := serve(b, func(_ int, c net.Conn) {
+		c.Read(make([]byte, 4096))
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	})
 	for _, c := range []struct {
 		name string
 		o    Options
-	}{{"tcp", probeOptions(ProbeTCP)}, {"h2", h2}, {"grpc", probeOptions(ProbeGRPC)}} {
+	}{{"tcp", probeOptions(ProbeTCP)}, {"h2", h2}, {"http", probeOptions(ProbeHTTP)}, {"grpc", probeOptions(ProbeGRPC)}} {
 		b.Run(c.name, func(b *testing.B) {
 			addr := peer
-			if c.name == "tcp" {
+			switch c.name {
+			case "tcp":
 				addr = tcp
+			case "http":
+				addr = page
 			}
 			p := newProber()
 			b.ReportAllocs()
