@@ -149,7 +149,11 @@ func (f *follower) tellGuard(now time.Time, orphaned, back int) {
 	if orphaned > 0 {
 		all := slices.DeleteFunc(slices.Clone(f.guard.orphans), func(b *service.Backend) bool { return !b.Orphaned.Equal(now) })
 		f.d.log.Warn("most keys of a service went at once; its backends are kept while they are alive", "service", f.follow.Name, "orphans", orphaned, "keys", len(f.guard.listed))
-		f.tell(now, fmt.Sprintf("%s lost their keys at once (%s), %d left in etcd's list: kept while they are alive", several(orphaned, "backend"), few(all), len(f.guard.listed)))
+		lost := "1 backend lost its key"
+		if orphaned > 1 {
+			lost = several(orphaned, "backend") + " lost their keys at once"
+		}
+		f.tell(now, fmt.Sprintf("%s (%s), %d left in etcd's list: kept while alive", lost, few(all), len(f.guard.listed)))
 	}
 	if back > 0 {
 		f.d.log.Info("keys of orphans are back", "service", f.follow.Name, "count", back, "orphans", len(f.guard.orphans))

@@ -157,6 +157,7 @@ func (a *app) printList(name string, backends []*lbagentv1.Backend, p *lbagentv1
 	}
 	paragraph(a.stdout, "", line)
 	if len(backends) == 0 {
+		paragraph(a.stdout, "", fmt.Sprintf("Why there are none: lbagent explain %s", name))
 		return
 	}
 	t := table{head: []string{"BACKEND", "HOST", "VERDICT", "SINCE", "WEIGHT", "ZONE", "WHY"}}
