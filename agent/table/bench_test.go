@@ -136,6 +136,7 @@ func BenchmarkViewPick(b *testing.B) {
 					be.State.End(r.now, health.Success, time.Millisecond, true, "")
 				}
 				b.ReportAllocs()
+				defer threadTime(b)()
 				for b.Loop() {
 					s.View().Pick(r.now, nil)
 				}

@@ -117,17 +117,20 @@ func (r *roster) at(i int) *Backend {
 	return &r.chunks[k].backends[i-int(r.starts[k])]
 }
 
-// chunkOf is the number of the chunk that has the backend at i.
+// chunkOf is the number of the chunk that has the backend at i. Chunks are of much the same size, so it's near where it would be if they were of one.
 func (r *roster) chunkOf(i int) int {
-	low, high := 0, len(r.starts)-1
-	for low < high {
-		if mid := int(uint(low+high+1) >> 1); int(r.starts[mid]) <= i {
-			low = mid
-		} else {
-			high = mid - 1
-		}
+	last := len(r.starts) - 1
+	if last <= 0 {
+		return 0
 	}
-	return low
+	k := int(uint(i) * uint(last) / uint(r.sums.backends))
+	for int(r.starts[k]) > i {
+		k--
+	}
+	for k < last && int(r.starts[k+1]) <= i {
+		k++
+	}
+	return k
 }
 
 // each goes through all backends, by number.

@@ -12,7 +12,7 @@ type edit struct {
 
 // edit begins with r as it is.
 func (r *roster) edit() *edit {
-	return &edit{roster: roster{chunks: slices.Clone(r.chunks), starts: r.starts}, own: make([]bool, len(r.chunks)), dirty: make([]bool, len(r.chunks))}
+	return &edit{roster: roster{chunks: slices.Clone(r.chunks), starts: r.starts, sums: r.sums}, own: make([]bool, len(r.chunks)), dirty: make([]bool, len(r.chunks))}
 }
 
 // write is the backend at i, to be written.

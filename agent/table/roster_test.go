@@ -103,3 +103,34 @@ func TestRoster(t *testing.T) {
 		}
 	}
 }
+
+// A list that grows and shrinks by one backend at a time has few chunks at any time.
+func TestRosterStaysWhole(t *testing.T) {
+	r, s := user(t, 1)
+	all := list("user", ids(600)...)
+	step := func(from, to int) {
+		t.Helper()
+		l := *all
+		l.Backends = all.Backends[from:to]
+		r.Table.Apply(r.now, &l)
+		v := s.View()
+		if err := v.roster.check(&l); err != nil {
+			t.Fatal(err)
+		}
+		if n, chunks := v.Len(), len(v.roster.chunks); chunks > 2*n/chunkMost+2 {
+			t.Fatalf("%d backends in %d chunks", n, chunks)
+		}
+	}
+	for n := range 600 {
+		step(0, n+1)
+	}
+	for n := range 500 {
+		step(n, 600)
+	}
+	for n := range 500 {
+		step(500-n, 600)
+	}
+	for n := range 600 {
+		step(0, 600-n)
+	}
+}
