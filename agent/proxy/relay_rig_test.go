@@ -107,6 +107,9 @@ func newRig(t testing.TB, change func(s *Service)) *rig {
 		ended <- err
 	}()
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("told: %+v", r.told())
+		}
 		cancel()
 		select {
 		case err := <-ended:
