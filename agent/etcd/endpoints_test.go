@@ -4,10 +4,13 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 func TestMain(m *testing.M) {
@@ -118,7 +121,8 @@ func TestMemberHangs(t *testing.T) {
 	})
 }
 
-// A member that lost its leader refuses, over a connection that is well: the same client goes on with another member, and does not come back by itself.
+// A member that lost its leader refuses, over a connection that is well: the same client goes on with another member, and does not come back by itself. How often it may move: see
+// TestMovesAreFew.
 func TestMemberWithoutLeader(t *testing.T) {
 	c := etcdtest.StartCluster(t, 3, etcdtest.Config{})
 	k, l := lent(t, Config{Endpoints: c.Endpoints()})
@@ -142,21 +146,50 @@ func TestMemberWithoutLeader(t *testing.T) {
 	if l.Context().Err() != nil || at(t, c, l) == alone {
 		t.Errorf("link %v, at member %d, which is isolated: %d", l.Context().Err(), at(t, c, l), alone)
 	}
-	accepted := 0
-	for _, m := range c.Members {
-		accepted += m.Clients.Accepted()
-	}
-	began := time.Now()
-	for range 1000 { // as many services say the same
-		k.Fail(last)
-	}
-	moves := 2 + int(time.Since(began)/MinBackoff)
-	eventually(t, 30*time.Second, "a member answers", func() bool { return newest(t, l, 20*time.Second) == nil })
-	after := 0
-	for _, m := range c.Members {
-		after += m.Clients.Accepted()
-	}
-	if after > accepted+moves {
-		t.Errorf("%d connections for 1,000 failures, want at most %d", after-accepted, moves)
-	}
+}
+
+// movable is a client that counts how often it is sent elsewhere.
+type movable struct {
+	stub
+
+	moves *atomic.Int64
+}
+
+func (m movable) Elsewhere() { m.moves.Add(1) }
+
+// That a member can't serve is told by each of a thousand services, and moves the client once; while no member serves it moves ever more seldom, or a fleet would run round the
+// members in a circle (1.4).
+func TestMovesAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var moves atomic.Int64
+		k := New(Options{Etcd: &Config{Endpoints: []string{"x", "y"}}, Dial: func(context.Context, Config, func(error)) (Client, error) { return movable{moves: &moves}, nil }})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = k.Run(ctx) }()
+		synctest.Wait()
+		for range 1000 {
+			k.Fail(rpctypes.ErrNoLeader)
+		}
+		if n := moves.Load(); n != 1 {
+			t.Errorf("1,000 failures at one moment moved the client %d times", n)
+		}
+		fail := func(d time.Duration) (moved int64) {
+			was := moves.Load()
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(MinBackoff) {
+				k.Fail(rpctypes.ErrNoLeader)
+			}
+			return moves.Load() - was
+		}
+		fail(5 * time.Minute)
+		if n, mean := fail(time.Hour), int64(time.Hour/(MinBackoff+MaxBackoff/2)); n < mean/2 || n > mean*2 { // 238 on average, with a standard deviation of 9
+			t.Errorf("in an hour without a leader the client moved %d times, want some %d", n, mean)
+		}
+		k.OK()
+		time.Sleep(MaxBackoff + MinBackoff)
+		if n := fail(MinBackoff); n != 1 {
+			t.Errorf("after a good time it moved %d times in the first moment", n)
+		}
+		cancel()
+		<-done
+	})
 }
