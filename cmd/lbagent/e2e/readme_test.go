@@ -78,6 +78,9 @@ command -v grpcurl >/dev/null || grpcurl() { echo '"address"'; }
 			}
 			command = strings.TrimSpace(adapt.Replace(command))
 			fmt.Fprintf(&script, "echo '== %s'\n%s\n", strings.ReplaceAll(command, "'", ""), command)
+			if job, ok := strings.CutPrefix(command, "kill "); ok {
+				fmt.Fprintf(&script, "wait %s || true\n", job) // a person's fingers are slower: what it accepted as it died would be reset
+			}
 			if strings.HasPrefix(command, "etcdctl") {
 				fmt.Fprintln(&script, "sleep 0.3") // a person's fingers are slower
 			}
