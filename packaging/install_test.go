@@ -119,7 +119,7 @@ func testInstall(t *testing.T, first built) {
 	m.run(t, "test -e /etc/lbagent/lbagent.yaml && test -e /var/lib/lbagent/config.good && getent passwd lbagent")
 	m.want(t, "systemctl list-units --all --no-legend --state=active 'lbagent*'", "")
 	m.run(t, "dpkg -i "+firstDeb+" && lbagent services | grep -w web")
-	m.run(t, "rm "+dropIn+" && dpkg -P lbagent")
+	m.run(t, "mv "+dropIn+" /etc/lbagent/mine && dpkg -P lbagent && rm /etc/lbagent/mine && rmdir /etc/lbagent") // what the administrator added stays
 	m.run(t, "test ! -e /etc/lbagent && test ! -e /var/lib/lbagent && test ! -e /etc/systemd/system/lbagent.service")
 	m.want(t, "getent passwd lbagent; getent group lbagent; ls /var/lib/systemd/deb-systemd-helper-*/lbagent* 2>/dev/null || true", "")
 	m.want(t, "systemctl list-units --all --no-legend 'lbagent*'", "")
@@ -161,6 +161,13 @@ func testInstallWithoutSystemd(t *testing.T, p built) {
 	in("getent", "passwd", "lbagent")
 	in("test", "-L", "/etc/systemd/system/multi-user.target.wants/lbagent.service")
 	in("lbagent", "check")
+
+	// There it goes as quietly, and can come back.
+	in("dpkg", "-r", "lbagent")
+	in("sh", "-c", "test -e /etc/lbagent/lbagent.yaml && getent passwd lbagent")
+	in("dpkg", "-P", "lbagent")
+	in("sh", "-c", "test ! -e /etc/lbagent && test ! -e /var/lib/lbagent && ! getent passwd lbagent && ! getent group lbagent && ! ls /etc/systemd/system/*/lbagent* /etc/systemd/system/lbagent* 2>/dev/null")
+	in("dpkg", "-i", "/root/lbagent.deb")
 
 	m := boot(t, root)
 	m.want(t, "systemctl is-active lbagent", "active")

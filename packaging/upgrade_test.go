@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,6 +70,31 @@ func testUpgrades(t *testing.T, m *machine, first, second built) {
 	m.run(t, newer)
 	runs("v0.2.0")
 
+	// One that can't take over, as a program of before can't be taken over from: a restart, unless the configuration is broken.
+	m.run(t, older)
+	before = pid()
+	strange := "dpkg -i " + m.copyIn(t, noUpgrade(t, second.deb))
+	m.write(t, "/etc/lbagent/services.d/zz.yaml", "services: [{name: web}]\n")
+	if out := m.run(t, strange); !strings.Contains(out, "the old version goes on running") || !strings.Contains(out, "lbagent check") {
+		t.Errorf("dpkg -i says\n%s", out)
+	}
+	same("no upgrade, and a broken configuration", before)
+	m.run(t, "rm /etc/lbagent/services.d/zz.yaml && "+strange)
+	runs("v0.2.0")
+	if pid() == before {
+		t.Errorf("still process %s", before)
+	}
+
+	m.run(t, older+" && systemctl restart lbagent") // what runs is a file that is gone
+	runs("v0.1.0")
+
+	// Where the administrator's policy forbids restarts nothing takes over.
+	before = pid()
+	m.run(t, "printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d && "+newer)
+	same("upgrade against the policy", before)
+	m.run(t, "rm /usr/sbin/policy-rc.d && lbagent upgrade")
+	runs("v0.2.0")
+
 	// What is stopped, disabled or masked stays so.
 	m.run(t, "systemctl stop lbagent lbagent.socket lbagent-admin.socket && "+older)
 	m.fails(t, "systemctl is-active lbagent lbagent.socket")
@@ -104,6 +130,26 @@ func failing(t *testing.T, deb, path string) string {
 		t.Fatal(err)
 	}
 	out := filepath.Join(filepath.Dir(tree), "fails-in-"+filepath.Base(path)+".deb")
+	output(t, "dpkg-deb", "-Znone", "-b", tree, out)
+	return out
+}
+
+// noUpgrade is a package like deb, but its program says at an upgrade what one says that knows no such verb.
+func noUpgrade(t *testing.T, deb string) string {
+	t.Helper()
+	tree := filepath.Join(t.TempDir(), "tree")
+	output(t, "dpkg-deb", "-R", deb, tree)
+	program := filepath.Join(tree, "usr/bin/lbagent")
+	if err := errors.Join(os.Rename(program, program+".real"), os.WriteFile(program, []byte(`#!/bin/sh
+if [ "$1" = upgrade ]; then
+	echo 'no verb "upgrade"' >&2
+	exit 2
+fi
+exec /usr/bin/lbagent.real "$@"
+`), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(filepath.Dir(tree), "knows-no-upgrade.deb")
 	output(t, "dpkg-deb", "-Znone", "-b", tree, out)
 	return out
 }
