@@ -71,7 +71,7 @@ func (r rule) faults(got run) (complaints []string) {
 // processes wait for so long, it does what it should if backends are dead.
 const standstill = 2 * time.Second
 
-// fair reports whether the agent can be judged by a run. It can't where the machine stood still; nor, if that was shorter, where the agent found that a backend hangs: one kind
+// fair reports whether the agent can be judged by a run. It can't where the machine stood still; nor, if that was shorter, where the agent found that a backend hangs or is not up in time: one kind
 // of call waits for longer than another.
 func (r report) fair() bool {
 	stood := longestOf(r, control)
@@ -80,7 +80,7 @@ func (r report) fair() bool {
 	}
 	for _, t := range r {
 		for _, text := range t.Said {
-			if strings.Contains(text, "hangs: nothing came for") {
+			if strings.Contains(text, "hangs: nothing came for") || strings.Contains(text, "within timeout.connect") {
 				return false
 			}
 		}
@@ -241,6 +241,8 @@ func TestLoadFair(t *testing.T) {
 	}{
 		{2 * time.Millisecond, "10.77.0.1:9002 connection lost: hangs: nothing came for 1 s, no answer to a PING either", true},
 		{600 * time.Millisecond, "10.77.0.1:9002 connection lost: hangs: nothing came for 1 s, no answer to a PING either", false},
+		{600 * time.Millisecond, "10.77.0.1:9001 up: no SETTINGS within timeout.connect (0 ms ago)", false},
+		{2 * time.Millisecond, "10.77.0.1:9001 up: no SETTINGS within timeout.connect (0 ms ago)", true},
 		{600 * time.Millisecond, "connection reset by peer", true},
 		{2100 * time.Millisecond, "connection reset by peer", false},
 	} {
