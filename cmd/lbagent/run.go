@@ -81,9 +81,9 @@ func thisProgram() string {
 // takes. Higher gives the first answers sooner, and costs memory until the collection that follows.
 const startGC = 1000
 
-// usualGC lets the heap grow by two thirds between two collections, by which a host that follows 1,000 services stays below 100 MiB. Higher costs memory, lower CPU time: a
+// usualGC lets the heap grow by two fifths between two collections, by which a host that follows 1,000 services stays below 100 MiB. Higher costs memory, lower CPU time: a
 // collection looks at all that lives, some 40 ms for those. GOGC in the environment goes before it.
-const usualGC = 65
+const usualGC = 40
 
 // runAgent joins the agent with the process's signals.
 func runAgent(ctx context.Context, o agent.Options) error {
