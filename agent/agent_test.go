@@ -18,6 +18,7 @@ import (
 	"github.com/lbagent/lbagent/agent/event"
 	"github.com/lbagent/lbagent/agent/proxy"
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/agent/testneed"
 )
 
 // daemon is an Agent that runs, with its files in dir.
@@ -92,17 +93,6 @@ func get(port int) string {
 	return string(b)
 }
 
-// freePort is a port that nobody listens on, on either loopback address.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func want(t *testing.T, what, got, text string) {
 	t.Helper()
 	if !strings.Contains(got, text) {
@@ -112,7 +102,7 @@ func want(t *testing.T, what, got, text string) {
 
 // TestReloadAppliesWhole: 6.1, services come, change and go while those that did not change serve on.
 func TestReloadAppliesWhole(t *testing.T) {
-	a, b, c := freePort(t), freePort(t), freePort(t)
+	a, b, c := testneed.Port(t), testneed.Port(t), testneed.Port(t)
 	one, two := backend(t, "one"), backend(t, "two")
 	d := start(t, entry("a", a, one)+entry("b", b, one))
 	want(t, "before", get(a)+get(b), "oneone")
@@ -141,7 +131,7 @@ func TestReloadAppliesWhole(t *testing.T) {
 
 // TestReloadRefusedWhole: 6.1, on any error the old configuration stays, and the answer says why.
 func TestReloadRefusedWhole(t *testing.T) {
-	a, b := freePort(t), freePort(t)
+	a, b := testneed.Port(t), testneed.Port(t)
 	one, two := backend(t, "one"), backend(t, "two")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -178,7 +168,7 @@ func TestReloadRefusedWhole(t *testing.T) {
 
 // TestStartOnTheLastGoodConfiguration: 6.5.
 func TestStartOnTheLastGoodConfiguration(t *testing.T) {
-	port := freePort(t)
+	port := testneed.Port(t)
 	one := backend(t, "one")
 	t.Run("first start", func(t *testing.T) {
 		d := &daemon{t: t, dir: t.TempDir()}
@@ -223,7 +213,7 @@ func TestStartOnTheLastGoodConfiguration(t *testing.T) {
 // TestReloadWaitsForTheListsOfNewServices: 6.1 with 6.4, nobody is told "no list yet" because of a reload.
 func TestReloadWaitsForTheListsOfNewServices(t *testing.T) {
 	one := backend(t, "one")
-	services := entry("a", freePort(t), one)
+	services := entry("a", testneed.Port(t), one)
 	d := start(t, services)
 	for i := range 40 {
 		services += fmt.Sprintf("  - {name: new%d, backends: [%q]}\n", i, one)
@@ -234,6 +224,29 @@ func TestReloadWaitsForTheListsOfNewServices(t *testing.T) {
 	}
 	if missing := d.missing(); len(missing) != 0 {
 		t.Errorf("no list yet of %v", missing)
+	}
+}
+
+// TestReloadWaitsForTheListsOfChangedServices: 6.1, who calls after a reload gets none of the backends that it took away, also of a service that was known before under the same name.
+func TestReloadWaitsForTheListsOfChangedServices(t *testing.T) {
+	one, two := backend(t, "one"), backend(t, "two")
+	services := func(addr string) (s string) {
+		for i := range 40 {
+			s += fmt.Sprintf("  - {name: s%d, backends: [%q]}\n", i, addr)
+		}
+		return s
+	}
+	d := start(t, services(one))
+	for _, addr := range []string{two, one, two} {
+		d.write(services(addr))
+		if _, err := d.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range d.table.Services() {
+			if v := s.View(); v.Len() != 1 || v.Backend(0).Addr.String() != addr {
+				t.Errorf("%s still has its old list", s.Name())
+			}
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/lbagent/lbagent/agent/handoff"
+	"github.com/lbagent/lbagent/agent/testneed"
 )
 
 // starter is what counts starts under a service manager, with what it told and logged.
@@ -132,7 +133,7 @@ func TestCrashLoopKeepsNoListeners(t *testing.T) {
 	listen := func(n int) string {
 		return fmt.Sprintf("  - {name: a, listen: [\"127.0.0.1:%d\"], backends: [%q]}\n", n, one)
 	}
-	first, second := freePort(t), freePort(t)
+	first, second := testneed.Port(t), testneed.Port(t)
 	d := start(t, listen(first))
 	kept("one listener is kept", 1, false)
 

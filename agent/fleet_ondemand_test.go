@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/table"
+	"github.com/lbagent/lbagent/agent/testneed"
 )
 
 // follows says how a service is followed on d and by which backend: "fleet ...", "asked ...", "" if it isn't followed.
@@ -44,7 +45,7 @@ func (d *daemon) owned(name string) bool {
 func TestFleetItemOfAServiceOnDemand(t *testing.T) {
 	f := newFleetTest(t)
 	one := backend(t, "one")
-	port := lowPort(t)
+	port := testneed.Port(t)
 	if _, err := f.client.Put(t.Context(), "/test/services/user/a", `{"Op":0,"Addr":"10.77.0.1:80"}`); err != nil {
 		t.Fatal(err)
 	}

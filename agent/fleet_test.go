@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"github.com/lbagent/lbagent/agent/testneed"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -92,7 +92,7 @@ func (d *daemon) warned(text string) bool {
 func TestFleetOnTwoHosts(t *testing.T) {
 	f := newFleetTest(t)
 	one, two, three := backend(t, "one"), backend(t, "two"), backend(t, "three")
-	user, own := lowPort(t), lowPort(t)
+	user, own := testneed.Port(t), testneed.Port(t)
 	// Two hosts on one machine can't both listen on one port: the second has its own file say so, and is asked by the API's table.
 	a := f.host("a", "")
 	b := f.host("b", entry("own", own, three))
@@ -150,20 +150,22 @@ func TestFleetOnTwoHosts(t *testing.T) {
 	if len(lines) != 1 || prefix(b, "mail") != two {
 		t.Errorf("%q; mail %s", lines, prefix(b, "mail"))
 	}
-	b.until("own on b as the fleet has it", func() bool { return prefix(b, "own") == one })
+	if got := prefix(b, "own"); got != one {
+		t.Errorf("own is %s on b after the reload, want the fleet's %s", got, one)
+	}
 }
 
 // TestFleetBadItems: each item stands for itself: a mistake, or a port that another program of this host has, keeps its last good form, and holds up nobody.
 func TestFleetBadItems(t *testing.T) {
 	f := newFleetTest(t)
 	one, two := backend(t, "one"), backend(t, "two")
-	user, mail, more := lowPort(t), lowPort(t), lowPort(t)
-	other, err := net.Listen("tcp", "127.0.0.1:0")
+	user, mail, more := testneed.Port(t), testneed.Port(t), testneed.Port(t)
+	taken := testneed.Port(t)
+	other, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", taken))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	taken := other.Addr().(*net.TCPAddr).Port
 	d := f.host("a", "")
 	f.put("user", user, one, "")
 	f.put("never", taken, one, "")
@@ -209,7 +211,7 @@ func TestFleetBadItems(t *testing.T) {
 	other.Close()
 	f.put("never", 0, one, "")
 	d.until("user on its new port", func() bool { return get(taken) == "two" })
-	d.until("its old port is closed", func() bool { return strings.Contains(get(user), "refused") }) // by the loop, a moment later
+	d.until("its old port is closed", func() bool { return strings.Contains(get(user), "refused") })
 	if d.warned("fleet item user") {
 		t.Error("still warned of:", d.status().GetWarnings())
 	}
@@ -226,7 +228,7 @@ func TestFleetBadItems(t *testing.T) {
 func TestFleetWithoutEtcd(t *testing.T) {
 	f := newFleetTest(t)
 	one := backend(t, "one")
-	user := lowPort(t)
+	user := testneed.Port(t)
 	d := f.host("a", "")
 	f.put("user", user, one, "")
 	t.Run("first life", func(t *testing.T) {
@@ -255,24 +257,10 @@ func TestFleetWithoutEtcd(t *testing.T) {
 func TestReadyWithTheFleet(t *testing.T) {
 	f := newFleetTest(t)
 	one := backend(t, "one")
-	user := lowPort(t)
+	user := testneed.Port(t)
 	f.put("user", user, one, "")
 	d := f.host("a", "")
 	d.open()
 	d.until("ready", d.ready.Load)
 	want(t, "when ready", get(user), "one")
-}
-
-// lowPort is a port that nobody listens on, below those that the kernel takes for outgoing connections: it stays free while the fleet's items move about.
-func lowPort(t *testing.T) int {
-	t.Helper()
-	for range 200 {
-		port := 10000 + rand.IntN(5000)
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port in 200 tries")
-	return 0
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -77,15 +78,22 @@ func (a *Agent) reloadLocked(ctx context.Context) ([]string, error) {
 func (a *Agent) swap(ctx context.Context, p *prepared) {
 	old := a.config()
 	a.put(old, p.config)
-	// Callers of a new port wait in its backlog until there is a list, instead of being told that there is none. That whoever asked for the change has
-	// gone ends the wait, not the change.
-	_ = a.awaitLists(ctx, readyWithin, config.Compare(old, p.config).Added)
+	a.awaitChanged(ctx, config.Compare(old, p.config))
 	p.change.Commit()
 	a.prune(old, p.config)
+	a.proxy.AwaitClosed()
 	a.fleet.Settle(a.now(), p.entries, p.outcomes)
 	if a.ready.Load() { // else announce does it
 		a.keepLocked()
 	}
+}
+
+// awaitChanged waits until what is new or changed has the list that is asked for now, at most readyWithin: callers of a new port wait in its backlog for it, instead of being
+// told that there is none, and who calls after a reload finds none of the backends that it took away. That whoever asked for the change has gone ends the wait, not the change.
+func (a *Agent) awaitChanged(ctx context.Context, change config.Change) {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	a.discovery.Await(ctx, slices.Concat(change.Added, change.Changed))
 }
 
 // keepGood saves the configuration that the agent started on.

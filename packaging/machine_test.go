@@ -150,7 +150,7 @@ func boot(t *testing.T, root string) *machine {
 	return m
 }
 
-// ownGroups makes a control group for the container in each hierarchy that systemd uses.
+// ownGroups makes a control group for the container in each hierarchy that systemd uses; nobody else has it.
 func ownGroups(t *testing.T) []string {
 	t.Helper()
 	var groups []string
@@ -158,8 +158,9 @@ func ownGroups(t *testing.T) []string {
 		if _, err := os.Stat(base + "/cgroup.procs"); err != nil {
 			continue
 		}
-		group := fmt.Sprintf("%s/lbagent-test-%d", base, os.Getpid())
-		if err := os.MkdirAll(group, 0o755); err != nil {
+		// Another test may have had this process's id, here or in another container, and have left its group behind.
+		group, err := os.MkdirTemp(base, fmt.Sprintf("lbagent-test-%d-", os.Getpid()))
+		if err != nil {
 			testneed.Unmet(t, "no control group for a container: %v", err)
 		}
 		groups = append(groups, group)

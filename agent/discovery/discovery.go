@@ -240,7 +240,7 @@ func (d *Discovery) confirmStatic(ctx context.Context) {
 	}
 }
 
-// Set follows f, or changes how; nothing happens if nothing changed. It does not wait: after Run has begun the first list comes from another goroutine, soon.
+// Set follows f, or changes how; nothing happens if nothing changed. It does not wait: after Run has begun the first list comes from another goroutine, soon (Await).
 func (d *Discovery) Set(f Follow) {
 	if !service.ValidName(f.Name) {
 		d.log.Error("cannot follow service", "service", f.Name, "cause", "not a valid name")
@@ -265,6 +265,25 @@ func (d *Discovery) Set(f Follow) {
 	n.after = d.ending[f.Name]
 	d.follows[f.Name] = n
 	d.startLocked(n)
+}
+
+// Await returns when each of the services named has given OnList a list as Set last said that it is to be followed; not of one that is not followed, or that has nothing more to
+// give. It ends with ctx.
+func (d *Discovery) Await(ctx context.Context, names []string) {
+	for _, name := range names {
+		d.mu.Lock()
+		f := d.follows[name]
+		d.mu.Unlock()
+		if f == nil {
+			continue
+		}
+		select {
+		case <-f.given:
+		case <-f.done:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // tidy makes f what a follower takes.

@@ -22,6 +22,7 @@ type follower struct {
 	after  <-chan struct{}    // closed when the follower before it, of the same service, has ended; nil if there is none
 	cancel context.CancelFunc // set when it is started
 	done   chan struct{}      // closed when it has ended
+	given  chan struct{}      // closed when OnList has had a list of it
 	keeps  atomic.Bool        // the guard keeps orphans
 
 	seeding sync.Once // of seed
@@ -51,7 +52,7 @@ type follower struct {
 }
 
 func newFollower(d *Discovery, of Follow) *follower {
-	f := &follower{d: d, follow: of, guard: guard{hold: of.Hold}, done: make(chan struct{})}
+	f := &follower{d: d, follow: of, guard: guard{hold: of.Hold}, done: make(chan struct{}), given: make(chan struct{})}
 	if of.Fallback != nil {
 		f.fallback = newFollower(d, *of.Fallback)
 		f.fallback.parent = f

@@ -139,9 +139,13 @@ func (f *follower) publish(ctx context.Context, l *etcd.Link, now time.Time, bef
 
 // emit gives OnList a list. The caller holds f.mu.
 func (f *follower) emit(now time.Time, l *service.List) {
+	first := f.list == nil
 	f.list = l
 	if f.parent == nil {
 		f.d.cfg.OnList(now, f.join(l))
+		if first {
+			close(f.given)
+		}
 		return
 	}
 	f.parent.spare.Store(l)

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -541,6 +542,40 @@ func TestSetWaitsForOnList(t *testing.T) {
 		if got := addrs(d.last("user")); got != "10.0.0.5:80" {
 			t.Errorf("list %q", got)
 		}
+	})
+}
+
+// Await is back when OnList has had what Set asked for last, and doesn't wait for what nobody can give.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEtcd()
+		e.put("services/user/a", record("10.0.0.9:80", 1))
+		d := startFake(t, e, setup{}, naming("user"))
+		d.recorder.slow.Store(int64(time.Second))
+		await := func(name, want string, took time.Duration) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			began := time.Now()
+			d.Await(ctx, []string{name})
+			if got := addrs(d.last(name)); got != want || time.Since(began) != took {
+				t.Errorf("%s is %q after %v, want %q after %v", name, got, time.Since(began), want, took)
+			}
+		}
+		static := Follow{Name: "user", Static: []service.Backend{{Addr: mustAddr("10.0.0.1:80")}}}
+		await("user", "10.0.0.9:80", 0)
+		d.Set(static)
+		await("user", "10.0.0.1:80", time.Second)
+		await("user", "10.0.0.1:80", 0)
+		static.Hold = time.Minute // the same follower
+		d.Set(static)
+		await("user", "10.0.0.1:80", 0)
+		d.Set(naming("user"))
+		await("user", "10.0.0.9:80", time.Second)
+		d.Set(Follow{Name: "user", Prefix: "services/user/", Format: "nonsense"})
+		await("user", "10.0.0.9:80", 0)
+		d.Remove("user")
+		await("user", "10.0.0.9:80", 0)
 	})
 }
 

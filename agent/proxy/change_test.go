@@ -428,6 +428,21 @@ func TestAddressRemovedAndWantedAgain(t *testing.T) {
 	}
 }
 
+// Who has taken an address away finds nobody there afterwards, however late the loop looks.
+func TestAwaitClosed(t *testing.T) {
+	r := newTwo(t)
+	one := free(t)
+	for range 5 {
+		r.apply(svc("a", one))
+		release := r.held()
+		r.apply()
+		time.AfterFunc(20*time.Millisecond, release)
+		if r.p.AwaitClosed(); r.says(one) != "" {
+			t.Fatal("somebody still listens")
+		}
+	}
+}
+
 // freeEverywhere is a port that nobody uses on any address, and that no outgoing connection is given.
 func freeEverywhere(t *testing.T) uint16 {
 	t.Helper()

@@ -264,6 +264,13 @@ func (p *Proxy) awaitClosed() {
 	p.closing = nil
 }
 
+// AwaitClosed returns when nobody can connect any more to what the last Commit took away, or the loop doesn't look for a second.
+func (p *Proxy) AwaitClosed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.awaitClosed()
+}
+
 // accepted takes a new client connection; on the first loop.
 func (w *worker) accepted(rt *route, fd int) {
 	p := w.proxy

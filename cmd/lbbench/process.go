@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -153,12 +154,14 @@ func program(flag, name, debianPackage string) (string, error) {
 	return "", fmt.Errorf("no program %s; Debian has it in the package %s", name, debianPackage)
 }
 
-// freePort is a loopback address that nobody listens on now.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freePort is a loopback address that nobody listens on now, below the ports that the kernel takes for outgoing connections, of which a benchmark makes many.
+func freePort() (addr string, err error) {
+	for range 100 {
+		addr = fmt.Sprintf("127.0.0.1:%d", 30000+rand.IntN(2000))
+		var l net.Listener
+		if l, err = net.Listen("tcp4", addr); err == nil {
+			return addr, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", fmt.Errorf("find a free port: %w", err)
 }
