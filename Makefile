@@ -1,6 +1,8 @@
 # Every tool is pinned in tools.mod; the first run of one builds it.
 GO      ?= go
 TOOL    := $(GO) tool -modfile=tools.mod
+BUF     ?= $(TOOL) buf
+TELL    := .ci/tell
 VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null || echo v0.1.0-dev)
 ARCHES  ?= amd64 arm64
 FUZZTIME ?= 20s
@@ -22,31 +24,30 @@ demo: ## etcd, five backends, the agent and traffic on this terminal, with failu
 	$(GO) run ./cmd/lbdemo
 
 test: ## every test, with the race detector, and the simulation's goals without it; needs Go and a C compiler
-	$(GO) test -race -timeout 20m ./...
-	$(GO) test ./cmd/lbbench/sim
+	$(TELL) sh -c 'CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...; raced=$$?; $(GO) test ./cmd/lbbench/sim && exit $$raced'
 
 test-systemd: ## what callers see of a reload, restart, upgrade, kill, ... in a booted systemd, as root; ROUNDS=5 is the long form, SUITE=trixie a newer systemd, also for the packages' own tests
-	LBAGENT_TEST_ALL=1 $(GO) test -run='^TestLoad$$$(if $(filter-out bookworm,$(SUITE)),|^TestPackages$$/^install)' -v -count=1 -timeout=60m ./packaging -load=$(ROUNDS) -suite=$(SUITE)
+	LBAGENT_TEST_ALL=1 $(TELL) $(GO) test -run='^TestLoad$$$(if $(filter-out bookworm,$(SUITE)),|^TestPackages$$/^install)' -v -count=1 -timeout=60m ./packaging -load=$(ROUNDS) -suite=$(SUITE)
 
 conformance: ## h2spec, gRPC's interop tests, and clients of other makers through the agent
-	cd cmd/lbagent/e2e && LBAGENT_CONFORMANCE=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 20m -run '^TestConformance$$'
+	cd cmd/lbagent/e2e && LBAGENT_CONFORMANCE=1 LBAGENT_TEST_ALL=1 $(CURDIR)/$(TELL) $(GO) test -timeout 20m -run '^TestConformance$$'
 
 browser: ## the page on admin.listen in a real Chromium: live, by keyboard, narrow, dark, with axe-core, with hostile names, with 100,000 backends
-	cd cmd/lbagent/e2e && LBAGENT_BROWSER=1 LBAGENT_TEST_ALL=1 $(GO) test -timeout 10m -count=1 -run '^TestBrowser$$'
+	cd cmd/lbagent/e2e && LBAGENT_BROWSER=1 LBAGENT_TEST_ALL=1 $(CURDIR)/$(TELL) $(GO) test -timeout 10m -count=1 -run '^TestBrowser$$'
 
 formats: ## service lists written and read with the libraries of the projects that the formats come from
-	cd agent/discovery/format/realtest && $(GO) vet . && $(GO) test -timeout 5m -count=1 .
+	cd agent/discovery/format/realtest && $(GO) vet . && $(CURDIR)/$(TELL) $(GO) test -timeout 5m -count=1 .
 
 lint: ## vet, golangci-lint, and buf lint
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
-	$(TOOL) buf lint
+	$(BUF) lint
 
 build: ## bin/lbagent
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lbagent ./cmd/lbagent
 
 generate: ## the Go code of the .proto files
-	$(TOOL) buf generate
+	$(BUF) generate
 
 fuzz: ## every fuzz target, FUZZTIME=20s each
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \

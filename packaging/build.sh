@@ -16,6 +16,8 @@ export GO VERSION FILE_VERSION DIST SOURCE_DATE_EPOCH
 umask 022
 LC_ALL=C
 export LC_ALL
+CGO_ENABLED=0 # the agent's, and its tools' too: what they share is compiled once
+export CGO_ENABLED
 
 rm -rf "$DIST"/lbagent[_-]*.deb "$DIST"/lbagent-*.rpm "$DIST"/lbagent_*.cdx.json "$DIST/SHA256SUMS" "$DIST/man"
 mkdir -p "$DIST/completion" "$DIST/man"
@@ -31,13 +33,13 @@ lbagent ($(echo "${VERSION#v}" | sed 's/-/~/')) unstable; urgency=medium
 END
 for ARCH in $ARCHES; do
 	echo "== lbagent $VERSION for $ARCH"
-	CGO_ENABLED=0 GOOS=linux GOARCH=$ARCH $GO build -trimpath -buildvcs=false -ldflags "$LDFLAGS" -o "$DIST/$ARCH/lbagent" ./cmd/lbagent
+	GOOS=linux GOARCH=$ARCH $GO build -trimpath -buildvcs=false -ldflags "$LDFLAGS" -o "$DIST/$ARCH/lbagent" ./cmd/lbagent
 	$GO run ./packaging/inventory "$DIST/$ARCH/lbagent" sbom >"$DIST/lbagent_${FILE_VERSION}_$ARCH.cdx.json"
 	$GO run ./packaging/inventory "$DIST/$ARCH/lbagent" licences | gzip -9nc >"$DIST/$ARCH/licences.gz"
 done
 # Completions and manual pages are the same everywhere; a program of this machine makes them.
 here=$DIST/$($GO env GOHOSTARCH)/lbagent
-[ -x "$here" ] || CGO_ENABLED=0 $GO build -o "$here" ./cmd/lbagent
+[ -x "$here" ] || $GO build -o "$here" ./cmd/lbagent
 for shell in bash zsh fish; do
 	"$here" completion "$shell" >"$DIST/completion/$shell"
 done

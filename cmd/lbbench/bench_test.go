@@ -75,7 +75,9 @@ func (b *built) build(ctx context.Context) {
 		return
 	}
 	b.lbbench = filepath.Join(b.dir, "lbbench")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.lbbench, ".").CombinedOutput(); err != nil {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.lbbench, ".")
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0") // what it shares with the agent is compiled once
+	if out, err := cmd.CombinedOutput(); err != nil {
 		b.err = err
 		os.Stderr.Write(out)
 	}

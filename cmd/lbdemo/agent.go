@@ -39,6 +39,7 @@ func prepareAgent(ctx context.Context, dir, binary, etcdAddr, admin string, port
 	if a.binary == "" {
 		a.binary = filepath.Join(dir, "lbagent")
 		build := exec.CommandContext(ctx, "go", "build", "-o", a.binary, agentPackage)
+		build.Env = append(build.Environ(), "CGO_ENABLED=0") // as it is released
 		if out, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build the agent: %w\n%s(run lbdemo in lbagent's source tree, or name a binary with --agent)", err, out)
 		}
