@@ -115,8 +115,9 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 		}
 		r.Body = body
 		switch {
-		case r.URL.Path == "/v1/registrations/hold", wantsProfiles(r) && mayProfile(c):
-			// All of the request has come when it is answered, and a holder that says nothing more is no slow one; a profile takes the seconds that it was asked for.
+		case r.URL.Path == "/v1/registrations/hold":
+			body.ended = func() { _ = rc.SetReadDeadline(time.Time{}) } // a holder that says nothing more is no slow one
+		case wantsProfiles(r) && mayProfile(c): // it takes the seconds that it was asked for
 			_ = rc.SetReadDeadline(time.Time{})
 		case !endless(r.URL.Path):
 			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.Answer))
@@ -133,6 +134,7 @@ type heldBody struct {
 	who   caller
 	quota *quota // nil: nobody counts
 	held  int
+	ended func() // all of it has come; nil: nobody wants to know
 }
 
 // Read fails if its caller has begun too much that it doesn't end.
@@ -143,6 +145,9 @@ func (b *heldBody) Read(p []byte) (int, error) {
 			return 0, errUnfinished
 		}
 		b.held += n
+	}
+	if err == io.EOF && b.ended != nil {
+		b.ended()
 	}
 	return n, err
 }

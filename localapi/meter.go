@@ -19,8 +19,9 @@ type meter struct {
 
 	mu sync.Mutex
 
-	open map[uint32]int // by stream that has not ended: the bytes that are counted
-	last uint32         // the newest stream
+	open   map[uint32]int // by stream that has not ended: the bytes that are counted
+	last   uint32         // the newest stream
+	closed bool           // nobody would give back what is taken from now on
 }
 
 // mostOfStream is what grpc holds of one stream at most: its window, and a message that is being put together.
@@ -37,6 +38,7 @@ func (m *meter) read(p []byte) (err error) {
 		defer m.mu.Unlock()
 		counted, known := m.open[f.stream]
 		switch {
+		case m.closed:
 		case f.kind == frameHeaders && f.stream > m.last:
 			m.last = f.stream
 			if !f.ends() {
@@ -79,6 +81,7 @@ func (m *meter) endLocked(stream uint32) {
 func (m *meter) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.closed = true
 	for stream := range m.open {
 		m.endLocked(stream)
 	}

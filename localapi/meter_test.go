@@ -122,6 +122,30 @@ func TestUnfinishedIsCounted(t *testing.T) {
 	<-ended
 }
 
+// What was read of a connection just before it is closed, and is looked at just after, stays uncounted: nobody would give it back.
+func TestMeterAfterClose(t *testing.T) {
+	who, q := caller{uid: 7}, newQuota(1<<20, 1<<20, 0)
+	m := newMeter(who, q)
+	var b bytes.Buffer
+	b.WriteString(preface)
+	fr := http2.NewFramer(&b, nil)
+	if err := errors.Join(fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true}), fr.WriteData(1, false, make([]byte, 1000))); err != nil {
+		t.Fatal(err)
+	}
+	head := b.Len()
+	if err := errors.Join(fr.WriteData(1, false, make([]byte, 1000)),
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, EndHeaders: true}), fr.WriteData(3, false, make([]byte, 1000))); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.read(b.Bytes()[:head]); err != nil || q.held() != 1000 {
+		t.Fatalf("%d bytes are counted, want 1000 (%v)", q.held(), err)
+	}
+	m.close()
+	if err := m.read(b.Bytes()[head:]); err != nil || q.held() != 0 {
+		t.Errorf("%d bytes are counted after the connection's end, want none (%v)", q.held(), err)
+	}
+}
+
 // Who begins too much is cut off, and nobody else is: not another user, nor one with little when all of them together have too much.
 func TestUnfinishedIsBounded(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Limits.UnfinishedBytes, c.Limits.UnfinishedBytesPerUID = 600_000, 300_000 })

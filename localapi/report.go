@@ -32,7 +32,7 @@ func (l lookupService) Report(ctx context.Context, r *lbagentv1.ReportRequest) (
 			return nil, invalid(o.Service, "outcome %d: result is %v, want one that is known", i, o.Result)
 		}
 	}
-	if !s.report.allow(p.caller(), len(r.Outcomes), s.limits.OutcomesPerSecond, now) {
+	if !s.report[p.door()].allow(p.caller(), len(r.Outcomes), s.limits.OutcomesPerSecond, now) {
 		return nil, failure(codes.ResourceExhausted, reasonTooManyReports, "",
 			"%v reports more than %d outcomes a second; nothing of this report was taken", p.caller(), s.limits.OutcomesPerSecond)
 	}
@@ -98,7 +98,7 @@ func reportCause(r lbagentv1.Result) string {
 	return "reported: call failed"
 }
 
-// reportLimit bounds outcomes per caller and second: for each caller the time at which all it reported so far would have been in rate (GCRA). A time that has
+// reportLimit bounds outcomes per caller of a door and second: for each caller the time at which all it reported so far would have been in rate (GCRA). A time that has
 // passed says nothing and may be dropped.
 type reportLimit struct {
 	mu sync.Mutex

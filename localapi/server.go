@@ -102,7 +102,7 @@ type Server struct {
 	health  *health.Server
 	answers serviceCache[viewAnswer]
 	plans   serviceCache[*plan]
-	report  reportLimit
+	report  [doors]reportLimit
 	traffic trafficCache
 	asks    etcdNowTurn
 

@@ -142,3 +142,23 @@ func kernelTakes(t *testing.T) int {
 	}
 	return n
 }
+
+// Whoever does not send the body of a request is cut off, also where the answer may take for ever: a holder is one who has said what it holds.
+func TestSlowHold(t *testing.T) {
+	change := func(c *Config) { c.Limits.Body = 50 * time.Millisecond }
+	r, at := newTCPRig(t, change)
+	for network, addr := range map[string]string{"unix": r.cfg.Socket, "tcp": at} {
+		c, err := net.Dial(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		if _, err := io.WriteString(c, "POST /v1/registrations/hold HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Errorf("%s: who sends no body is still there after 30 s: %v", network, err)
+		}
+	}
+}
