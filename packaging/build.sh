@@ -60,6 +60,13 @@ for guide in packaging/doc/*.md; do
   - {src: "$guide", dst: "/usr/share/doc/lbagent/${guide##*/}", packager: rpm, type: doc, file_info: {mode: 0644}}
 END
 done
+# Beside the examples lies the API that they ask by: that is the tree which they are built in.
+for example in README.md echo.proto lbagent/v1/lookup.proto python/client.py node/client.js node/package.json cpp/Makefile cpp/client.cc shell/client.sh; do
+	cat >>"$DIST/nfpm.yaml" <<END
+  - {src: "packaging/examples/$example", dst: "/usr/share/doc/lbagent/examples/$example", packager: deb, file_info: {mode: 0644}}
+  - {src: "packaging/examples/$example", dst: "/usr/share/doc/lbagent/examples/$example", packager: rpm, type: doc, file_info: {mode: 0644}}
+END
+done
 for ARCH in $ARCHES; do
 	export ARCH
 	for packager in deb rpm; do

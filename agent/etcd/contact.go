@@ -98,7 +98,7 @@ func (c *contact) fail(err error) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lastError, c.failedAt = err.Error(), now
+	c.lastError, c.failedAt = Plain(err).Error(), now
 	refused := errors.Is(err, rpctypes.ErrAuthFailed) && !c.refused // more than silence: a person has to mend it
 	if c.state == lost && !refused {
 		return
@@ -110,7 +110,7 @@ func (c *contact) fail(err error) {
 	case c.state == untried:
 		what = "etcd does not answer; lists are those of the spool, if any"
 	}
-	c.log.Warn(what, "cause", err)
+	c.log.Warn(what, "cause", c.lastError)
 	c.event(now, what+": "+c.lastError)
 	if c.state != lost {
 		c.state, c.since = lost, now
@@ -129,7 +129,7 @@ func (c *contact) failDial(err error) {
 	c.mu.Lock()
 	isConnected := c.state == connected
 	if isConnected {
-		c.lastError, c.failedAt = err.Error(), time.Now()
+		c.lastError, c.failedAt = Plain(err).Error(), time.Now()
 	}
 	c.mu.Unlock()
 	if !isConnected {

@@ -55,7 +55,7 @@ func failed(what, prefix string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return refuse(ErrEtcd, "%s: etcd did not answer within %v; it may or may not have happened, ask again", what, etcdTimeout)
 	}
-	return refuse(ErrEtcd, "%s: %v", what, err)
+	return refuse(ErrEtcd, "%s: %v", what, etcd.Plain(err))
 }
 
 // muteFleet writes the key, with a lease that ends with the mute, and waits until this agent honours it.

@@ -184,6 +184,7 @@ func (r *Registrar) settled(now time.Time, k *keeper, wanted uint64, err error) 
 		r.cfg.Etcd.Fail(err)
 	}
 	if err != nil {
+		err = etcd.Plain(err)
 		r.stats.Failures++
 		if r.syncErr == nil {
 			r.cfg.Log.Warn("registrations could not be brought to etcd; trying again", "cause", err)

@@ -152,7 +152,7 @@ func (a *app) fleetStore(ctx context.Context, f *fleetFlags, do func(context.Con
 	case errors.Is(err, context.DeadlineExceeded):
 		return noEtcd(where, why.or(err))
 	}
-	return err
+	return etcd.Plain(err)
 }
 
 // lastError is why a connection failed last. Safe for concurrent use.
@@ -182,7 +182,7 @@ func noEtcd(where string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errors.New("no answer in time; does it have a leader?")
 	}
-	return advise(fmt.Sprintf("etcd at %s can't be used: %v", where, err),
+	return advise(fmt.Sprintf("etcd at %s can't be used: %v", where, etcd.Plain(err)),
 		"The agents go on with what they have. Nothing was changed, unless the answer to a change is what is missing: see \"lbagent config list\" later.")
 }
 

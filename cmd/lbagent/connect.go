@@ -177,8 +177,9 @@ func explained(socket string, err error) error {
 		return &codedError{exitNone, sentence}
 	case codes.DeadlineExceeded:
 		return notAnswering(socket)
-	case codes.Unavailable:
-		return fmt.Errorf("the agent on %s went away: %s", socket, st.Message())
+	case codes.Unavailable: // in a crash loop the kernel takes connections that nobody will serve
+		return &absentError{advise(fmt.Sprintf("the agent on %s went away: it stops, restarts or crashes", socket),
+			`"systemctl status lbagent" and "journalctl -u lbagent" say which; if it is a restart, ask again.`)}
 	case codes.Unimplemented:
 		return fmt.Errorf("the agent on %s is of another release and can't do this: %s", socket, st.Message())
 	}

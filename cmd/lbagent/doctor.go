@@ -88,8 +88,8 @@ With --bundle it also writes a tar.gz for somebody else to look at: what it foun
 status, explanations of all services, events, goroutines and profiles of the agent, the end of its
 journal, as far as the caller may read them; without secrets.
 
-Exit code 1 if something must be mended. Whether another host has the same node.name can't be told:
-no key in etcd names the host that wrote it.`,
+Exit code 1 if something must be mended; that no agent runs is such a thing. Whether another host
+has the same node.name can't be told: no key in etcd names the host that wrote it.`,
 		Example: "  sudo lbagent doctor",
 		GroupID: groupWhy,
 		Args:    exactly(),
@@ -153,10 +153,6 @@ func (d *doctor) ask(ctx context.Context, a *app) {
 	}
 	d.agent = nil
 	what, mend, _ := strings.Cut(err.Error(), "\n")
-	if strings.HasPrefix(what, "no agent is running here") {
-		d.warn("agent", what, oneLine(mend)) // a look before the first start is what doctor is for, too
-		return
-	}
 	d.bad("agent", what, oneLine(mend))
 }
 

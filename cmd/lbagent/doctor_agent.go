@@ -97,7 +97,7 @@ func (d *doctor) checkUnit(ctx context.Context) {
 		return
 	}
 	out, err := d.systemctl(ctx, "show", "lbagent.service", "--no-pager",
-		"--property=LoadState,ActiveState,SubState,UnitFileState,NRestarts,NeedDaemonReload,DropInPaths,NoNewPrivileges,ProtectSystem,User,MainPID")
+		"--property=LoadState,ActiveState,SubState,UnitFileState,NRestarts,NeedDaemonReload,DropInPaths,NoNewPrivileges,ProtectSystem,User,MainPID,StatusText")
 	if err != nil {
 		d.warn(check, oneLine(err.Error()), "")
 		return
@@ -124,6 +124,9 @@ func (d *doctor) checkUnit(ctx context.Context) {
 	switch is["ActiveState"] {
 	case "failed", "inactive":
 		d.bad(check, "lbagent.service is "+is["ActiveState"], "systemctl start lbagent; journalctl -u lbagent says why it ended")
+	}
+	if text := is["StatusText"]; is["ActiveState"] == "activating" && text != "" {
+		d.bad(check, "lbagent.service does not run yet: "+text, "journalctl -u lbagent says why it ended; systemctl restart lbagent begins at once when that is mended")
 	}
 	if n, err := strconv.Atoi(is["NRestarts"]); err == nil && n >= 5 {
 		d.warn(check, fmt.Sprintf("systemd has started it again %d times", n), "journalctl -u lbagent says why it ended")

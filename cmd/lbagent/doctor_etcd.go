@@ -65,7 +65,7 @@ func (d *doctor) checkEndpoints(ctx context.Context, e etcd.Config) (reached int
 			reached++
 			continue
 		}
-		what := fmt.Sprintf("%s: %v", e.Endpoints[i], err)
+		what := fmt.Sprintf("%s: %v", e.Endpoints[i], etcd.Plain(err))
 		mend := "is that etcd running, and does a firewall let this host through? Else take it out of etcd.endpoints"
 		d.bad(check, what, mend)
 	}

@@ -164,11 +164,12 @@ func TestDoctorKernel(t *testing.T) {
 func TestDoctorUnit(t *testing.T) {
 	const fine = "LoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState=enabled\nNRestarts=0\nNeedDaemonReload=no\nDropInPaths=\nNoNewPrivileges=yes\nProtectSystem=strict\nUser=lbagent\n"
 	for change, want := range map[string]string{
-		"":                       "ok unit: lbagent.service is active (running), as user lbagent",
-		"LoadState=not-found":    "",
-		"LoadState=masked":       "bad unit: lbagent.service is masked",
-		"ActiveState=failed":     "bad unit: lbagent.service is failed",
-		"NRestarts=17":           "warn unit: systemd has started it again 17 times",
+		"":                    "ok unit: lbagent.service is active (running), as user lbagent",
+		"LoadState=not-found": "",
+		"LoadState=masked":    "bad unit: lbagent.service is masked",
+		"ActiveState=failed":  "bad unit: lbagent.service is failed",
+		"NRestarts=17":        "warn unit: systemd has started it again 17 times",
+		"ActiveState=activating\nStatusText=a crash loop: 6 starts in the last minute": "bad unit: lbagent.service does not run yet: a crash loop: 6 starts in the last minute",
 		"UnitFileState=disabled": "warn unit: it will not start at boot",
 		"NeedDaemonReload=yes":   "warn unit: its files have changed",
 		"NoNewPrivileges=no":     "warn unit: it runs with less confinement than the package has: NoNewPrivileges=no",

@@ -73,9 +73,9 @@ func dialEtcd(ctx context.Context, e etcd.Config) (etcd.Client, error) {
 	case err != nil && ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil && last != nil && !etcd.IsAuth(err): // a login that was refused says more
-		return nil, fmt.Errorf("no connection to etcd at %s: %w", strings.Join(e.Endpoints, ", "), last)
+		return nil, fmt.Errorf("no connection to etcd at %s: %w", strings.Join(e.Endpoints, ", "), etcd.Plain(last))
 	case err != nil:
-		return nil, fmt.Errorf("no connection to etcd at %s: %w", strings.Join(e.Endpoints, ", "), err)
+		return nil, fmt.Errorf("no connection to etcd at %s: %w", strings.Join(e.Endpoints, ", "), etcd.Plain(err))
 	}
 	return c, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,5 +101,32 @@ func TestChangesNeedAnAgent(t *testing.T) {
 		if code := a.execute(t.Context(), args); code != exitFailure || stdout.Len() > 0 || !strings.Contains(stderr.String(), "no agent is running here") {
 			t.Errorf("%q: exit code %d: %s%s", args, code, stdout, stderr)
 		}
+	}
+}
+
+// In a crash loop the socket takes connections that nobody serves: there is no agent then, either.
+func TestVerbsInACrashLoop(t *testing.T) {
+	a, stdout, stderr := deadAgent(t)
+	l, err := net.Listen("unix", a.getenv("LBAGENT_SOCKET"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	code := a.execute(t.Context(), []string{"status"})
+	said := stderr.String()
+	if code != exitLeft || !strings.Contains(said, "went away: it stops, restarts or crashes") || !strings.Contains(said, "the last agent left") || !strings.Contains(stdout.String(), "user") {
+		t.Errorf("exit code %d: %s%s", code, said, stdout)
+	}
+	if strings.Contains(said, "transport") {
+		t.Errorf("gRPC's own words: %s", said)
 	}
 }

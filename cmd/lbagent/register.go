@@ -214,9 +214,11 @@ With --wait it returns when running calls have had that time to end: stop the se
 				if err != nil || asJSON {
 					return cmp.Or(orJSON(a.stdout, r, err), pending(r.GetPending()))
 				}
-				if r.GetPending() == "" {
-					fmt.Fprintf(a.stdout, "%s is drained on this host\n", clean(args[0]))
+				words := "is drained on this host"
+				if r.GetPending() != "" {
+					words += ", but callers don't know it yet"
 				}
+				fmt.Fprintf(a.stdout, "%s %s\n", clean(args[0]), words)
 				return pending(r.GetPending())
 			})
 			if err != nil || wait <= 0 {

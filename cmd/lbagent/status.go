@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,7 @@ func (a *app) printStatus(r *lbagentv1.StatusResponse) {
 			field("", "  "+strings.TrimRight(line, "\n"))
 		}
 	}
-	field("etcd", a.etcdWords(r.GetEtcd()))
+	field("etcd", a.etcdWords(r.GetEtcd(), r.GetWarnings()))
 	a.printMutes(r.GetMutes(), field)
 	for _, warning := range r.GetWarnings() {
 		field("WARNING", warning)
@@ -63,7 +64,7 @@ func (a *app) printStatus(r *lbagentv1.StatusResponse) {
 	a.printRegistrations(r.GetRegistrations())
 }
 
-func (a *app) etcdWords(e *lbagentv1.EtcdStatus) string {
+func (a *app) etcdWords(e *lbagentv1.EtcdStatus, warnings []string) string {
 	if !e.GetConfigured() {
 		return "none is configured; static backends only"
 	}
@@ -72,6 +73,9 @@ func (a *app) etcdWords(e *lbagentv1.EtcdStatus) string {
 		words = "NOT CONNECTED"
 	}
 	words += " to " + strings.Join(e.GetEndpoints(), ", ")
+	if why := e.GetLastError(); !e.GetConnected() && why != "" && slices.ContainsFunc(warnings, func(w string) bool { return strings.Contains(w, why) }) {
+		return words // since when, and why, is said there
+	}
 	if contact := ago(a.now(), e.GetLastContact()); contact != "" {
 		words += ", last contact " + contact + " ago"
 	}

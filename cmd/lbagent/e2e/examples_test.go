@@ -227,7 +227,7 @@ func pythonExample(t *testing.T) (argv, env []string) {
 	testneed.Command(t, "python3-protobuf", python, "-c", "import google.protobuf")
 	plugin := testneed.Program(t, "grpc_python_plugin", "protobuf-compiler-grpc")
 	stubs := t.TempDir()
-	finish(t, patience, nil, testneed.Program(t, "protoc", "protobuf-compiler"), "-I", "../../../localapi", "-I", examples,
+	finish(t, patience, nil, testneed.Program(t, "protoc", "protobuf-compiler"), "-I", examples,
 		"--python_out="+stubs, "--grpc_out="+stubs, "--plugin=protoc-gen-grpc="+plugin, "lbagent/v1/lookup.proto", "echo.proto")
 	return []string{python, examples + "python/client.py"}, []string{"PYTHONPATH=" + stubs, "PYTHONDONTWRITEBYTECODE=1"}
 }

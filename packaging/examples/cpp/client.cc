@@ -1,7 +1,7 @@
 // Calls a service through both doors of lbagent: it asks for a backend and calls that, and it dials the service's port.
 //
-//   make -C packaging/examples/cpp
-//   echo hello | packaging/examples/cpp/build/client SERVICE PORT
+//   make
+//   echo hello | build/client SERVICE PORT
 //
 // Each line of standard input is one call by each door.
 #include <grpcpp/grpcpp.h>

@@ -1,6 +1,6 @@
 // Calls a service through both doors of lbagent: it asks for a backend and calls that, and it dials the service's port.
 //
-//   cd packaging/examples/node && npm install
+//   npm install
 //   echo hello | node client.js SERVICE PORT
 //
 // Each line of standard input is one call by each door.
@@ -20,7 +20,7 @@ const batch = 20; // calls for one question
 const channelOptions = {'grpc.initial_reconnect_backoff_ms': 100, 'grpc.max_reconnect_backoff_ms': 1000};
 const plain = grpc.credentials.createInsecure();
 
-const includeDirs = [path.join(__dirname, '..'), path.join(__dirname, '../../../localapi')];
+const includeDirs = [path.join(__dirname, '..')];
 const load = (file) => grpc.loadPackageDefinition(loader.loadSync(file, {includeDirs, longs: Number, enums: String, defaults: true}));
 const {LookupService} = load('lbagent/v1/lookup.proto').lbagent.v1;
 const {Echo} = load('echo.proto').lbdemo;

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """Calls a service through both doors of lbagent: it asks for a backend and calls that, and it dials the service's port.
 
-Debian: python3-grpcio python3-protobuf protobuf-compiler protobuf-compiler-grpc. In the root of the sources:
+Debian: python3-grpcio python3-protobuf protobuf-compiler protobuf-compiler-grpc. In the folder of the examples:
 
-    protoc -I localapi -I packaging/examples --python_out=/tmp/stubs --grpc_out=/tmp/stubs \\
-        --plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin lbagent/v1/lookup.proto echo.proto
-    echo hello | PYTHONPATH=/tmp/stubs python3 packaging/examples/python/client.py SERVICE PORT
+    mkdir -p /tmp/stubs
+    protoc -I . --python_out=/tmp/stubs --grpc_out=/tmp/stubs --plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin lbagent/v1/lookup.proto echo.proto
+    echo hello | PYTHONPATH=/tmp/stubs python3 python/client.py SERVICE PORT
 
 Each line of standard input is one call by each door.
 """
