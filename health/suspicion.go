@@ -14,6 +14,10 @@ const (
 
 	suspectGrain = 100 * time.Millisecond // how old an answer to the question may be while backends fail. Lower costs a look at every target more often
 	trustEvery   = time.Second            // how often it is asked while there is suspicion
+
+	// staleIntervals is for how many intervals a backend that could not be reached stays so while there is suspicion, if nothing is heard of it: a host that is ill, or has no processor,
+	// also looks less often, and having seen nothing is no reason to trust it again.
+	staleIntervals = 5
 )
 
 // suspicion is whether it is this host that is ill, and not its backends: a network that is cut here fails every probe at once (2.10).
@@ -66,12 +70,16 @@ func (c *core) census(now time.Time) (n census) {
 			}
 			reached, missed := t.evidence()
 			at := t.state.at(now)
-			if last := max(reached, missed); last == 0 || at-last > window {
+			bad, lasts := missed > reached, window
+			if bad && c.suspicion.on {
+				lasts *= staleIntervals
+			}
+			if last := max(reached, missed); last == 0 || at-last > lasts {
 				continue
 			}
 			n.backends++
 			seen = true
-			if missed > reached {
+			if bad {
 				n.bad++
 				if reached != 0 && at-reached <= 2*window {
 					n.turned++

@@ -109,6 +109,24 @@ func TestSuspicionOfACut(t *testing.T) {
 	}
 }
 
+// A host that sees nothing for some intervals, since it has no processor for its probes, doesn't trust itself for that: those that could not be reached are no better for it. If
+// nothing comes at all, it does in the end.
+func TestSuspicionOutlastsSilence(t *testing.T) {
+	s := newFleet(t, defaults(), 3, 4)
+	s.all(0, 12, silent)
+	s.pass(7 * time.Second)
+	s.wantSuspicion(true)
+	s.delay = 20 * time.Second // no probe ends for three intervals
+	s.pass(5 * time.Minute)
+	s.wantSuspicion(true)
+	if tale := s.tale(); tale != "" {
+		t.Errorf("told %s", tale)
+	}
+	s.delay = time.Hour
+	s.pass(time.Minute)
+	s.wantSuspicion(false)
+}
+
 // What is no reason for suspicion: few backends, few services, one after the other, answers.
 func TestNoSuspicion(t *testing.T) {
 	for _, c := range []struct {
