@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +85,11 @@ func faults(deeds []deed) (out []deed) {
 	return out
 }
 
+// blamed are those of the faults that nothing but a mistake explains: while the machine stands still, deadlines pass whatever anybody does.
+func blamed(deeds []deed) []deed {
+	return slices.DeleteFunc(faults(deeds), func(d deed) bool { return machine.undecided(d.chosen, d.ended) })
+}
+
 // keepAt has workers call until the context ends.
 func (l *ledger) keepAt(ctx context.Context, all *sync.WaitGroup, service string, call func() (backend string, err error)) {
 	for range brokenWorkers {
@@ -150,7 +157,8 @@ func (l *ledger) ask(a *agent, services []string) (stop func()) {
 	cmd := exec.Command(python, append([]string{"testdata/asker.py", a.socket, protoset, echoMethod}, services...)...)
 	cmd.Env = append(os.Environ(), "no_proxy=127.0.0.0/8")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = os.Stderr
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		a.t.Fatal(err)
@@ -166,13 +174,13 @@ func (l *ledger) ask(a *agent, services []string) (stop func()) {
 	read.Go(func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			w := strings.Fields(lines.Text())
-			if len(w) != 5 {
+			if len(w) < 5 {
 				a.t.Errorf("the Python program says %q", lines.Text())
 				continue
 			}
 			d := deed{backend: w[1], chosen: nanos(w[3]), ended: nanos(w[4])}
 			if w[2] != "OK" {
-				d.fault = w[2]
+				d.fault = strings.Join(slices.Concat(w[2:3], w[5:]), " ")
 			}
 			if w[1] == "-" {
 				d.backend = ""
@@ -184,7 +192,7 @@ func (l *ledger) ask(a *agent, services []string) (stop func()) {
 		in.Close()
 		read.Wait()
 		if err := cmd.Wait(); err != nil {
-			a.t.Errorf("the Python program: %v", err)
+			a.t.Errorf("the Python program: %v\n%s", err, said.Bytes())
 		}
 	})
 	a.t.Cleanup(stop)

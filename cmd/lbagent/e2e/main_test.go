@@ -13,11 +13,12 @@ import (
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
 )
 
-// What all tests share: the built binary, an etcd in which each test has a namespace of its own, and which ports of this host they have.
+// What all tests share: the built binary, an etcd in which each test has a namespace of its own, which ports of this host they have, and how late the machine is.
 var (
-	binary string
-	etcd   *etcdtest.Server
-	ports  sync.Map
+	binary  string
+	etcd    *etcdtest.Server
+	ports   sync.Map
+	machine late
 )
 
 // sideBySide is how many tests run at a time: most of them wait for something most of the time, so that cores are no measure.
@@ -38,6 +39,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(brokenAs) != "" { // backends of TestBrokenBackends
 		os.Exit(brokenBackendMain())
 	}
+	go machine.watch()
 	if binary = os.Getenv(cutOff); binary != "" { // a test in a network of its own, where this etcd can't be reached
 		os.Exit(m.Run())
 	}

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -160,14 +162,56 @@ func (m *manager) listeners() (n int) {
 	return n
 }
 
-// awaitLoopbacks waits until the listeners of that many ports and of the page are kept, and returns how many there are for a port.
-func (m *manager) awaitLoopbacks(t *testing.T, ports int) (each int) {
+// kept is where the listeners that it keeps listen; ":PORT" for all addresses.
+func (m *manager) kept() (addrs []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, k := range m.store {
+		if !strings.HasPrefix(k.name, "l-") {
+			continue
+		}
+		var tcp netip.AddrPort
+		switch at, _ := unix.Getsockname(int(k.file.Fd())); at := at.(type) {
+		case *unix.SockaddrUnix:
+			addrs = append(addrs, at.Name)
+			continue
+		case *unix.SockaddrInet4:
+			tcp = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
+		case *unix.SockaddrInet6:
+			tcp = netip.AddrPortFrom(netip.AddrFrom16(at.Addr), uint16(at.Port))
+		}
+		if tcp.Addr().IsUnspecified() {
+			addrs = append(addrs, fmt.Sprintf(":%d", tcp.Port()))
+		} else {
+			addrs = append(addrs, tcp.String())
+		}
+	}
+	slices.Sort(addrs)
+	return addrs
+}
+
+// awaitKept waits until it keeps the listeners of these addresses and no other ones. Each comes in a message of its own, so that their number alone says little.
+func (m *manager) awaitKept(t *testing.T, addrs ...string) {
 	t.Helper()
-	poll(t, "the listeners are kept", func() bool {
-		each = (m.listeners() - 1) / ports
-		return each > 0 && m.listeners() == 1+each*ports
+	slices.Sort(addrs)
+	defer func() {
+		if t.Failed() {
+			t.Logf("kept are the listeners of %q", m.kept())
+		}
+	}()
+	poll(t, fmt.Sprintf("the listeners of %q are kept", addrs), func() bool { return slices.Equal(m.kept(), addrs) })
+}
+
+// loopbacks is where a bare port listens: one address, or two where there is IPv6.
+func loopbacks(port int) []string {
+	addrs := []string{fmt.Sprintf("127.0.0.1:%d", port)}
+	unforked(func() {
+		if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
+			l.Close()
+			addrs = append(addrs, fmt.Sprintf("[::1]:%d", port))
+		}
 	})
-	return each
+	return addrs
 }
 
 func (m *manager) mainPID() int {

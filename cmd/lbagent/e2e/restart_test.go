@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,7 +75,7 @@ func TestRestartRefusesNobody(t *testing.T) {
 		func() { a.signal(syscall.SIGKILL); a.wait(-1) },
 		func() { a.stop() },
 	} {
-		poll(t, "the listeners are kept", func() bool { return m.listeners() >= 4 })
+		m.awaitKept(t, a.http, tcp, path, a.tcp)
 		ask(t, "with an agent", "tcp", tcp, "/").wantOK(t)
 		end()
 		waiting := []asked{
@@ -107,12 +108,8 @@ func TestStoredListenersFollowTheConfiguration(t *testing.T) {
 	}
 	a := newAgent(t, listen(first, second, third))
 	m := a.under(t)
-	kept := func(n int) {
-		t.Helper()
-		poll(t, fmt.Sprintf("%d listeners are kept", n), func() bool { return m.listeners() == n })
-	}
 	a.start()
-	loopbacks := m.awaitLoopbacks(t, 3) // of each port: one, or two where there is IPv6
+	m.awaitKept(t, slices.Concat([]string{a.http}, loopbacks(first), loopbacks(second), loopbacks(third))...)
 	a.stop()
 
 	// The first port becomes one of all addresses, the third goes.
@@ -122,7 +119,7 @@ func TestStoredListenersFollowTheConfiguration(t *testing.T) {
 	a.start()
 	ask(t, "the new address", "tcp", fmt.Sprintf("127.0.0.2:%d", first), "/healthz").wantOK(t)
 	ask(t, "what it covers", "tcp", at(first), "/healthz").wantOK(t)
-	kept(1 + 1 + loopbacks)
+	m.awaitKept(t, append(loopbacks(second), a.http, fmt.Sprintf(":%d", first))...)
 	if !refused(at(third)) {
 		t.Error("a port that was removed before the restart is not refused")
 	}
@@ -137,7 +134,7 @@ func TestStoredListenersFollowTheConfiguration(t *testing.T) {
 	if !refused(at(second)) {
 		t.Error("a port that a reload took away is not refused")
 	}
-	kept(1 + 1 + loopbacks)
+	m.awaitKept(t, append(loopbacks(third), a.http, fmt.Sprintf(":%d", first))...)
 	a.stop()
 	q := ask(t, "a port that a reload brought, without an agent", "tcp", at(third), "/")
 	a.start()

@@ -43,7 +43,6 @@ func TestSoak(t *testing.T) {
 	l := newLoad(soakPorts(a))
 	began := time.Now()
 	l.start()
-	clock := watchLateness()
 	held := a.sample(c.stop)
 	c.start()
 	<-time.After(*soakFor)
@@ -51,9 +50,8 @@ func TestSoak(t *testing.T) {
 	<-time.After(calm)
 	l.end()
 	took := time.Since(began)
-	clock.end()
 
-	judgeCalls(t, c, l, clock.of, took)
+	judgeCalls(t, c, l, machine.between(began, time.Now()), took)
 	held.judge(t)
 	a.wantRest(c.all(), fds, goroutines)
 	a.stop()

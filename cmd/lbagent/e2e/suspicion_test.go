@@ -30,7 +30,7 @@ func TestCutOff(t *testing.T) {
 			b := newBackend(t, fmt.Sprintf("b%d%d", i, j), fmt.Sprintf("127.9.%d.%d", i, j+1), 0)
 			bs, addrs = append(bs, b), append(addrs, b.addr)
 		}
-		fmt.Fprintf(&services, "  - {name: s%d, backends: [%s], listen: [%d], protocol: %s, probe: {type: %s, interval: 500ms, timeout: 500ms}}\n",
+		fmt.Fprintf(&services, "  - {name: s%d, backends: [%s], listen: [%d], protocol: %s, probe: {type: %s, interval: 500ms, timeout: 2s}}\n",
 			i, join(addrs), freePort(t), kind.protocol, kind.probe)
 	}
 	a := startAgent(t, services.String())

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -112,8 +113,8 @@ func TestUpgrade(t *testing.T) {
 	a.install(testVersion, "")
 	m := a.under(t, "WATCHDOG_USEC=600000000")
 	a.start()
-	poll(t, "the listeners are kept", func() bool { return m.listeners() >= 4 })
-	stored := m.listeners()
+	stored := slices.Concat([]string{a.http, a.tcp}, loopbacks(calls), loopbacks(bytesPort))
+	m.awaitKept(t, stored...)
 
 	c := newCaller(t, fmt.Sprintf("127.0.0.1:%d", calls))
 	stop := c.keepCalling(2)
@@ -180,9 +181,7 @@ func TestUpgrade(t *testing.T) {
 	stop()
 	c.wantNoFailures()
 	stopAsking()
-	if n := m.listeners(); n != stored {
-		t.Errorf("%d listeners are kept, want %d", n, stored)
-	}
+	m.awaitKept(t, stored...)
 
 	// What came out of an upgrade restarts like any other.
 	a.install(testVersion, "")
