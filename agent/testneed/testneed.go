@@ -15,7 +15,7 @@ import (
 const AllVariable = "LBAGENT_TEST_ALL"
 
 // commandTimeout bounds the question whether a need is met, so that a program that hangs doesn't hang the tests.
-const commandTimeout = 20 * time.Second
+const commandTimeout = time.Minute
 
 // Program returns the path of the program name, for example "haproxy"; debianPackage is where to get it.
 func Program(t testing.TB, name, debianPackage string) string {

@@ -129,7 +129,9 @@ def main(service, port):
     for words in map(str.strip, sys.stdin):
         try:
             print("asked", *say(backends, words), flush=True)
-        except (grpc.RpcError, OSError) as e:
+        except grpc.RpcError as e:
+            print("asked failed:", e.code().name, e.details(), flush=True)
+        except OSError as e:
             print("asked failed:", e, flush=True)
         try:
             print("dialed", dialed.Say(StringValue(value=words), timeout=CALL_TIMEOUT, wait_for_ready=True).value, flush=True)
