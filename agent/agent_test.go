@@ -80,7 +80,7 @@ func entry(name string, port int, backend string) string {
 
 // get is what a caller of a port gets, or the error's text.
 func get(port int) string {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
 	if err != nil {
 		return err.Error()

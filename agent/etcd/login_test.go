@@ -203,9 +203,16 @@ func TestLoginOutlivesCall(t *testing.T) {
 	hold := make(chan struct{})
 	g.hold.Store(&hold)
 	g.forget()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := c.Newest(ctx, "services/"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "log in to etcd as agent: no answer yet") {
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Newest(ctx, "services/")
+		done <- err
+	}()
+	eventually(t, time.Minute, "the login", func() bool { return g.logins.Load() == 2 })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "log in to etcd as agent: no answer yet") {
 		t.Errorf("error %v", err)
 	}
 	close(hold)
@@ -261,7 +268,7 @@ func TestLoginHasOwnConnection(t *testing.T) {
 		_, err := c.Newest(t.Context(), "services/")
 		done <- err
 	}()
-	eventually(t, 10*time.Second, "the login", func() bool { return g.logins.Load() == 2 })
+	eventually(t, time.Minute, "the login", func() bool { return g.logins.Load() == 2 })
 	g.conns.cut()
 	if _, err := c.Raw().MemberList(t.Context()); status.Code(err) != codes.Unimplemented { // there is a new connection for the rest
 		t.Errorf("error %v, want that it is unimplemented", err)
@@ -303,8 +310,23 @@ func TestLoginPace(t *testing.T) {
 	}
 }
 
-// A call that takes long has somebody look whether it's the token; that costs no login.
+// A call that takes long has somebody look whether it's the token; that costs no login. The machine may stand still for longer than a look waits for its answer, which then
+// does cost one: not each time.
 func TestLookCostsNoLogin(t *testing.T) {
+	const tries = 5
+	for range tries {
+		if n := loginsOfLook(t); n == 1 {
+			return
+		} else {
+			t.Logf("%d logins, want that of the beginning", n)
+		}
+	}
+	t.Errorf("a login more in each of %d looks", tries)
+}
+
+// loginsOfLook counts the logins of a client with a call that takes so long that somebody looks.
+func loginsOfLook(t *testing.T) int64 {
+	t.Helper()
 	g := &guarded{pw: "first"}
 	c, _ := guardedClient(t, g)
 	slow := make(chan struct{})
@@ -314,15 +336,13 @@ func TestLookCostsNoLogin(t *testing.T) {
 		_, err := c.Newest(t.Context(), "services/")
 		done <- err
 	}()
-	eventually(t, 20*time.Second, "the look with the token, after the one without", func() bool { return g.reads.Load() == 2 })
+	eventually(t, time.Minute, "the look with the token, after the one without", func() bool { return g.reads.Load() >= 2 })
 	g.slow.Store(nil)
 	close(slow)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if n := g.logins.Load(); n != 1 {
-		t.Errorf("%d logins, want that of the beginning", n)
-	}
+	return g.logins.Load()
 }
 
 // What a look has found holds for its connection: behind the next one may be an etcd that was restored meanwhile, where calls with the token wait without end.
@@ -350,7 +370,7 @@ func TestLookAgainOnNextConnection(t *testing.T) {
 		_, err := c.Newest(t.Context(), "services/")
 		done <- err
 	}()
-	eventually(t, 30*time.Second, "another login", func() bool { return g.logins.Load() == 2 })
+	eventually(t, time.Minute, "another login", func() bool { return g.logins.Load() == 2 })
 	g.slow.Store(nil)
 	close(waits)
 	if err := <-done; err != nil {
@@ -373,7 +393,7 @@ func TestLoginOutlivesClient(t *testing.T) {
 		_, err := Dial(first, e, func(error) {})
 		given <- err
 	}()
-	eventually(t, 10*time.Second, "the login", func() bool { return g.logins.Load() == 1 })
+	eventually(t, time.Minute, "the login", func() bool { return g.logins.Load() == 1 })
 	cancel()
 	if err := <-given; !errors.Is(err, errLoggingIn) {
 		t.Fatalf("error %v, want that the login has no answer yet", err)

@@ -25,7 +25,7 @@ func linked(t testing.TB) (l *link, other int) {
 	if l, err = newLink(os.NewFile(uintptr(pair[0]), "link")); err != nil {
 		t.Fatal(err)
 	}
-	l.deadline(time.Now().Add(10 * time.Second))
+	l.deadline(time.Now().Add(time.Minute))
 	return l, pair[1]
 }
 

@@ -47,7 +47,7 @@ func TestCluster(t *testing.T) {
 
 	// A short life from here on.
 	l.r.Set([]Registration{withQuickProbe(reg(1)), withQuickProbe(reg(2))}, 5*time.Second)
-	await(t, "the keys are under another lease", func() bool { return l.r.Stats().Writes == 4 })
+	await(t, "the keys are under another lease", func() bool { return l.r.Stats().Writes >= 4 })
 	backup := filepath.Join(t.TempDir(), "backup")
 	if err := etcdtest.Backup(t.Context(), cluster.Client(t, "", "", 1), backup); err != nil {
 		t.Fatal(err)

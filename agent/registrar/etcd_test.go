@@ -21,7 +21,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // life is an agent's registrar on a real etcd.
 type life struct {
@@ -156,7 +156,7 @@ func TestRealEtcd(t *testing.T) {
 	for n := 1; n <= 250; n++ { // more than one transaction holds
 		regs = append(regs, reg(n))
 	}
-	l := live(t, etcd.Config{Endpoints: s.Endpoints()}, t.TempDir(), 6*time.Second, regs...)
+	l := live(t, etcd.Config{Endpoints: s.Endpoints()}, t.TempDir(), time.Minute, regs...)
 	await(t, "all are announced", func() bool { return l.r.Stats().Announced == 249 })
 
 	lease := func() int64 {
@@ -164,7 +164,7 @@ func TestRealEtcd(t *testing.T) {
 		return id
 	}
 	first := lease()
-	if r, err := c.TimeToLive(t.Context(), clientv3.LeaseID(first), clientv3.WithAttachedKeys()); err != nil || len(r.Keys) != 249 || r.GrantedTTL != 6 {
+	if r, err := c.TimeToLive(t.Context(), clientv3.LeaseID(first), clientv3.WithAttachedKeys()); err != nil || len(r.Keys) != 249 || r.GrantedTTL != 60 {
 		t.Errorf("the lease has %d keys, ttl %d: %v; want one for all", len(r.Keys), r.GrantedTTL, err)
 	}
 	if _, err := c.Delete(t.Context(), keyOf(1)); err != nil {
@@ -173,8 +173,13 @@ func TestRealEtcd(t *testing.T) {
 	if _, err := c.Put(t.Context(), keyOf(2), "by hand"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "a deleted key is back", func() bool { return has(t, c, keyOf(1)) })
-	await(t, "a changed key is as it was", func() bool { return has(t, c, keyOf(2)) })
+	// The lease is long, so that it outlives a machine that stands still, and the checks are asked for.
+	checked := func(what string, cond func() bool) {
+		t.Helper()
+		await(t, what, func() bool { l.r.poke(); return cond() })
+	}
+	checked("a deleted key is back", func() bool { return has(t, c, keyOf(1)) })
+	checked("a changed key is as it was", func() bool { return has(t, c, keyOf(2)) })
 	if _, id, _ := get(t, c, keyOf(2)); id != first {
 		t.Errorf("the changed key hangs on %x, want %x", id, first)
 	}
@@ -185,7 +190,7 @@ func TestRealEtcd(t *testing.T) {
 	if _, err := c.Revoke(t.Context(), clientv3.LeaseID(first)); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "all are back after the lease was revoked", func() bool { return has(t, c, keyOf(1)) && has(t, c, keyOf(250)) })
+	checked("all are back after the lease was revoked", func() bool { return has(t, c, keyOf(1)) && has(t, c, keyOf(250)) })
 	await(t, "one lost lease is counted", func() bool { return l.r.Stats().LeaseLosses == 1 })
 	if v, _, _ := get(t, c, keyOf(9)); v != "theirs" {
 		t.Errorf("somebody else's key became %q", v)
@@ -197,7 +202,7 @@ func TestRealEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	failures := l.r.Stats().LastOK
-	await(t, "the registrar has spoken with the etcd that is back", func() bool { return l.r.Stats().LastOK.After(failures) })
+	checked("the registrar has spoken with the etcd that is back", func() bool { return l.r.Stats().LastOK.After(failures) })
 	if v, id, again := get(t, c, keyOf(1)); v == "" || id != second || again != create {
 		t.Errorf("after a restart of etcd: %q on %x, created at %d; want %x and %d", v, id, again, second, create)
 	}
@@ -283,6 +288,9 @@ func TestHandOn(t *testing.T) {
 	next.r.TakeOver()
 	next.run()
 	next.r.Ready()
+	next.r.mu.Lock()
+	next.r.claimBy = time.Now().Add(time.Hour) // a machine that stands still could make this test last longer than a claim
+	next.r.mu.Unlock()
 	for what, err := range map[string]error{
 		"register":   old.r.Register(reg(4), Who{}),
 		"drain":      old.r.Drain("user", true),
@@ -367,7 +375,7 @@ func TestUser(t *testing.T) {
 	}
 	defer root.Close()
 
-	l := live(t, etcd.Config{Endpoints: s.Endpoints(), Username: "lbagent", PasswordFile: password}, t.TempDir(), 6*time.Second,
+	l := live(t, etcd.Config{Endpoints: s.Endpoints(), Username: "lbagent", PasswordFile: password}, t.TempDir(), time.Minute,
 		reg(1), reg(2), Registration{Service: "forbidden", Address: "10.0.0.1:1"})
 	await(t, "those that the user may write are announced", func() bool { return l.r.Stats().Announced == 2 })
 	await(t, "the other says why not", func() bool {
@@ -381,11 +389,12 @@ func TestUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each check finds its token expired: simple tokens live for a second here, and the checks are 2 s apart at most, 1.6 s at least.
-	ok := l.r.Stats().LastOK
+	// Each check finds its token expired: simple tokens live for a second here, and etcd looks for old ones once a second.
 	for range 3 {
-		await(t, "a check with an expired token", func() bool { return l.r.Stats().LastOK.After(ok.Add(1200 * time.Millisecond)) })
-		ok = l.r.Stats().LastOK
+		<-time.After(2200 * time.Millisecond)
+		expired := time.Now()
+		l.r.poke()
+		await(t, "a check with an expired token", func() bool { return l.r.Stats().LastOK.After(expired) })
 	}
 	if _, id, _ := get(t, root, keyOf(1)); id != lease || gone.Load() != 0 {
 		t.Errorf("lease %x, was %x; %d keys went", id, lease, gone.Load())
@@ -409,7 +418,7 @@ func TestPartition(t *testing.T) {
 	p.Heal()
 	await(t, "it is back", func() bool { return has(t, c, keyOf(1)) })
 	await(t, "and known to be", func() bool { return l.r.Status()[0].Announced })
-	if n := l.r.Stats().LeaseLosses; n != 1 {
-		t.Errorf("%d leases lost", n)
+	if n := l.r.Stats().LeaseLosses; n == 0 { // more where the machine stood still for as long as the lease lives
+		t.Error("no lease was lost")
 	}
 }
