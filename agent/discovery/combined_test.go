@@ -36,7 +36,7 @@ func signs(l *service.List) string {
 
 func (r *recorder) waitSigns(t *testing.T, name, want string) *service.List {
 	t.Helper()
-	ctx := time.After(20 * time.Second)
+	ctx := time.After(time.Minute)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {

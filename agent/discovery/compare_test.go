@@ -85,7 +85,7 @@ func TestCompareWithEtcd(t *testing.T) {
 	put(t, c, "services/user/bad", "garbage")
 	put(t, c, "services/user2/a", record("10.0.0.9:80", 5)) // a neighbour
 	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"), Follow{Name: "still", Static: []service.Backend{{Addr: mustAddr("10.0.0.1:80"), Weight: 1}}})
-	eventually(t, 20*time.Second, "the list", func() bool { l := d.last("user"); return l != nil && len(l.Backends) == keysPage+5 })
+	eventually(t, time.Minute, "the list", func() bool { l := d.last("user"); return l != nil && len(l.Backends) == keysPage+5 })
 	got, err := d.Compare(t.Context(), "user")
 	if err != nil || !got.Same() || got.Keys != keysPage+6 || got.Known == 0 || got.Revision < got.Known {
 		t.Errorf("%+v, %v", got, err)

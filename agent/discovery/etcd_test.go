@@ -33,7 +33,7 @@ func TestFollow(t *testing.T) {
 		t.Errorf("revision %d, want %d: %+v", l.Revision, rev, l)
 	}
 	put(t, c, "services/user/bad", "garbage")
-	eventually(t, 10*time.Second, "the bad record is counted", func() bool { return d.last("user").BadCount == 1 })
+	eventually(t, time.Minute, "the bad record is counted", func() bool { return d.last("user").BadCount == 1 })
 	if l = d.last("user"); len(l.Backends) != 2 || l.Bad[0].Key != "services/user/bad" || !strings.Contains(l.Bad[0].Reason, "not JSON") {
 		t.Errorf("with a bad record: %+v", l)
 	}
@@ -67,11 +67,11 @@ func TestSameAddressTwice(t *testing.T) {
 			return l != nil && len(l.Backends) == 1 && l.Backends[0].Weight == want
 		}
 	}
-	eventually(t, 10*time.Second, "the data of b", weight(2))
+	eventually(t, time.Minute, "the data of b", weight(2))
 	put(t, c, "services/user/a", record("10.0.0.1:80", 3))
-	eventually(t, 10*time.Second, "the data of a", weight(3))
+	eventually(t, time.Minute, "the data of a", weight(3))
 	del(t, c, "services/user/a")
-	eventually(t, 10*time.Second, "the data of b again", weight(2))
+	eventually(t, time.Minute, "the data of b again", weight(2))
 	del(t, c, "services/user/b")
 	d.waitAddrs(t, "user")
 }
@@ -85,7 +85,7 @@ func TestRestartedBackend(t *testing.T) {
 	before := d.waitAddrs(t, "user", "10.0.0.1:80").Backends[0].Created
 	del(t, c, "services/user/a")
 	rev := put(t, c, "services/user/a", record("10.0.0.1:80", 1))
-	eventually(t, 10*time.Second, "the new CreateRevision", func() bool {
+	eventually(t, time.Minute, "the new CreateRevision", func() bool {
 		l := d.last("user")
 		return len(l.Backends) == 1 && l.Backends[0].Created == rev
 	})
@@ -132,7 +132,7 @@ func TestPages(t *testing.T) {
 	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
 	put(t, c, "services/user/0", record("10.99.0.1:80", 1))
 	del(t, c, "services/user/10.0.0.0:80")
-	eventually(t, 20*time.Second, "all backends", func() bool {
+	eventually(t, time.Minute, "all backends", func() bool {
 		l := d.last("user")
 		return l != nil && len(l.Backends) == len(all) && l.Backends[0].Addr.String() == "10.0.0.1:80" && l.Backends[len(all)-1].Addr.String() == "10.99.0.1:80"
 	})
@@ -151,7 +151,7 @@ func TestBurst(t *testing.T) {
 		put(t, c, fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.%d.%d:80", i>>8, i&255), 1))
 	}
 	proxy.Resume()
-	eventually(t, 20*time.Second, "all backends", func() bool { return len(d.last("user").Backends) == n })
+	eventually(t, time.Minute, "all backends", func() bool { return len(d.last("user").Backends) == n })
 	lists := len(d.all("user"))
 	t.Logf("%d lists for %d events", lists, n)
 	if lists > n/4 {
@@ -197,7 +197,7 @@ func TestLarge(t *testing.T) {
 	t.Logf("read %d keys in %v", n, time.Since(begin))
 	begin = time.Now()
 	put(t, c, "services/user/one", record("192.0.2.1:80", 1))
-	eventually(t, 20*time.Second, "the change", func() bool { return len(d.last("user").Backends) == n+1 })
+	eventually(t, time.Minute, "the change", func() bool { return len(d.last("user").Backends) == n+1 })
 	t.Logf("one change in %v", time.Since(begin))
 	d.stop()
 	again := start(t, setup{SpoolDir: d.cfg.SpoolDir}, naming("user"))
@@ -217,7 +217,7 @@ func TestProgressOnQuietEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var watches []<-chan etcd.Response
 	for _, prefix := range []string{"services/a/", "services/b/", "services/c/"} {
@@ -344,7 +344,7 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		}
 		d.Remove(name)
 	}
-	eventually(t, 20*time.Second, "no more goroutines than before", func() bool { return goroutines() <= before })
+	eventually(t, time.Minute, "no more goroutines than before", func() bool { return goroutines() <= before })
 	d.Discovery.mu.Lock()
 	left := len(d.ending) + len(d.follows)
 	d.Discovery.mu.Unlock()
@@ -352,7 +352,7 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		t.Errorf("%d services are left", left)
 	}
 	d.stop()
-	eventually(t, 20*time.Second, "none", func() bool { return goroutines() == 0 })
+	eventually(t, time.Minute, "none", func() bool { return goroutines() == 0 })
 }
 
 // goroutines counts those of this package and of etcd's client, without the tests themselves (parallel ones wait for the others to end); etcd itself starts
@@ -414,7 +414,7 @@ func TestSetAndRemove(t *testing.T) {
 		t.Errorf("%d reads, want %d: Set of the same again must do nothing", got, reads+1)
 	}
 	d.Set(Follow{Name: "user", Static: []service.Backend{{Addr: d.last("user").Backends[0].Addr}}})
-	eventually(t, 10*time.Second, "the static list", func() bool { return d.last("user").Source == service.FromStatic })
+	eventually(t, time.Minute, "the static list", func() bool { return d.last("user").Source == service.FromStatic })
 	d.Set(naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	d.Remove("user")
@@ -447,7 +447,7 @@ func TestSetEtcd(t *testing.T) {
 		t.Error("two clusters, one epoch")
 	}
 	d.links.Set(nil)
-	eventually(t, 10*time.Second, "no etcd", func() bool { s := d.Status(); return !s.Configured && !s.Connected })
+	eventually(t, time.Minute, "no etcd", func() bool { s := d.Status(); return !s.Configured && !s.Connected })
 	if got := addrs(d.last("user")); got != "10.0.0.2:80" {
 		t.Errorf("without etcd the list became %q", got)
 	}
@@ -461,7 +461,7 @@ func TestSetEtcd(t *testing.T) {
 // compact compacts etcd now.
 func compact(t testing.TB, s *etcdtest.Server, c *clientv3.Client) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := s.Compact(ctx, c); err != nil {
 		t.Fatal(err)

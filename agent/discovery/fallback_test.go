@@ -29,7 +29,7 @@ func marked(l *service.List) string {
 
 func (r *running) waitMarked(t *testing.T, name, want string) *service.List {
 	t.Helper()
-	eventually(t, 20*time.Second, want, func() bool { return marked(r.last(name)) == want })
+	eventually(t, time.Minute, want, func() bool { return marked(r.last(name)) == want })
 	return r.last(name)
 }
 

@@ -66,7 +66,7 @@ func TestLargeAndGarbageRecords(t *testing.T) {
 	good := func(from *running) func() bool {
 		return func() bool { l := from.last("user"); return l != nil && strings.HasPrefix(addrs(l), "10.0.0.1:80") }
 	}
-	eventually(t, 20*time.Second, "the good record", good(d))
+	eventually(t, time.Minute, "the good record", good(d))
 	for key := range garbage { // and by the watch
 		put(t, c, key, "again\xff"+key)
 	}
@@ -121,7 +121,7 @@ func TestTLSFilesRotate(t *testing.T) {
 
 	proxy.Cut() // the connection breaks in the worst moment: nothing is lost but time
 	proxy.Heal()
-	eventually(t, 20*time.Second, "the reason", func() bool {
+	eventually(t, time.Minute, "the reason", func() bool {
 		return strings.Contains(d.Status().LastError, "agent.ca") || strings.Contains(d.Status().LastError, "certificate")
 	})
 	writeFile(t, at("agent.ca"), old.pem+next.pem)

@@ -144,7 +144,7 @@ func (r *recorder) waitAddrs(t *testing.T, name string, want ...string) *service
 	t.Helper()
 	joined := strings.Join(want, " ")
 	var l *service.List
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -288,7 +288,7 @@ func record(addr string, weight int) string {
 
 func put(t testing.TB, c *clientv3.Client, key, value string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	r, err := c.Put(ctx, key, value, opts...)
 	if err != nil {
@@ -299,7 +299,7 @@ func put(t testing.TB, c *clientv3.Client, key, value string, opts ...clientv3.O
 
 func del(t testing.TB, c *clientv3.Client, key string, opts ...clientv3.OpOption) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := c.Delete(ctx, key, opts...); err != nil {
 		t.Fatalf("delete %s: %v", key, err)

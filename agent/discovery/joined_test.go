@@ -99,7 +99,7 @@ func TestTraefikFromEtcd(t *testing.T) {
 	d := start(t, setup{Etcd: etcdAt(s)}, Follow{Name: "foo", Prefix: "traefik/http/services/foo/", Format: format.Traefik})
 	shows := func(what, want string) {
 		t.Helper()
-		eventually(t, 10*time.Second, what, func() bool {
+		eventually(t, time.Minute, what, func() bool {
 			l := d.last("foo")
 			if l == nil {
 				return false

@@ -40,7 +40,7 @@ func stars(l *service.List) string {
 func (r *recorder) waitStars(t *testing.T, name, want string) *service.List {
 	t.Helper()
 	var l *service.List
-	eventually(t, 20*time.Second, name+": "+want, func() bool {
+	eventually(t, time.Minute, name+": "+want, func() bool {
 		l = r.last(name)
 		return l != nil && stars(l) == want
 	})
@@ -123,7 +123,7 @@ func TestDeletedOnPurpose(t *testing.T) {
 	put(t, c, "services/plain/1", record("10.0.0.1:80", 1))
 	put(t, c, "services/plain/2", record("10.0.0.2:80", 1))
 	d := start(t, setup{Etcd: etcdAt(s)}, guarded("user"), guarded("plain"))
-	eventually(t, 10*time.Second, "both lists", func() bool {
+	eventually(t, time.Minute, "both lists", func() bool {
 		return d.last("plain") != nil && d.last("user") != nil && len(d.last("user").Backends) == 20
 	})
 	del(t, c, "services/", clientv3.WithPrefix())
@@ -142,7 +142,7 @@ func TestDeletedOnPurpose(t *testing.T) {
 		}
 	}
 	d.Set(guarded("some"))
-	eventually(t, 10*time.Second, "the list", func() bool { return d.last("some") != nil && len(d.last("some").Backends) == 9 })
+	eventually(t, time.Minute, "the list", func() bool { return d.last("some") != nil && len(d.last("some").Backends) == 9 })
 	del(t, c, "services/some/1")
 	del(t, c, "services/some/2")
 	revoke(t, c, short...)
@@ -189,7 +189,7 @@ func TestOrphansInSpool(t *testing.T) {
 	if l := second.last("user"); stars(l) != stars(was) || !l.Backends[0].Orphaned.Equal(was.Backends[0].Orphaned) { // before Run has done anything
 		t.Fatalf("list %+v", l)
 	}
-	eventually(t, 10*time.Second, "the list from etcd", func() bool { return second.last("user").Source == service.FromEtcd })
+	eventually(t, time.Minute, "the list from etcd", func() bool { return second.last("user").Source == service.FromEtcd })
 	if l := second.last("user"); stars(l) != stars(was) || !l.Backends[0].Orphaned.Equal(was.Backends[0].Orphaned) {
 		t.Errorf("list %+v", l)
 	}
@@ -199,7 +199,7 @@ func TestOrphansInSpool(t *testing.T) {
 	third := start(t, setup{Etcd: etcdAt(s), SpoolDir: dir}, guarded("user"))
 	third.waitStars(t, "user", "10.0.0.1* 10.0.0.2* 10.0.0.3* 10.0.0.4*")
 	// Without etcd they leave all the same.
-	eventually(t, 10*time.Second, "the list from etcd", func() bool { return third.last("user").Source == service.FromEtcd })
+	eventually(t, time.Minute, "the list from etcd", func() bool { return third.last("user").Source == service.FromEtcd })
 	s.Stop()
 	third.Gone("user", mustAddr("10.0.0.2:80"), "connection refused")
 	third.waitStars(t, "user", "10.0.0.1* 10.0.0.3* 10.0.0.4*")

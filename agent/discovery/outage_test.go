@@ -39,7 +39,7 @@ func TestEtcdRestarts(t *testing.T) {
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 	for round := range 3 {
 		s.Stop()
-		eventually(t, 20*time.Second, "the loss is seen", func() bool { return !d.Status().Connected && d.Status().LastError != "" })
+		eventually(t, time.Minute, "the loss is seen", func() bool { return !d.Status().Connected && d.Status().LastError != "" })
 		if got := addrs(d.last("user")); !strings.HasPrefix(got, "10.0.0.1:80") {
 			t.Errorf("without etcd: %q", got)
 		}
@@ -48,7 +48,7 @@ func TestEtcdRestarts(t *testing.T) {
 		}
 		put(t, c, "services/user/b", record(fmt.Sprintf("10.0.0.%d:80", round+2), 1))
 		d.waitAddrs(t, "user", "10.0.0.1:80", fmt.Sprintf("10.0.0.%d:80", round+2))
-		eventually(t, 20*time.Second, "etcd is back", func() bool { return d.Status().Connected })
+		eventually(t, time.Minute, "etcd is back", func() bool { return d.Status().Connected })
 	}
 	d.never(t, "user", 1)
 	if n := len(d.all("idle")); n != 1 {
@@ -66,7 +66,7 @@ func TestEtcdComesLate(t *testing.T) {
 	put(t, c, "services/user/a", record("10.0.0.1:80", 1))
 	s.Stop()
 	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"))
-	eventually(t, 20*time.Second, "the reason", func() bool { return strings.Contains(d.Status().LastError, "refused") })
+	eventually(t, time.Minute, "the reason", func() bool { return strings.Contains(d.Status().LastError, "refused") })
 	if st := d.Status(); st.Connected || d.last("user") != nil {
 		t.Errorf("status %+v, list %q", st, addrs(d.last("user")))
 	}
@@ -87,7 +87,7 @@ func TestCompactedWhileDisconnected(t *testing.T) {
 	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{proxy.Addr()}}}, naming("user"))
 	d.waitAddrs(t, "user", "10.0.0.0:80", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80")
 	proxy.Cut()
-	eventually(t, 20*time.Second, "the loss is seen", func() bool { return !d.Status().Connected })
+	eventually(t, time.Minute, "the loss is seen", func() bool { return !d.Status().Connected })
 	del(t, c, "services/user/", clientv3.WithPrefix())
 	for i := range 4 {
 		put(t, c, fmt.Sprintf("services/user/%d", i), record(fmt.Sprintf("10.0.1.%d:80", i), 1))
@@ -164,7 +164,7 @@ func TestStartFromSpool(t *testing.T) {
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "the list from etcd", func() bool { return second.last("user").Source == service.FromEtcd })
+	eventually(t, time.Minute, "the list from etcd", func() bool { return second.last("user").Source == service.FromEtcd })
 	if l = second.last("user"); addrs(l) != "10.0.0.1:80" || len(second.all("user")) != 2 {
 		t.Errorf("%d lists, the last %+v", len(second.all("user")), l)
 	}
@@ -176,7 +176,7 @@ func TestSetReadsSpool(t *testing.T) {
 	follows := spoolFull(t, dir, 2, 3)
 	d := start(t, setup{Etcd: &etcd.Config{Endpoints: []string{"127.0.0.1:1"}}, SpoolDir: dir}, follows[0])
 	d.Set(follows[1])
-	eventually(t, 10*time.Second, "the list", func() bool { return d.last(follows[1].Name) != nil })
+	eventually(t, time.Minute, "the list", func() bool { return d.last(follows[1].Name) != nil })
 	if l := d.last(follows[1].Name); l.Source != service.FromSpool || len(l.Backends) != 3 {
 		t.Errorf("list %+v", l)
 	}
@@ -238,7 +238,7 @@ func TestModel(t *testing.T) {
 // truth is what the list should say, worked out from a plain read.
 func truth(t *testing.T, c *clientv3.Client) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	r, err := c.Get(ctx, "services/user/", clientv3.WithPrefix())
 	if err != nil {

@@ -81,12 +81,12 @@ func TestPassword(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, "wrong\n")
 	d := start(t, setup{Etcd: &etcd.Config{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file}}, naming("user"))
-	eventually(t, 20*time.Second, "the login fails", func() bool { return strings.Contains(d.Status().LastError, "invalid user ID or password") })
+	eventually(t, time.Minute, "the login fails", func() bool { return strings.Contains(d.Status().LastError, "invalid user ID or password") })
 	writeFile(t, file, "first\n")
 	d.waitAddrs(t, "user", "10.0.0.1:80")
 
 	d.Set(Follow{Name: "secret", Prefix: "secret/", Format: "grpc-naming"})
-	eventually(t, 20*time.Second, "the denial is told", func() bool {
+	eventually(t, time.Minute, "the denial is told", func() bool {
 		return strings.Contains(d.log.String(), "cannot follow service: service=secret") && strings.Contains(d.log.String(), "permission denied")
 	})
 	if strings.Contains(d.log.String(), "etcd is lost; lists stay as they are: cause=\"watch") {
@@ -130,7 +130,7 @@ func TestAuthTurnedOn(t *testing.T) {
 	if err := s.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "the reason", func() bool { return strings.Contains(d.Status().LastError, "user name is empty") })
+	eventually(t, time.Minute, "the reason", func() bool { return strings.Contains(d.Status().LastError, "user name is empty") })
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, "pw")
 	d.links.Set(&etcd.Config{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file})
@@ -200,7 +200,7 @@ func TestTLS(t *testing.T) {
 	d := start(t, setup{Etcd: e}, naming("user"))
 	reason := func(want string) {
 		t.Helper()
-		eventually(t, 20*time.Second, want, func() bool { return strings.Contains(d.Status().LastError, want) })
+		eventually(t, time.Minute, want, func() bool { return strings.Contains(d.Status().LastError, want) })
 	}
 	reason("certificate signed by unknown authority")
 	writeFile(t, at("agent.ca"), good.pem)

@@ -14,7 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // host is an agent, as far as the fleet is concerned: a text that contains "bad" can't be used.
 type host struct {
