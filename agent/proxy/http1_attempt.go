@@ -274,10 +274,15 @@ func reason(err error) string {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return "connection closed before an answer"
 	}
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+	if isTimeout(err) {
 		return "connect timed out"
 	}
 	return err.Error()
+}
+
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
 }
 
 // end is called once the call is over, or goes elsewhere. conn, if it is given, may be used again.
@@ -295,7 +300,19 @@ func (a *attempt) end(conn *http1Backend) {
 	}
 	a.conn = nil
 	a.x.s.over(a, conn)
-	a.b.State.End(time.Now(), a.result, a.first, a.sample, a.cause)
+	now := time.Now()
+	a.excuse(now)
+	a.b.State.End(now, a.result, a.first, a.sample, a.cause)
+}
+
+// excuse takes back a timeout that came so late that this process was stopped.
+func (a *attempt) excuse(now time.Time) {
+	if a.result != health.Timeout {
+		return
+	}
+	if late := now.Sub(a.x.began.Add(a.x.opts.request)); overslept(late, now.Sub(a.picked)) {
+		a.result, a.sample = health.Neutral, false
+	}
 }
 
 // dial connects to the attempt's backend, and tells its State how that went.
@@ -315,6 +332,7 @@ func (a *attempt) dial() (*http1Backend, error) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 3}, // 2.11
 	}
 	d.SetMultipathTCP(false) // slower on loopback
+	begun := time.Now()
 	conn, err := d.DialContext(ctx, "tcp", a.b.Addr.String())
 	x.mu.Lock()
 	x.dialing = nil
@@ -331,6 +349,7 @@ func (a *attempt) dial() (*http1Backend, error) {
 		return c, nil
 	case ctx.Err() != nil:
 		return nil, err
+	case isTimeout(err) && overslept(time.Since(begun)-d.Timeout, time.Since(begun)): // nobody's fault
 	case !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.EADDRNOTAVAIL):
 		now, cause := time.Now(), reason(err)
 		a.b.State.ConnectFailed(now, cause)

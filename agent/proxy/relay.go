@@ -86,6 +86,7 @@ type relay struct {
 	hops             []hop // of this wake-up
 	draining         bool
 	silence          time.Duration // hangSilence
+	noRefill         bool          // h2.Config's
 }
 
 // pool is what one loop has to do with one service.

@@ -206,6 +206,7 @@ func TestAttackFloods(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, nil)
+			r.noRefill()
 			b := hanging(t)
 			r.backends(b.addr)
 			w := r.witness(c.name, r.dial())

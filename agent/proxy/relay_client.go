@@ -51,6 +51,7 @@ func (c *clientConn) begin(lc *loop.Conn) {
 		Server: true, MaxStreams: c.limits.StreamsPerConnection, StreamWindow: streamWindow, ConnWindow: connWindow,
 		HeaderBytes: c.limits.HeaderBytes, HeaderFields: c.limits.HeaderFields,
 		Wary:      c.stats.flood.wary(c.relay.loop.Now()),
+		NoRefill:  c.relay.noRefill,
 		HeldBytes: c.heldMost(),
 	}, &lc.Out, c)
 	c.timer.F = c.tick

@@ -31,6 +31,7 @@ type backendConn struct {
 	pingEnd  uint64 // where the last PING ends in the output
 	arrived  uint64 // how much of the output the backend's host had then, or as of the last look
 	up       bool   // SETTINGS came: only then is it connected
+	excused  bool   // it got more time for that
 	retired  bool   // takes no new streams
 	left     bool   // by GOAWAY
 	ourFault bool   // it was left because of our PINGs
@@ -48,7 +49,7 @@ func (c *backendConn) Connected() {
 	limits := c.relay.limits()
 	c.h2 = h2.New(h2.Config{
 		StreamWindow: streamWindow, ConnWindow: connWindow, HeaderBytes: limits.HeaderBytes, HeaderFields: limits.HeaderFields,
-		Wary: c.be.flood.wary(c.relay.loop.Now()),
+		Wary: c.be.flood.wary(c.relay.loop.Now()), NoRefill: c.relay.noRefill,
 	}, &c.lc.Out, c)
 	c.lc.Flush()
 }
@@ -262,6 +263,9 @@ func (c *backendConn) ending(why closeCause, cause string) connEnd {
 func (c *backendConn) tick() {
 	now := c.relay.loop.Now()
 	switch {
+	case !c.up && !c.excused && c.relay.loop.Lost(c.busy) > 0: // a machine that stood still has not waited that long
+		c.excused = true
+		c.relay.loop.Arm(&c.timer, min(c.relay.loop.Lost(c.busy), c.be.rt.options().connect))
 	case !c.up:
 		c.lc.Close()
 		if c.h2 == nil {

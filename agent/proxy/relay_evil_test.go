@@ -121,6 +121,7 @@ func TestEvilBackends(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, nil)
+			r.noRefill()
 			e := newEvil(t, nil, c.play)
 			r.backends(e.addr)
 			g := newGRPC(t)

@@ -17,6 +17,9 @@ const (
 	maxPingEvery = 4 * time.Hour
 	// maxGrace bounds how often a connection is given more time because this loop itself was late.
 	maxGrace = 3
+	// hangLooks is how often it's looked at while a PING is out: a machine that stood still for the whole time of the answer, and not a bit longer, would otherwise not be seen to
+	// have. A look that is late by half the time between two of them gives grace.
+	hangLooks = 4
 )
 
 // hangWatch finds backends that have stopped to answer (2.11). It decides with the time and what it's told; the connection does what it says.
@@ -29,6 +32,7 @@ type hangWatch struct {
 	out    bool // a PING is
 	number uint64
 	pinged time.Time // when the last PING went
+	next   time.Time // when it is to be looked at again while one is
 	grace  time.Time // the answer's time counts from here at the earliest
 	graces int
 	rtt    time.Duration // of the connect, then of PINGs: the last, or a slowly falling one
@@ -70,13 +74,12 @@ func (w *hangWatch) look(now time.Time, frames, calls uint64, every time.Duratio
 		}
 	}
 	if w.out {
-		patience := w.patience()
-		due := latest(w.pinged, w.heard, w.grace).Add(patience)
-		switch late := now.Sub(due); {
-		case late < 0:
-			return hangNot, due
-		case late > patience/4 && w.graces < maxGrace: // this loop slept: who knows for how long the PING lay here
+		if now.Sub(latest(w.next, w.heard)) > w.patience()/hangLooks/2 && w.graces < maxGrace { // this loop slept: who knows for how long the PING lay here
 			return hangNot, w.wait(now)
+		}
+		due := latest(w.pinged, w.heard, w.grace).Add(w.patience())
+		if now.Before(due) {
+			return hangNot, w.looksAgain(now, due)
 		}
 		return hangDead, now
 	}
@@ -94,14 +97,23 @@ func (w *hangWatch) look(now time.Time, frames, calls uint64, every time.Duratio
 	}
 	w.out, w.pinged, w.calls, w.graces = true, now, calls, 0
 	w.number++
-	return hangPing, now.Add(w.patience())
+	return hangPing, w.looksAgain(now, now.Add(w.patience()))
 }
 
-// wait gives a PING that is out its whole time once more, and says until when.
+// wait gives a PING that is out its whole time once more, and says when to look.
 func (w *hangWatch) wait(now time.Time) time.Time {
 	w.graces++
 	w.grace = now
-	return now.Add(w.patience())
+	return w.looksAgain(now, now.Add(w.patience()))
+}
+
+// looksAgain says when to look at a PING that is out, whose answer is due then.
+func (w *hangWatch) looksAgain(now, due time.Time) time.Time {
+	w.next = now.Add(w.patience() / hangLooks)
+	if due.Before(w.next) {
+		w.next = due
+	}
+	return w.next
 }
 
 // answers takes the answer to a PING; false if it is none that is awaited.

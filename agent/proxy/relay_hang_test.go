@@ -102,7 +102,7 @@ func TestHangWatchLateLoop(t *testing.T) {
 	}
 	for range maxGrace {
 		now = now.Add(10 * time.Second)
-		if do, at := w.look(now, 0, 1, pingEvery); do != hangNot || at != now.Add(hangPatience) {
+		if do, at := w.look(now, 0, 1, pingEvery); do != hangNot || at != now.Add(hangPatience/hangLooks) {
 			t.Fatalf("%v, %v", do, at.Sub(now))
 		}
 	}
@@ -112,6 +112,43 @@ func TestHangWatchLateLoop(t *testing.T) {
 	}
 	if w.answers(now, w.number+1) || !w.answers(now, w.number) || w.answers(now, w.number) {
 		t.Error("an answer counts that is none")
+	}
+}
+
+// A machine that stands still while a PING is out, for any time, from anywhere in it to anywhere, takes nobody who answers for dead: neither the answer nor its reader had that time.
+// Who doesn't answer is found a second after it at the latest.
+func TestHangWatchStoppedMachine(t *testing.T) {
+	const step = 50 * time.Millisecond
+	for from := time.Duration(0); from <= hangPatience; from += step {
+		for length := step; length <= 3*time.Second; length += step {
+			for _, answers := range []bool{true, false} {
+				w := &hangWatch{silence: hangSilence}
+				now := time.Unix(1e6, 0)
+				w.opens(now)
+				now = now.Add(hangSilence)
+				pinged, stop, goesOn := now, now.Add(from), now.Add(from+length)
+				answered := now.Add(6 * step)
+				if !answered.Before(stop) {
+					answered = answered.Add(length)
+				}
+				do, at := w.look(now, 0, 1, pingEvery)
+				for do != hangDead && (!answers || at.Before(answered)) {
+					if now = at; !now.Before(stop) && now.Before(goesOn) {
+						now = goesOn
+						if answers && !answered.After(now) {
+							break // it was read first
+						}
+					}
+					do, at = w.look(now, 0, 1, pingEvery)
+				}
+				if answers == (do == hangDead) {
+					t.Fatalf("stopped from %v for %v: dead %v after %v, and it answers: %v", from, length, do == hangDead, now.Sub(pinged), answers)
+				}
+				if limit := latest(pinged, goesOn).Add(hangPatience); !answers && now.After(limit) {
+					t.Fatalf("stopped from %v for %v: found after %v", from, length, now.Sub(pinged))
+				}
+			}
+		}
 	}
 }
 

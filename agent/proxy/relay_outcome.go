@@ -34,13 +34,24 @@ func (c *call) endAttempt(result health.Result, firstByte time.Duration, sample 
 	if c.state == nil {
 		return
 	}
-	c.state.End(c.relay.loop.Now(), result, firstByte, sample, cause)
+	now := c.relay.loop.Now()
+	if overslept(c.relay.loop.Lost(c.began), now.Sub(c.began)) {
+		sample = false
+		if result == health.Timeout {
+			result = health.Neutral
+		}
+	}
+	c.state.End(now, result, firstByte, sample, cause)
 	c.state = nil
 	if conn := c.conn; conn != nil {
 		c.conn = nil
 		conn.freed()
 	}
 }
+
+// overslept reports whether so much of a time was lost by this process, which was stopped, that it says nothing about a backend: neither that it timed out, nor how
+// long it took. Or a machine that stood still for seconds would have half of its backends ejected by the timeouts of what was under way (2.5).
+func overslept(lost, of time.Duration) bool { return lost > 0 && lost >= of/4 }
 
 // noteStatus keeps what the end of a gRPC response says.
 func (c *call) noteStatus(head *h2.Head) {

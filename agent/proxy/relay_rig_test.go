@@ -137,6 +137,9 @@ func (r *rig) backends(addrs ...string) {
 // realSilence has backends that hang found as fast as in production (2.11).
 func (r *rig) realSilence() { r.onLoop(func(k *relay) { k.silence = hangSilence }) }
 
+// noRefill has peers get nothing of their budget back by time: on a machine that is slow, or has its processors taken away, a flood may come slower than what is allowed for ever.
+func (r *rig) noRefill() { r.onLoop(func(k *relay) { k.noRefill = true }) }
+
 // state is what is known of a backend.
 func (r *rig) state(addr string) *health.State {
 	return r.svc.View().Find(netip.MustParseAddrPort(addr)).State

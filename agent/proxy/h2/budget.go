@@ -53,7 +53,9 @@ func (c *Conn) spend(n int, f Fault) error {
 	if c.budget -= n; c.budget >= 0 {
 		return nil
 	}
-	c.budget = min(budgetFull, c.budget+int(min(c.clock-c.filled, time.Minute)*budgetPerSecond/time.Second))
+	if !c.cfg.NoRefill {
+		c.budget = min(budgetFull, c.budget+int(min(c.clock-c.filled, time.Minute)*budgetPerSecond/time.Second))
+	}
 	c.filled = c.clock
 	if c.budget >= 0 {
 		return nil

@@ -16,6 +16,7 @@ type Config struct {
 	HeaderBytes  int // decoded header list, and encoded block
 	HeaderFields int
 	Wary         bool // the peer begins with a small budget (budget.go)
+	NoRefill     bool // time gives nothing of the budget back: for tests, whose floods may be slow
 	HeldBytes    int  // server: header lists and trailers that the owner holds (Drop), together
 }
 

@@ -1,7 +1,7 @@
 // Package loop is the proxy's event loop: one goroutine locked to its thread with its own epoll. It owns sockets and knows no protocol (HTTP2.md 2).
 //
 // Everything but New, Run and Post is called on the loop's goroutine only: by a Handler, a timer, or a posted func. A wake-up handles all that is
-// ready, then what was posted, then timers that are due; then it writes once to each connection that was touched, tells who got bytes through, and
+// ready, then what was posted, then timers that are due (late.go: but after this process was stopped); then it writes once to each connection that was touched, tells who got bytes through, and
 // closes what was closed. A panic of a handler ends the process: nothing is recovered here.
 package loop
 
@@ -61,6 +61,7 @@ type Loop struct {
 	buffers    buffers
 	pipes      pipes
 	timers     timers
+	late       lateness
 	trim       Timer // takes the write buffers of idle connections back
 	stallTimer Timer // looks at Loop.watched
 	conns      int
@@ -135,7 +136,9 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.end()
 			return err
 		}
-		l.turn(time.Now(), events[:n])
+		now := time.Now()
+		l.noticeLate(now)
+		l.turn(now, events[:n])
 		l.turned(time.Since(l.now)) // one more reading of the clock per wake-up, which costs 1 % of its system calls
 	}
 	l.end() // not deferred: after a panic of a handler nothing else runs
@@ -171,7 +174,7 @@ func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 		if len(l.reading)+len(l.touched)+len(l.deliver)+len(l.closing) > 0 {
 			timeout = 0
 		} else if due, ok := l.timers.next(); ok {
-			left := due - now.Sub(l.start)
+			left := l.late.fires(due) - now.Sub(l.start)
 			timeout = int(max(0, (min(left, time.Hour)+time.Millisecond-1)/time.Millisecond)) // the kernel takes 32 bits of it
 		}
 		if timeout == 0 {
@@ -216,7 +219,9 @@ func (l *Loop) turn(now time.Time, events []unix.EpollEvent) {
 	}
 	l.readOn()
 	l.box.run()
-	l.timers.run(l.now.Sub(l.start))
+	if now := l.now.Sub(l.start); now >= l.late.hold {
+		l.timers.run(now)
+	}
 	l.settle()
 }
 

@@ -2,7 +2,7 @@ package loop
 
 import "time"
 
-// Timer is a timer on the loop, embedded in what it times; no allocation. It fires at most a millisecond and the length of one wake-up late, never early.
+// Timer is a timer on the loop, embedded in what it times; no allocation. It fires at most a millisecond and the length of one wake-up late, never early; late.go says when later.
 type Timer struct {
 	F func() // what to do; set once
 
