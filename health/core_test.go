@@ -556,8 +556,11 @@ func TestTrialByCall(t *testing.T) {
 	claim()
 	s.calls(0, 1, Neutral) // the caller gave up: another one
 	claim()
+	s.work()
+	s.now = s.now.Add(3 * time.Second) // this process was stopped, and not the backend that slow
+	s.work()
 	s.pass(999 * ms)
-	s.words(0, `ejected: 5 failures in a row, last "HTTP 503", 2 s ago, trial due`)
+	s.words(0, `ejected: 5 failures in a row, last "HTTP 503", 5 s ago, trial due`)
 	s.pass(ms) // no answer in 1 s
 	s.words(0, `ejected: 5 failures in a row, last "no answer to the trial within 1 s", 0 ms ago, trial in 4 s`)
 	s.pass(4 * time.Second)
@@ -568,7 +571,7 @@ func TestTrialByCall(t *testing.T) {
 	if s.states[0].TryTrial(s.now) {
 		t.Error("a trial of a backend that is up")
 	}
-	equal(t, "told", s.tale(), "0:up>ejected@0 0:ejected>up@8000")
+	equal(t, "told", s.tale(), "0:up>ejected@0 0:ejected>up@11000")
 }
 
 // An unreachable backend that nothing probes gets calls on trial too, at least every 10 s (4.10).

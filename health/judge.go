@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	trialTime   = time.Second // 2.7: a trial that took longer has failed
-	quietMinute = time.Minute // 2.7: n falls by one in this time without ejection
+	trialTime   = time.Second   // 2.7: a trial that took longer has failed
+	trialLate   = 2 * wakeGrain // but for one that is found so late: this process was stopped, and the backend has not had its second
+	quietMinute = time.Minute   // 2.7: n falls by one in this time without ejection
 
 	// A backend that is unreachable, and that nothing probes, gets calls on trial as an ejected one does, in the times of 4.10.
 	retryBase = time.Second
@@ -180,6 +181,10 @@ func (c *core) trialFailed(now time.Time, t *target) {
 
 // trialTimedOut ends a claimed trial that was not decided in time.
 func (c *core) trialTimedOut(now time.Time, t *target) {
+	if now.Sub(t.trialEnd) > trialLate {
+		t.trialEnd = now.Add(trialTime)
+		return
+	}
 	t.trialEnd = time.Time{}
 	if t.state.trial.CompareAndSwap(trialClaimed, trialNone) {
 		t.lastError, t.lastErrorAt = "no answer to the trial within 1 s", now
