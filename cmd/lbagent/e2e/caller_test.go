@@ -145,6 +145,16 @@ func (c *caller) since(from time.Time) (counts map[string]int, total int) {
 	return counts, total
 }
 
+// last is when the n-th last of the answered calls began; the zero time if there are fewer.
+func (c *caller) last(n int) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.answers) < n {
+		return time.Time{}
+	}
+	return c.answers[len(c.answers)-n].begun
+}
+
 // even reports whether each of names had its share of the calls since from, within part; and the worst one in words.
 func (c *caller) even(from time.Time, names []string, part float64) (bool, string) {
 	counts, total := c.since(from)
