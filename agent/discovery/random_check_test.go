@@ -178,9 +178,8 @@ func (w *world) quiet() {
 		trace.sample(w, what)
 		w.wait(time.Millisecond)
 	}
-	took := time.Since(begin)
+	took := trace.end(w, time.Since(begin))
 	w.check.took = append(w.check.took, took)
-	trace.end(w, took)
 	w.note("right after %v", took.Round(time.Millisecond))
 	w.collect()
 	w.haveLeft()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/etcd"
@@ -20,12 +21,36 @@ type slow struct {
 	told     []string
 	well     time.Time // the end of the last quiet
 	restored bool      // since then
+	stood    stood
 
 	mu sync.Mutex
 
 	client etcd.Client // the last that was made
 	dials  int
 }
+
+// stood is for how long this process, and so most likely the agent and etcd, could not run although it wanted to: the machine was busy, or stood still.
+type stood struct{ sum atomic.Int64 }
+
+func (s *stood) watch(ctx context.Context) {
+	const every, usual = 10 * time.Millisecond, 10 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		if late := now.Sub(last) - every; late > usual {
+			s.sum.Add(int64(late))
+		}
+		last = now
+	}
+}
+
+func (s *stood) total() time.Duration { return time.Duration(s.sum.Load()) }
 
 // dial is etcd.Dial, remembering the client.
 func (s *slow) dial(ctx context.Context, e etcd.Config, failed func(error)) (etcd.Client, error) {
@@ -56,11 +81,12 @@ type trace struct {
 	samples []string
 	next    time.Time
 	slowest time.Duration // look at etcd
+	stood   time.Duration // before
 }
 
 func (s *slow) begin(w *world) *trace {
 	now := time.Now()
-	return &trace{began: now, next: now, log: w.d.log.len()}
+	return &trace{began: now, next: now, log: w.d.log.len(), stood: s.stood.total()}
 }
 
 // sample notes now and then what is not right, and how the connection stands.
@@ -82,12 +108,14 @@ func (t *trace) allowed(w *world) time.Duration {
 	return d
 }
 
-// end tells of a quiet that was late: the steps before it, the connection, and what was logged. One that was later than the rules allow fails.
-func (t *trace) end(w *world, took time.Duration) {
+// end tells of a quiet that was late: the steps before it, the connection, and what was logged. One that was later than the rules allow fails. Time that the machine stood
+// is not counted; it returns the rest.
+func (t *trace) end(w *world, took time.Duration) time.Duration {
 	allowed := t.allowed(w)
+	took = max(0, took-(w.slow.stood.total()-t.stood))
 	defer func() { w.slow.well, w.slow.restored = time.Now(), false }()
 	if took <= soon {
-		return
+		return took
 	}
 	const before = 1500 // bytes of the log
 	log := w.d.log.String()
@@ -101,4 +129,5 @@ func (t *trace) end(w *world, took time.Duration) {
 		w.fail("%s", late)
 	}
 	w.slow.told = append(w.slow.told, late)
+	return took
 }

@@ -116,6 +116,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	w.check.init()
 	w.slow.well = time.Now()
+	go w.slow.stood.watch(t.Context())
 	w.own.dir, w.own.theirs = t.TempDir(), map[int]string{}
 	for i := range ownConfigured {
 		w.own.weights[i] = 100
@@ -232,8 +233,8 @@ func (w *world) report() {
 	}
 	w.reads += w.d.Status().Reads
 	w.own.stop()
-	w.t.Logf("seed %d: %d steps in %v; %d times quiet, right after p50 %v, p90 %v, p99 %v, at most %v (%d over 2 s); %d lists, %d of them compared with etcd at their revision, %d too old for that; "+
-		"%d reads of whole prefixes, %d restarts of the agent, %d restores, %d backends orphaned (guard %v)", w.seed, w.step-1, time.Since(w.began).Round(time.Second), len(took), at(.5), at(.9), at(.99), at(1), late,
+	w.t.Logf("seed %d: %d steps in %v; %d times quiet, right after p50 %v, p90 %v, p99 %v, at most %v (%d over 2 s), beside %v that the machine stood; %d lists, %d of them compared with etcd at their revision, %d too old for that; "+
+		"%d reads of whole prefixes, %d restarts of the agent, %d restores, %d backends orphaned (guard %v)", w.seed, w.step-1, time.Since(w.began).Round(time.Second), len(took), at(.5), at(.9), at(.99), at(1), late, w.slow.stood.total().Round(time.Millisecond),
 		w.check.lists, w.check.compared, w.check.compacted, w.reads, w.restarts, w.check.lives, w.check.orphaned, *randomGuard)
 	own := slices.Clone(w.own.took)
 	slices.Sort(own)

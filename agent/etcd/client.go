@@ -29,7 +29,8 @@ type Config struct {
 	KeyFile      string
 	ServerName   string
 
-	login *login // that the clients of one Links share; nil = Dial makes one
+	login *login               // that the clients of one Links share; nil = Dial makes one
+	lost  func() time.Duration // for how long there has been no answer of etcd; nil = not known
 }
 
 // newLogin is the login of the user that e names; nil if it names none.
@@ -94,9 +95,10 @@ const (
 	maxMessage       = 64 << 20 // of an answer; a larger page is read in smaller ones
 )
 
-// reconnect is grpc's pace of dialing one endpoint: with a jitter of 1 a wait is uniform from 0 to twice the delay, so at most 200 ms at first and 30 s later.
+// reconnect is grpc's pace of dialing one endpoint: with a jitter of 1 a wait is uniform from 0 to twice the delay, so at most 200 ms at first and 1.5 s later. That is
+// for as long as an outage is short: see pace.
 func reconnect() grpcbackoff.Config {
-	return grpcbackoff.Config{BaseDelay: MinBackoff, Multiplier: 2, Jitter: 1, MaxDelay: MaxBackoff / 2}
+	return grpcbackoff.Config{BaseDelay: MinBackoff, Multiplier: 2, Jitter: 1, MaxDelay: 750 * time.Millisecond}
 }
 
 // pickFirst has one connection, to the first endpoint that answers in an order of chance: an endpoint that is dead, or accepts and says nothing, holds up nobody
@@ -128,7 +130,7 @@ func newConfig(ctx context.Context, e Config, at *where, failed func(error)) cli
 			grpc.WithIdleTimeout(0),
 			grpc.WithDisableServiceConfig(),
 			grpc.WithDefaultServiceConfig(pickFirst),
-			grpc.WithContextDialer(dialer(at, failed)),
+			grpc.WithContextDialer(dialer(e, at, failed)),
 			grpc.WithTransportCredentials(newHandshaker(e, at, failed)),
 		},
 	}
@@ -150,7 +152,7 @@ func Dial(ctx context.Context, e Config, failed func(error)) (Client, error) {
 		return clientv3.New(patient)
 	}
 	if who != nil {
-		cfg.DialOptions = append(cfg.DialOptions, grpc.WithContextDialer(who.dialer(dialer(at, failed))), grpc.WithPerRPCCredentials(who),
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithContextDialer(who.dialer(dialer(e, at, failed))), grpc.WithPerRPCCredentials(who),
 			grpc.WithChainUnaryInterceptor(who.caller(door)), grpc.WithChainStreamInterceptor(who.streamer(door)))
 	}
 	var err error
@@ -173,10 +175,14 @@ func Wrap(c *clientv3.Client) Client {
 	return &etcdClient{c: c, watches: newWatches(c), all: c.Endpoints(), where: &where{}}
 }
 
-// dialer dials TCP and unix sockets.
-func dialer(at *where, failed func(error)) func(context.Context, string) (net.Conn, error) {
+// dialer dials TCP and unix sockets, at the pace that the outage of e allows.
+func dialer(e Config, at *where, failed func(error)) func(context.Context, string) (net.Conn, error) {
+	p := &pace{lost: e.lost}
 	return func(ctx context.Context, addr string) (net.Conn, error) {
 		network, endpoint := "tcp", addr
+		if err := p.due(endpoint, time.Now()); err != nil {
+			return nil, err
+		}
 		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 			network, addr = "unix", strings.TrimPrefix(path, "//")
 		}
@@ -185,6 +191,7 @@ func dialer(at *where, failed func(error)) func(context.Context, string) (net.Co
 		if err != nil {
 			if ctx.Err() == nil {
 				failed(err)
+				p.failed(endpoint, err)
 			}
 			return nil, err
 		}

@@ -124,6 +124,16 @@ func (c *contact) silent(now time.Time, d time.Duration) bool {
 	return now.Sub(c.last) >= d
 }
 
+// lostFor is for how long etcd has been lost; 0 if it isn't.
+func (c *contact) lostFor() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != lost {
+		return 0
+	}
+	return time.Since(c.since)
+}
+
 // failDial notes that one endpoint could not be reached, which is no loss while another answers.
 func (c *contact) failDial(err error) {
 	c.mu.Lock()

@@ -344,6 +344,7 @@ func (k *Links) serve(ctx context.Context, e Config, changed <-chan struct{}) (s
 		case <-stop:
 		}
 	}()
+	e.lost = k.contact.lostFor
 	c, err := k.dial(l.ctx, e, func(err error) {
 		if l.ctx.Err() == nil {
 			k.contact.failDial(err)

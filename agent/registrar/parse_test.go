@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,4 +125,15 @@ func FuzzState(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// Leases that were read from the file are written down by whoever registers, at any time; the keeper, which puts new ones before them in place, has its own.
+func TestKeeperHasItsOwnLeases(t *testing.T) {
+	read := append(make([]int64, 0, 4), 1, 2) // as JSON is decoded: with room for more
+	r := &Registrar{keep: state{Leases: read}}
+	k := r.newKeeper()
+	k.leases = slices.Insert(k.leases, 0, 3)
+	if !slices.Equal(r.keep.Leases, []int64{1, 2}) {
+		t.Errorf("what is written down became %v", r.keep.Leases)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -250,7 +251,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 func (r *Registrar) newKeeper() *keeper {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := &keeper{slots: make(map[string]*slot), leases: r.keep.Leases, ttl: time.Duration(r.keep.TTL) * time.Second, cluster: r.keep.Cluster}
+	k := &keeper{slots: make(map[string]*slot), leases: slices.Clone(r.keep.Leases), ttl: time.Duration(r.keep.TTL) * time.Second, cluster: r.keep.Cluster}
 	for _, f := range r.keep.Keys {
 		k.slots[f.Key] = &slot{key: f.Key, seen: held{mod: unknown}, wrote: f.Create, last: f.Create}
 	}
