@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -93,11 +94,14 @@ func (b *bundle) collect(ctx context.Context) {
 	b.add("journal.txt", text, err)
 }
 
-// add adds a part, or notes why there is none.
+// add adds a part without its secrets, or notes why there is none.
 func (b *bundle) add(name string, data []byte, err error) {
 	if err != nil {
 		b.lack(name, err)
 		return
+	}
+	if !strings.HasSuffix(name, ".gz") { // profiles name functions and nothing else
+		data = b.hide(data) // before it is cut: nobody would know the half of a secret
 	}
 	b.parts = append(b.parts, bundlePiece{name, data[:min(len(data), bundlePart)]})
 }
@@ -138,11 +142,28 @@ func (b *bundle) learnSecrets() {
 			}
 		}
 	}
-	for _, s := range slices.Clone(b.secrets) { // as they stand in URLs
-		b.secrets = append(b.secrets, url.QueryEscape(s), url.PathEscape(s))
+	for _, s := range slices.Clone(b.secrets) {
+		b.secrets = append(b.secrets, inOtherWords(s)...)
 	}
 	b.secrets = slices.DeleteFunc(b.secrets, func(s string) bool { return len(s) < shortest })
 	slices.SortFunc(b.secrets, func(x, y string) int { return len(y) - len(x) }) // a part of another one comes after it
+}
+
+// inOtherWords is s as it stands in URLs, in JSON of either kind, and in Go's quotes.
+func inOtherWords(s string) []string {
+	quoted := strconv.Quote(s)
+	words := []string{url.QueryEscape(s), url.PathEscape(s), quoted[1 : len(quoted)-1]}
+	var plain bytes.Buffer
+	e := json.NewEncoder(&plain)
+	e.SetEscapeHTML(false)
+	escaped, err := json.Marshal(s)
+	if errors.Join(err, e.Encode(s)) != nil { // as there is none for a text
+		return words
+	}
+	for _, quoted := range [][]byte{escaped, bytes.TrimSpace(plain.Bytes())} {
+		words = append(words, string(quoted[1:len(quoted)-1]))
+	}
+	return words
 }
 
 // configFiles are those of the running agent, or those that it would start with.
@@ -273,15 +294,11 @@ func (b *bundle) write(to io.Writer) error {
 		fmt.Fprintf(&m, "\nmissing: %s\n", what)
 	}
 	dir := "lbagent-" + b.now.Format("20060102-150405") + "/"
-	for _, p := range append([]bundlePiece{{"MANIFEST", m.Bytes()}}, b.parts...) {
-		data := p.data
-		if !strings.HasSuffix(p.name, ".gz") { // profiles name functions and nothing else
-			data = b.hide(data)
-		}
-		if err := t.WriteHeader(&tar.Header{Name: dir + p.name, Mode: 0o600, Size: int64(len(data)), ModTime: b.now}); err != nil {
+	for _, p := range append([]bundlePiece{{"MANIFEST", b.hide(m.Bytes())}}, b.parts...) {
+		if err := t.WriteHeader(&tar.Header{Name: dir + p.name, Mode: 0o600, Size: int64(len(p.data)), ModTime: b.now}); err != nil {
 			return err
 		}
-		if _, err := t.Write(data); err != nil {
+		if _, err := t.Write(p.data); err != nil {
 			return err
 		}
 	}

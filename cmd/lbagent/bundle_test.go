@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,6 +86,32 @@ services: [{name: user, backends: ["10.0.0.1:80"]}]
 		},
 	}
 	return a, d, &stderr
+}
+
+// A secret is found however a part writes it: in JSON, in Go's quotes, in a URL, or cut off at a part's end.
+func TestBundleHidesWrittenSecrets(t *testing.T) {
+	const secret = `p"w<d&\9'ü%`
+	file := filepath.Join(t.TempDir(), "lbagent.yaml")
+	if err := os.WriteFile(file, []byte("etcd: {password: '"+strings.ReplaceAll(secret, "'", "''")+"'}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := &bundle{d: &doctor{file: file}}
+	b.learnSecrets()
+	asJSON, err := json.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, written := range map[string]string{
+		"plain": secret, "json": string(asJSON), "protojson": `"p\"w<d&\\9'ü%"`, "quoted": fmt.Sprintf("%q", secret), "query": url.QueryEscape(secret), "path": url.PathEscape(secret),
+	} {
+		b.add(name, []byte("login with "+written+" failed"), nil)
+	}
+	b.add("long", []byte(strings.Repeat(" ", bundlePart-len(secret)/2)+secret), nil)
+	for _, p := range b.parts {
+		if text := strings.TrimLeft(string(p.data), " "); p.name == "long" && len(text) > 0 && !strings.HasPrefix("REDACTED", text) || p.name != "long" && !strings.Contains(text, "REDACTED") {
+			t.Errorf("%s: %s", p.name, text)
+		}
+	}
 }
 
 func TestBundleHidesSecrets(t *testing.T) {
