@@ -34,8 +34,6 @@ import (
 
 const (
 	keptEvents = 4096
-	// readyWithin bounds how long a service without a list holds up readiness (SEMANTICS 6.4).
-	readyWithin = 2 * time.Second
 	// settling is how long what has only files to write leaves the CPU to the first answers after a start.
 	settling = time.Second
 	// stopGrace bounds the whole stop: open calls get up to 5 s (6.2), the API's callers 2 s, the others next to nothing. The unit's TimeoutStopSec is above it.
@@ -279,36 +277,6 @@ func (a *Agent) config() *config.Config { return a.applied.Load().config }
 // spoolDir is where discovery keeps the last good lists.
 func spoolDir(c *config.Config) string { return filepath.Join(c.StateDir, "lists") }
 
-// announce tells the service manager when the agent is ready, and that it stops.
-func (a *Agent) announce(ctx context.Context) error {
-	began := time.Now()
-	if err := a.awaitFleet(ctx); err != nil {
-		return nil // stopped before it was ready
-	}
-	if err := a.awaitLists(ctx, readyWithin-time.Since(began), a.names()); err != nil {
-		return nil
-	}
-	if a.from != nil {
-		if err := a.succeed(ctx); err != nil {
-			return err
-		}
-	}
-	a.ready.Store(true)
-	a.registrar.Ready()
-	missing := a.missing()
-	a.tell(a.notifier.Ready(a.summary(missing)))
-	a.keepListeners()
-	a.events.Add(event.Event{Time: a.now(), Kind: event.Agent, Detail: "ready: " + a.summary(missing)})
-	a.log.Info("ready", "services", len(a.config().Services), "missing", missing)
-	a.logWarnings()
-	a.firstSteps()
-	a.awaitPredecessor(ctx)
-	outlive(ctx, a.well)
-	a.ready.Store(false)
-	a.tell(a.notifier.Stopping())
-	return nil
-}
-
 func (a *Agent) logWarnings() {
 	for _, w := range a.config().Warnings() {
 		a.log.Warn("the configuration opens a listener to other hosts", "warning", w)
@@ -327,74 +295,6 @@ func (a *Agent) tell(err error) {
 	if err != nil {
 		a.log.Warn("the service manager could not be told", "error", err)
 	}
-}
-
-// awaitLists waits until every one of names has a list, for the time that is left (6.4).
-func (a *Agent) awaitLists(ctx context.Context, left time.Duration, names []string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, left, errNotAll)
-	defer cancel()
-	for _, name := range names {
-		for {
-			entry := a.table.Lookup(name)
-			if entry == nil {
-				break // removed by a reload meanwhile
-			}
-			view, changed := entry.Changed()
-			if view.Ready || view.Gone {
-				break
-			}
-			select {
-			case <-changed:
-				continue
-			case <-ctx.Done():
-				if errors.Is(context.Cause(ctx), errNotAll) {
-					return nil
-				}
-				return ctx.Err()
-			}
-		}
-	}
-	return nil
-}
-
-var errNotAll = errors.New("not every service has a list")
-
-// names are the configured services.
-func (a *Agent) names() []string {
-	var out []string
-	for _, s := range a.config().Services {
-		out = append(out, s.Name)
-	}
-	return out
-}
-
-// missing names the configured services without a list.
-func (a *Agent) missing() []string {
-	var out []string
-	for _, s := range a.config().Services {
-		if entry := a.table.Lookup(s.Name); entry != nil && !entry.View().Ready {
-			out = append(out, s.Name)
-		}
-	}
-	return out
-}
-
-// summary is one line for `systemctl status`.
-func (a *Agent) summary(missing []string) string {
-	s := "1 service"
-	if n := len(a.config().Services); n != 1 {
-		s = fmt.Sprintf("%d services", n)
-	}
-	if len(missing) > 0 {
-		s += fmt.Sprintf(", no list yet of %s", firstFew(missing, 5))
-	}
-	if err := a.applied.Load().err; err != nil {
-		s += ", running on the last good configuration (lbagent check says why)"
-	}
-	if words := a.loopWords(); words != "" {
-		s += "; " + words
-	}
-	return s
 }
 
 // now is the clock of everything that isn't told the time.

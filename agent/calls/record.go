@@ -83,13 +83,13 @@ func (r *Record) Failed() bool {
 	case r.Phase != Done:
 		return true
 	case r.GRPC >= 0:
-		return !CallersDoing(r.GRPC)
+		return !callersDoing(r.GRPC)
 	}
 	return r.Status >= 500
 }
 
-// CallersDoing reports whether a grpc-status is OK, or says that the caller asked for something wrong or gave up (gRPC's status codes).
-func CallersDoing(code int) bool {
+// callersDoing reports whether a grpc-status is OK, or says that the caller asked for something wrong or gave up (gRPC's status codes).
+func callersDoing(code int) bool {
 	switch code {
 	case 0, 1, 3, 5, 6, 7, 9, 10, 11, 16:
 		return true

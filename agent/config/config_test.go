@@ -269,7 +269,7 @@ func TestDropIns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := DropInDir(path)
+	dir := dropInDir(path)
 	wantFiles := []string{path, dir + "/10-a.yaml", dir + "/20-z.yaml", dir + "/30-empty.yaml"}
 	if !reflect.DeepEqual(c.Files, wantFiles) {
 		t.Errorf("files %q, want %q", c.Files, wantFiles)

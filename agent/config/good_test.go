@@ -35,7 +35,7 @@ services:
 	if _, err := o.Load(main); err == nil {
 		t.Fatal("07 is accepted")
 	}
-	path := filepath.Join(DropInDir(main), "b.yaml")
+	path := filepath.Join(dropInDir(main), "b.yaml")
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,8 @@ const (
 	readPause = 20 * time.Millisecond
 )
 
-// DropInDir is where the drop-ins of the main file path lie.
-func DropInDir(path string) string { return filepath.Join(filepath.Dir(path), "services.d") }
+// dropInDir is where the drop-ins of the main file path lie.
+func dropInDir(path string) string { return filepath.Join(filepath.Dir(path), "services.d") }
 
 // source is one file as it was read.
 type source struct {
@@ -57,7 +57,7 @@ func (o Options) readOnce(path string) ([]source, *Errors) {
 	errs := &Errors{}
 	names, err := dropIns(path)
 	if err != nil {
-		errs.add(Error{File: DropInDir(path), Problem: "cannot be read: " + cause(err), Cause: err})
+		errs.add(Error{File: dropInDir(path), Problem: "cannot be read: " + cause(err), Cause: err})
 	}
 	var sources []source
 	left := maxSources
@@ -85,7 +85,7 @@ func (o Options) readOnce(path string) ([]source, *Errors) {
 
 // dropIns lists services.d; hidden files belong to editors and config maps.
 func dropIns(path string) ([]string, error) {
-	entries, err := os.ReadDir(DropInDir(path)) // sorted
+	entries, err := os.ReadDir(dropInDir(path)) // sorted
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -93,7 +93,7 @@ func dropIns(path string) ([]string, error) {
 	for _, e := range entries {
 		ext := filepath.Ext(e.Name())
 		if !strings.HasPrefix(e.Name(), ".") && (ext == ".yaml" || ext == ".yml") {
-			names = append(names, filepath.Join(DropInDir(path), e.Name()))
+			names = append(names, filepath.Join(dropInDir(path), e.Name()))
 		}
 	}
 	return names, err

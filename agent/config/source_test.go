@@ -47,7 +47,7 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 
 	// The mistakes of the other files come all the same.
 	main := write(t, "lbagent.yaml", "zz: 1\n", "services.d/b.yaml", "zz: 1\n")
-	if err := os.Mkdir(filepath.Join(DropInDir(main), "a.yaml"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(dropInDir(main), "a.yaml"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	_, err := testOptions().Load(main)
@@ -89,11 +89,11 @@ func TestReplacedWhileRead(t *testing.T) {
 			}
 		},
 		"moved to a drop-in": func(t *testing.T, main string) {
-			replace(t, filepath.Join(DropInDir(main), "b.yaml"), one("new"))
+			replace(t, filepath.Join(dropInDir(main), "b.yaml"), one("new"))
 			replace(t, main, "")
 		},
 		"drop-in vanishes": func(t *testing.T, main string) {
-			if err := os.Remove(filepath.Join(DropInDir(main), "a.yaml")); err != nil {
+			if err := os.Remove(filepath.Join(dropInDir(main), "a.yaml")); err != nil {
 				t.Fatal(err)
 			}
 			replace(t, main, one("new"))

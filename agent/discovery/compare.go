@@ -31,9 +31,6 @@ type Comparison struct {
 	Missings, Gones, Changeds int
 }
 
-// Same reports whether there is no difference.
-func (c *Comparison) Same() bool { return c.Missings+c.Gones+c.Changeds == 0 }
-
 // ErrNotInEtcd is why Compare can't compare: the list isn't etcd's.
 var ErrNotInEtcd = errors.New("its list is not kept in etcd")
 

@@ -17,6 +17,9 @@ import (
 	"github.com/lbagent/lbagent/agent/service"
 )
 
+// same reports whether there is no difference.
+func (c *Comparison) same() bool { return c.Missings+c.Gones+c.Changeds == 0 }
+
 func TestCompareWith(t *testing.T) {
 	backend := func(key string, modified int64) *service.Backend {
 		return &service.Backend{Key: key, Modified: modified}
@@ -27,13 +30,13 @@ func TestCompareWith(t *testing.T) {
 		other:  map[string]other{"/bad": {reason: "x", modified: 5}},
 	}
 	there := map[string]int64{"/a": 1, "/b": 2, "/c": 4, "/bad": 5, "/gone": 3}
-	if c := r.compareWith(there, 9, 8); !c.Same() || c.Keys != 5 || c.Revision != 9 || c.Known != 8 {
+	if c := r.compareWith(there, 9, 8); !c.same() || c.Keys != 5 || c.Revision != 9 || c.Known != 8 {
 		t.Errorf("the same: %+v", c)
 	}
 	delete(there, "/gone")
 	there["/b"], there["/new"], there["/\xff"] = 7, 6, 6
 	c := r.compareWith(there, 9, 8)
-	if got := fmt.Sprint(c.Missing, c.Gone, c.Changed, c.Missings, c.Gones, c.Changeds); got != "[/new /?] [/gone] [/b] 2 1 1" || c.Same() {
+	if got := fmt.Sprint(c.Missing, c.Gone, c.Changed, c.Missings, c.Gones, c.Changeds); got != "[/new /?] [/gone] [/b] 2 1 1" {
 		t.Error(got)
 	}
 	for i := range 100 {
@@ -87,7 +90,7 @@ func TestCompareWithEtcd(t *testing.T) {
 	d := start(t, setup{Etcd: etcdAt(s)}, naming("user"), Follow{Name: "still", Static: []service.Backend{{Addr: mustAddr("10.0.0.1:80"), Weight: 1}}})
 	eventually(t, time.Minute, "the list", func() bool { l := d.last("user"); return l != nil && len(l.Backends) == keysPage+5 })
 	got, err := d.Compare(t.Context(), "user")
-	if err != nil || !got.Same() || got.Keys != keysPage+6 || got.Known == 0 || got.Revision < got.Known {
+	if err != nil || !got.same() || got.Keys != keysPage+6 || got.Known == 0 || got.Revision < got.Known {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, name := range []string{"still", "nosuch"} {

@@ -23,8 +23,8 @@ const (
 	leaseSamples = 8           // leases at random whose equal fate is taken for that of all: a fleet that asks for each of thousands would be one more blow to etcd
 )
 
-// ErrNotFollowed is the error of Accept for a service that isn't followed.
-var ErrNotFollowed = errors.New("not followed")
+// errNotFollowed is the error of Accept for a service that isn't followed.
+var errNotFollowed = errors.New("not followed")
 
 // Gone notes that the second witness says of an orphan that it is gone, and why (1.10). It does not wait, and ignores what is no orphan.
 func (d *Discovery) Gone(name string, addr netip.AddrPort, cause string) {
@@ -45,12 +45,12 @@ func (d *Discovery) Accept(name string) ([]netip.AddrPort, error) {
 	f := d.follows[name]
 	d.mu.Unlock()
 	if f == nil {
-		return nil, fmt.Errorf("service %q: %w", name, ErrNotFollowed)
+		return nil, fmt.Errorf("service %q: %w", name, errNotFollowed)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ended {
-		return nil, fmt.Errorf("service %q: %w", name, ErrNotFollowed)
+		return nil, fmt.Errorf("service %q: %w", name, errNotFollowed)
 	}
 	now := time.Now()
 	gone := f.guard.accept()

@@ -110,7 +110,7 @@ func TestMassExpiry(t *testing.T) {
 	if gone, err := d.Accept("user"); err != nil || len(gone) != 0 {
 		t.Errorf("accepted %v, error %v", gone, err)
 	}
-	if _, err := d.Accept("nobody"); !errors.Is(err, ErrNotFollowed) {
+	if _, err := d.Accept("nobody"); !errors.Is(err, errNotFollowed) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -318,17 +318,17 @@ func IsAuth(err error) bool {
 	return status.Code(err) == codes.Unauthenticated
 }
 
-// IsHung reports whether err says that no answer came in time, although there is a connection. Other than a member that stands still it may be the token: one of
+// isHung reports whether err says that no answer came in time, although there is a connection. Other than a member that stands still it may be the token: one of
 // before etcd was restored from a backup is not refused, but waits for the log to reach the place where it was given out.
-func IsHung(err error) bool {
+func isHung(err error) bool {
 	if errors.Is(err, errLoggingIn) {
 		return false // etcd may have a thousand of them to do; this one goes on
 	}
 	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 }
 
-// IsRefusal reports whether err says that the member that was asked can't serve now: it has no leader, say. Another one may.
-func IsRefusal(err error) bool {
+// isRefusal reports whether err says that the member that was asked can't serve now: it has no leader, say. Another one may.
+func isRefusal(err error) bool {
 	if err == nil {
 		return false
 	}

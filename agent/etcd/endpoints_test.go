@@ -108,7 +108,7 @@ func TestMemberHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := newest(t, l, time.Second)
-	if !IsHung(err) {
+	if !isHung(err) {
 		t.Fatalf("error %v", err)
 	}
 	k.Fail(err)
@@ -142,7 +142,7 @@ func TestMemberWithoutLeader(t *testing.T) {
 	for r := range watch {
 		last = r.Err
 	}
-	if !IsRefusal(last) || !strings.Contains(last.Error(), "no leader") {
+	if !isRefusal(last) || !strings.Contains(last.Error(), "no leader") {
 		t.Fatalf("the watch ended with %v", last) // or require-leader is missing
 	}
 	k.Fail(last)

@@ -151,11 +151,11 @@ func (k *Links) Fail(err error) {
 	k.contact.fail(err)
 	switch {
 	case l == nil:
-	case IsHung(err):
+	case isHung(err):
 		if now := time.Now(); now.Sub(l.made) >= hungAfter && k.contact.silent(now, hungAfter) {
 			l.Fail(err)
 		}
-	case IsRefusal(err):
+	case isRefusal(err):
 		l.elsewhere(time.Now())
 	}
 }

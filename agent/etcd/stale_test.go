@@ -62,7 +62,7 @@ func TestTokenOfFormerLife(t *testing.T) {
 	})
 	for range 8 {
 		all.Go(func() {
-			if err := newest(t, l, time.Minute); err != nil && !IsRefusal(err) {
+			if err := newest(t, l, time.Minute); err != nil && !isRefusal(err) {
 				t.Errorf("after %v: %v", time.Since(begin), err)
 			}
 		})

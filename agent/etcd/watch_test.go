@@ -336,7 +336,7 @@ func TestLeftWatchAndBrokenStream(t *testing.T) {
 	<-streams
 	end <- status.Error(codes.Unavailable, "etcdserver: no leader")
 	for _, w := range []<-chan Response{w3, w4} {
-		if r, ok := next(t, w); !ok || !IsRefusal(r.Err) || !strings.Contains(r.Err.Error(), "no leader") {
+		if r, ok := next(t, w); !ok || !isRefusal(r.Err) || !strings.Contains(r.Err.Error(), "no leader") {
 			t.Errorf("the end of the stream is %+v, %v", r, ok)
 		}
 		if r, ok := next(t, w); ok {

@@ -38,8 +38,8 @@ func Names() []string {
 	return []string{GRPCNaming, GoZero, Kratos, Kitex, Hertz, GoMicro, RPCX, SkyDNS, DubboInterface, DubboApplication, GoFrame, Jupiter, Traefik, APISIX, Patroni, Plain}
 }
 
-// MaxValue bounds a value in bytes. Registrations have some hundred bytes; a larger limit lets one key cost more memory and time.
-const MaxValue = 64 << 10
+// maxValue bounds a value in bytes. Registrations have some hundred bytes; a larger limit lets one key cost more memory and time.
+const maxValue = 64 << 10
 
 // Decoder reads one service's keys. It is for one goroutine.
 type Decoder struct {
@@ -96,8 +96,8 @@ func (d *Decoder) Append(dst []service.Backend, key string, value []byte) ([]ser
 	switch {
 	case !utf8.ValidString(key):
 		return dst, errors.New("the key is not valid UTF-8")
-	case len(value) > MaxValue:
-		return dst, fmt.Errorf("the value has %d bytes, more than %d", len(value), MaxValue)
+	case len(value) > maxValue:
+		return dst, fmt.Errorf("the value has %d bytes, more than %d", len(value), maxValue)
 	}
 	n := len(dst)
 	out, err := d.decode(dst, key, value)

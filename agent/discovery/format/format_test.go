@@ -103,7 +103,7 @@ var decodeTests = []struct {
 	{"weight NaN", GRPCNaming, `{"Addr":"10.0.0.1:80","Metadata":{"weight":"NaN"}}`, service.Backend{}, "weight"},
 	{"weight true", GRPCNaming, `{"Addr":"10.0.0.1:80","Metadata":{"weight":true}}`, service.Backend{}, "weight"},
 	{"weight too large", GRPCNaming, `{"Addr":"10.0.0.1:80","Metadata":{"weight":4294967296}}`, service.Backend{}, "weight"},
-	{"too long", GRPCNaming, `{"Addr":"` + strings.Repeat("x", MaxValue) + `"}`, service.Backend{}, "bytes, more than"},
+	{"too long", GRPCNaming, `{"Addr":"` + strings.Repeat("x", maxValue) + `"}`, service.Backend{}, "bytes, more than"},
 
 	{"empty", Plain, "", service.Backend{}, "empty"},
 	{"blank", Plain, " \n", service.Backend{}, "empty"},

@@ -47,7 +47,7 @@ func (j *Joiner) Reset() {
 
 // Put notes what key says now.
 func (j *Joiner) Put(key string, value []byte, created, modified, lease int64) {
-	if !utf8.ValidString(key) || len(value) > MaxValue {
+	if !utf8.ValidString(key) || len(value) > maxValue {
 		j.Delete(key)
 		return
 	}

@@ -193,12 +193,12 @@ func TestJoinerForgetsWhatItCannotRead(t *testing.T) {
 	const key = "traefik/http/services/foo/loadbalancer/servers/0/url"
 	e := newEtcd(Traefik)
 	e.put(key, "http://10.0.0.1:1").commit()
-	e.dec.Joiner().Put(key, make([]byte, MaxValue+1), 1, 2, 0)
+	e.dec.Joiner().Put(key, make([]byte, maxValue+1), 1, 2, 0)
 	e.put("traefik/http/services/foo/loadbalancer/servers/0/weight", "1")
 	if parts := e.dec.Joiner().Changed(); len(parts) != 1 || len(parts[0].Backends) != 0 {
 		t.Errorf("got %+v, want the weight alone", parts)
 	}
-	if _, err := e.dec.Append(nil, key, make([]byte, MaxValue+1)); err == nil {
+	if _, err := e.dec.Append(nil, key, make([]byte, maxValue+1)); err == nil {
 		t.Error("no error")
 	}
 	e.put(key, "http://10.0.0.1:1").dec.Joiner().Reset()

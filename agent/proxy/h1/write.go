@@ -17,14 +17,14 @@ func (h *Head) AppendRequest(dst []byte) (out []byte, at int) {
 		case host:
 			at = len(dst)
 		case endToEnd, contentLength, trailer:
-			dst = AppendField(dst, f.Name, f.Value)
+			dst = appendField(dst, f.Name, f.Value)
 		case expect:
 			if h.Continue {
-				dst = AppendField(dst, f.Name, f.Value)
+				dst = appendField(dst, f.Name, f.Value)
 			}
 		case upgrade:
 			if h.Upgrade {
-				dst = AppendField(dst, f.Name, f.Value)
+				dst = appendField(dst, f.Name, f.Value)
 			}
 		}
 	}
@@ -87,7 +87,7 @@ func (h *Head) AppendResponse(dst []byte, framing Framing, option string) []byte
 		default:
 			continue
 		}
-		dst = AppendField(dst, f.Name, f.Value)
+		dst = appendField(dst, f.Name, f.Value)
 	}
 	if framing == AsChunks {
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
@@ -107,17 +107,11 @@ const (
 	OptionUpgrade = "Upgrade"
 )
 
-// AppendField appends a field line.
-func AppendField(dst, name, value []byte) []byte {
+// appendField appends a field line.
+func appendField(dst, name, value []byte) []byte {
 	dst = append(dst, name...)
 	dst = append(dst, ": "...)
 	dst = append(dst, value...)
-	return append(dst, "\r\n"...)
-}
-
-// AppendChunk appends the line before n bytes of data, n > 0. A CRLF belongs behind them.
-func AppendChunk(dst []byte, n int) []byte {
-	dst = strconv.AppendInt(dst, int64(n), 16)
 	return append(dst, "\r\n"...)
 }
 
@@ -125,7 +119,7 @@ func AppendChunk(dst []byte, n int) []byte {
 func AppendLast(dst []byte, trailers []Field) []byte {
 	dst = append(dst, "0\r\n"...)
 	for _, f := range trailers {
-		dst = AppendField(dst, f.Name, f.Value)
+		dst = appendField(dst, f.Name, f.Value)
 	}
 	return append(dst, "\r\n"...)
 }

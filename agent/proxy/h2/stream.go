@@ -68,9 +68,6 @@ func (s *Stream) ID() uint32 { return s.id }
 // Open reports whether either direction is open.
 func (s *Stream) Open() bool { return s.conn != nil }
 
-// Receiving reports whether the peer has not ended its direction.
-func (s *Stream) Receiving() bool { return s.conn != nil && !s.recvEnd }
-
 // Sending reports whether we have not ended our direction.
 func (s *Stream) Sending() bool { return s.conn != nil && !s.sendEnd }
 
