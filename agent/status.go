@@ -57,7 +57,7 @@ func (a *Agent) etcdNow(ctx context.Context, name string) (*lbagentv1.EtcdNow, e
 	case err != nil && ctx.Err() != nil:
 		return nil, errors.New("etcd did not answer in time")
 	case err != nil:
-		return nil, fmt.Errorf("etcd could not be asked: %w", err)
+		return nil, fmt.Errorf("etcd could not be asked: %w", etcd.Plain(err))
 	}
 	return &lbagentv1.EtcdNow{
 		Revision: c.Revision, ListRevision: c.Known, Keys: uint32(c.Keys), Missing: c.Missing, Gone: c.Gone, Changed: c.Changed,

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"slices"
 	"time"
+
+	"github.com/lbagent/lbagent/agent/event"
 )
 
 // What watchers may cost. Nothing of it costs anything while nobody watches.
@@ -143,6 +145,7 @@ func (l *live) join(ctx context.Context, w *watcher) {
 	for len(events) > 0 && events[len(events)-1].ID > l.event {
 		events = events[:len(events)-1] // the others get it, too
 	}
+	events = worthShowing(events)
 	w.out <- l.page.eventsMessage(events[max(0, len(events)-firstEvents):])
 	l.watchers[w] = struct{}{}
 }
@@ -152,9 +155,16 @@ func (l *live) events() <-chan struct{} {
 	events, more := l.page.events.Since(l.event)
 	if len(events) > 0 {
 		l.event = events[len(events)-1].ID
+	}
+	if events = worthShowing(events); len(events) > 0 {
 		l.send(l.page.eventsMessage(events[max(0, len(events)-firstEvents):]))
 	}
 	return more
+}
+
+// worthShowing leaves out connections, as lbagent events does: a service that is refused makes tens of them a second, and nothing else would be left of firstEvents.
+func worthShowing(events []event.Event) []event.Event {
+	return slices.DeleteFunc(slices.Clone(events), func(e event.Event) bool { return e.Kind == event.Connection })
 }
 
 // send hands a message to every watcher; one that has no room for it is let go.

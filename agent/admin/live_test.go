@@ -163,6 +163,29 @@ func TestEventsGoOnWhereAPageWas(t *testing.T) {
 	})
 }
 
+// A service that is refused makes connections by the hundred: they push no verdict out of the page.
+func TestConnectionsAreNoNewsOfThePage(t *testing.T) {
+	bubble(t, func(t *testing.T, p *page, _ *fakeAPI) {
+		p.events.Add(event.Event{Time: time.Now(), Kind: event.Verdict, Service: "user", Detail: "was up, now ejected"})
+		for range 2 * firstEvents {
+			p.events.Add(event.Event{Time: time.Now(), Kind: event.Connection, Service: "user", Detail: "connect failed"})
+		}
+		w := p.watch(0)
+		first, _ := w.got()
+		if all := strings.Join(first, ""); !strings.Contains(all, "now ejected") || strings.Contains(all, "connect failed") {
+			t.Errorf("a new page has %s", all)
+		}
+		p.events.Add(event.Event{Time: time.Now(), Kind: event.Connection, Service: "user", Detail: "connect failed"})
+		p.events.Add(event.Event{Time: time.Now(), Kind: event.Verdict, Service: "user", Detail: "was ejected, now up"})
+		advance(calmFor + time.Millisecond)
+		next, _ := w.got()
+		if all := strings.Join(next, ""); !strings.Contains(all, "now up") || strings.Contains(all, "connect failed") {
+			t.Errorf("it is told %s", all)
+		}
+		p.live.leaves <- w
+	})
+}
+
 // A page that does not read is let go, and holds up nobody.
 func TestSlowWatchersAreLetGo(t *testing.T) {
 	bubble(t, func(t *testing.T, p *page, _ *fakeAPI) {

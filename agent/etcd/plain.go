@@ -50,6 +50,7 @@ func plainText(text string) string {
 		{"EOF", "etcd ended the connection"},
 		{"keepalive ping failed to receive ACK within timeout", "no answer to a keepalive"},
 		{"context deadline exceeded", "no answer in time"},
+		{"etcdserver: user name is empty", "etcd wants to know who asks, and no user is configured (etcd.username)"},
 	} {
 		if before, found := strings.CutSuffix(text, end[0]); found && (before == "" || strings.HasSuffix(before, ": ")) {
 			return before + end[1]

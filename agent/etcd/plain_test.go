@@ -26,6 +26,7 @@ func TestPlain(t *testing.T) {
 			`tls: failed to verify certificate: x509: certificate signed by unknown authority (possibly because of "x509: ECDSA")`},
 		{status.Error(codes.Unavailable, `error reading from server: read tcp 10.0.0.1:1->10.1.1.1:2379: read: connection reset by peer`), "read tcp 10.0.0.1:1->10.1.1.1:2379: read: connection reset by peer"},
 		{fmt.Errorf("http://etcd-1:2379: %w", context.DeadlineExceeded), "http://etcd-1:2379: no answer in time"},
+		{fmt.Errorf("mute fleet-wide: %w", rpctypes.ErrUserEmpty), "mute fleet-wide: etcd wants to know who asks, and no user is configured (etcd.username)"},
 		{rpctypes.ErrPermissionDenied, "etcdserver: permission denied"},
 		{errors.New("rpc error: code = Unavailable"), "rpc error: code = Unavailable"},
 		{errors.New(`connection error: desc = "torn`), `connection error: desc = "torn`},

@@ -178,7 +178,7 @@ func (r *Registrar) settled(now time.Time, k *keeper, wanted uint64, err error) 
 	defer r.mu.Unlock()
 	r.stats.Writes, r.stats.LeaseLosses = k.writes, k.losses
 	switch {
-	case err == nil && len(k.slots) > 0:
+	case err == nil && len(k.slots) > 0, etcd.IsDenied(err): // a refusal is an answer
 		r.cfg.Etcd.OK()
 	case err != nil && !errors.Is(err, errFight) && !etcd.IsAuth(err):
 		r.cfg.Etcd.Fail(err)

@@ -383,6 +383,7 @@ func TestUser(t *testing.T) {
 			return st.Service == "forbidden" && !st.Announced && strings.Contains(st.Why, "permission denied")
 		})
 	})
+	await(t, "etcd isn't lost because it refuses a key", func() bool { return l.links.Status().Connected })
 	_, lease, _ := get(t, root, keyOf(1))
 	gone := watcher(t, root)
 	link, err := l.links.Get(ctx)

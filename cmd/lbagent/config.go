@@ -182,6 +182,9 @@ func noEtcd(where string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errors.New("no answer in time; does it have a leader?")
 	}
+	if errors.Is(err, fs.ErrPermission) { // the agent's password is not everybody's
+		return advise(fmt.Sprintf("etcd at %s can't be used: %v", where, err), "Use sudo, or another user of etcd: --user NAME --password-file FILE.")
+	}
 	return advise(fmt.Sprintf("etcd at %s can't be used: %v", where, etcd.Plain(err)),
 		"The agents go on with what they have. Nothing was changed, unless the answer to a change is what is missing: see \"lbagent config list\" later.")
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"slices"
@@ -37,6 +39,10 @@ func (d *doctor) checkEtcd(ctx context.Context) {
 		return // nothing else could be told
 	}
 	c, err := dialEtcd(ctx, e)
+	if errors.Is(err, fs.ErrPermission) {
+		d.warn("etcd rights", "they could not be looked at: "+err.Error(), "run doctor as root, or as the agent's user")
+		return
+	}
 	if err != nil {
 		mend := "look at etcd itself: etcdctl endpoint health --cluster"
 		if e.Username != "" {

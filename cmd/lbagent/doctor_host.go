@@ -95,6 +95,8 @@ func (d *doctor) portTrouble(w wanted, listening []listener, owners map[string][
 	listed := d.lists(w.addr)
 	place := fmt.Sprintf("port %d (%s)", w.addr.Port(), w.who)
 	switch {
+	case !anywhere && runs && w.addr.Port() < 1024 && strings.HasPrefix(w.who, "service ") && d.agent.GetReady():
+		return "nobody listens at " + place + ", although an agent runs", "a port below 1024 takes a drop-in: /usr/share/doc/lbagent/examples/low-ports.conf says how"
 	case !anywhere && runs && strings.HasPrefix(w.who, "service ") && d.agent.GetReady():
 		return "nobody listens at " + place + ", although an agent runs", "lbagent reload makes it read the configuration; lbagent status says what it refuses"
 	case !found:

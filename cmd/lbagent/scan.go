@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lbagent/lbagent/agent/discovery/scan"
+	"github.com/lbagent/lbagent/agent/etcd"
 )
 
 func (a *app) scanVerb() *cobra.Command {
@@ -53,7 +54,7 @@ func (a *app) scan(ctx context.Context, flags *etcdFlags, prefix string, asJSON 
 	defer c.Close()
 	r, err := scan.Scan(ctx, c, prefix, a.scanProgress())
 	if err != nil {
-		return err
+		return etcd.Plain(err)
 	}
 	if asJSON {
 		raw, err := json.Marshal(scanned(r))

@@ -32,7 +32,7 @@ export class Events {
     keyed($("events"), found.slice(0, this.#shown), (e) => `${this.service ?? ""}|${e.id}`, (e) => this.#event(e));
     $("more-events").hidden = found.length <= this.#shown;
     $("no-events").hidden = found.length > 0;
-    say($("no-events"), words.length ? "No event matches." : this.service ? "Nothing has happened to this service since the agent started." : "Nothing has happened since the agent started.");
+    say($("no-events"), words.length ? "No event matches." : this.service ? "None of the last events is about this service." : "Nothing has happened since the agent started.");
     say($("events-title"), this.service ? `Events of ${this.service}` : "Events");
   }
 

@@ -98,7 +98,7 @@ export class Overview {
     keyed($("rows"), shown, (n) => n, (n) => this.#row(n), (tr, n) => this.#update(tr, n));
     table.hidden = shown.length === 0;
     $("none").hidden = shown.length > 0;
-    say($("none"), $("search").value ? `No service matches “${$("search").value}”.` : "There are none.");
+    say($("none"), $("search").value ? `No service matches “${$("search").value}”. Backends are searched in their service, and among the events.` : "There are none.");
     $("pages").hidden = pages === 1;
     $("prev").disabled = this.#page === 0;
     $("next").disabled = this.#page === pages - 1;
