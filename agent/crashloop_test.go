@@ -154,12 +154,9 @@ func TestCrashLoopKeepsNoListeners(t *testing.T) {
 	if got := d.status().GetWarnings(); len(got) > 0 {
 		t.Errorf("warnings: %q", got)
 	}
-	if events, _ := d.events.Since(0); events[len(events)-1].Detail != "the crash loop is over" {
-		t.Errorf("the last event: %+v", events[len(events)-1])
-	}
 	d.well() // nothing more to say
 	if events, _ := d.events.Since(0); strings.Count(fmt.Sprint(events), "the crash loop is over") != 1 {
-		t.Error("it is over twice")
+		t.Errorf("it has to be over once: %+v", events)
 	}
 }
 

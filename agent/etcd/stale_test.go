@@ -1,12 +1,14 @@
 package etcd
 
 import (
+	"errors"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/lbagent/lbagent/agent/discovery/etcdtest"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -19,9 +21,10 @@ func TestTokenOfFormerLife(t *testing.T) {
 		func() error { _, err := c.UserGrantRole(t.Context(), "root", "root"); return err },
 		func() error { _, err := c.AuthEnable(t.Context()); return err },
 	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
+		eventually(t, time.Minute, "authentication is on", func() bool { // a slow cluster may say that it timed out, and do it all the same
+			err := step()
+			return err == nil || errors.Is(err, rpctypes.ErrUserAlreadyExist)
+		})
 	}
 	root := cluster.Client(t, "root", "pw", 0)
 	backup, password := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "password")
@@ -30,9 +33,10 @@ func TestTokenOfFormerLife(t *testing.T) {
 	}
 	put := func(c *clientv3.Client, n int) {
 		for range n {
-			if _, err := c.Put(t.Context(), "elsewhere", "x"); err != nil {
-				t.Fatal(err)
-			}
+			eventually(t, time.Minute, "a put", func() bool {
+				_, err := c.Put(t.Context(), "elsewhere", "x")
+				return err == nil
+			})
 		}
 	}
 	put(root, 50) // the token's place in the log is beyond what the restored one will have
