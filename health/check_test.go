@@ -14,7 +14,7 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	p, o := NewProber(), Options{Probe: ProbeTCP, Timeout: 5 * time.Second}
+	p, o := NewProber(), Options{Probe: ProbeTCP, Timeout: time.Minute}
 	if got := p.Check(t.Context(), o, addr); got != (Check{Passed: true}) {
 		t.Errorf("of a listener: %+v", got)
 	}

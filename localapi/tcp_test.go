@@ -61,7 +61,7 @@ func askTCP(t testing.TB, addr, head string) (int, string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	if _, err := fmt.Fprint(c, head+"Connection: close\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}

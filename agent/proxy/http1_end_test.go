@@ -134,7 +134,7 @@ func TestHTTP1PartsOfFramingHoldNothingBack(t *testing.T) {
 			io.WriteString(c, parts[2])
 		}))
 		c := r.client()
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {

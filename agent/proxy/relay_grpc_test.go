@@ -220,10 +220,10 @@ func TestGRPCCancelAndDeadline(t *testing.T) {
 	}
 	within := func(what string, try func(n int) time.Duration) {
 		best := time.Hour
-		for n := 0; n < 20 && best > 50*time.Millisecond; n++ {
+		for n := 0; n < 20 && best > time.Second; n++ {
 			best = min(best, try(n))
 		}
-		if best > 50*time.Millisecond {
+		if best > time.Second {
 			t.Errorf("%s took %v", what, best)
 		}
 	}

@@ -51,7 +51,7 @@ func (c *call) endAttempt(result health.Result, firstByte time.Duration, sample 
 
 // overslept reports whether so much of a time was lost by this process, which was stopped, that it says nothing about a backend: neither that it timed out, nor how
 // long it took. Or a machine that stood still for seconds would have half of its backends ejected by the timeouts of what was under way (2.5).
-func overslept(lost, of time.Duration) bool { return lost > 0 && lost >= of/4 }
+func overslept(lost, of time.Duration) bool { return lost >= 100*time.Millisecond && lost >= of/4 }
 
 // noteStatus keeps what the end of a gRPC response says.
 func (c *call) noteStatus(head *h2.Head) {

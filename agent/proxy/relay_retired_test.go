@@ -27,7 +27,7 @@ func TestNoWaitForRetiredConnection(t *testing.T) {
 	})
 	client.get(3, "/")
 	want := fmt.Sprintf("[503]lbagent: user: 1 backend, 1 usable; %s is not connected to again so soon after it failed\n", b.addr)
-	client.SetDeadline(time.Now().Add(10 * time.Second))
+	client.SetDeadline(time.Now().Add(patience))
 	if got := client.answerOf(3); got != want {
 		t.Errorf("the client got %q, want %q", got, want)
 	}
@@ -53,7 +53,7 @@ func TestManyCallsAfterGoaway(t *testing.T) {
 	c.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
 	c2 := b.accept()
 	for i := 1; i < calls; i++ {
-		c2.SetDeadline(time.Now().Add(10 * time.Second))
+		c2.SetDeadline(time.Now().Add(patience))
 		c2.headers(c2.request().id, true, ":status", "200")
 	}
 	c.headers(1, true, ":status", "200")
@@ -88,7 +88,7 @@ func TestBurstWaitsForGrowth(t *testing.T) {
 		if len(all) > 0 {
 			c = b.accept(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: slots})
 		}
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		for range slots {
 			all = append(all, held{c, c.request().id})
 		}

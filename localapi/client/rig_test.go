@@ -141,7 +141,7 @@ func dial(t testing.TB, c *Client) *grpc.ClientConn {
 
 // call makes one call and returns the backend that answered.
 func call(cc *grpc.ClientConn) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var p peer.Peer
 	_, err := healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.Peer(&p), grpc.WaitForReady(true))
@@ -178,7 +178,7 @@ func reached(t testing.TB, cc *grpc.ClientConn, want ...string) {
 // eventually waits until ok returns "", and fails with what it last said.
 func eventually(t testing.TB, ok func() string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -195,7 +195,7 @@ func eventually(t testing.TB, ok func() string) {
 }
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

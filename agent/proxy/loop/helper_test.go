@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // startLoop runs a loop for the time of the test.
 func startLoop(t *testing.T) *Loop {
