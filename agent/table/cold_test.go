@@ -1,6 +1,7 @@
 package table
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -122,5 +123,22 @@ func TestFirstUseBeforeList(t *testing.T) {
 	s.Asked(r.now.Add(time.Minute))
 	if v := s.View(); v.Ready || !v.At.Equal(r.now) {
 		t.Errorf("ready %v, of %v, want %v", v.Ready, v.At, r.now)
+	}
+}
+
+// Whoever has asked finds states, also if others ask for the first time at the same moment: the view that has them takes its time to be made.
+func TestFirstUseByMany(t *testing.T) {
+	for range 20 {
+		r, s := unused(t, 2000)
+		var callers sync.WaitGroup
+		for range 4 {
+			callers.Go(func() {
+				s.Asked(r.now)
+				if n := stateless(s.View()); n != 0 {
+					t.Errorf("%d of 2000 backends have no state", n)
+				}
+			})
+		}
+		callers.Wait()
 	}
 }

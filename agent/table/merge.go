@@ -132,7 +132,7 @@ func (s *Service) restart(now time.Time, from *Backend, b *service.Backend, to *
 // newState is the state of a backend about which nothing is known; none while nobody has used the service: of a host's thousand services most never are, and a state is
 // three times what a view keeps of a backend besides.
 func (s *Service) newState(now time.Time) *health.State {
-	if !s.used.Load() {
+	if !s.used {
 		return nil
 	}
 	return health.NewState(now)
@@ -140,7 +140,7 @@ func (s *Service) newState(now time.Time) *health.State {
 
 // resume has b go on with what another process knew of it, and reports whether one did (Config.Known).
 func (s *Service) resume(now time.Time, l *service.List, b *Backend) bool {
-	if !s.used.Load() {
+	if !s.used {
 		return false
 	}
 	state, factors := s.table.cfg.Known(now, s.name, l.Epoch, b.Backend)
@@ -154,7 +154,7 @@ func (s *Service) resume(now time.Time, l *service.List, b *Backend) bool {
 
 // begin is the service's first use: all backends get states.
 func (s *Service) begin(now time.Time, e *edit) {
-	s.used.Store(true)
+	s.used = true
 	for k := range e.chunks {
 		backends := e.writeChunk(k)
 		for i := range backends {

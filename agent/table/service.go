@@ -30,12 +30,12 @@ type Service struct {
 	confirmed atomic.Pointer[time.Time]
 	asked     atomic.Int64
 	active    atomic.Bool // what health was told last; written under Table.mu
-	used      atomic.Bool // it has been in use: its backends have states, its views pickers, and health knows of it; written under Table.mu
 	entered   [health.Kinds]atomic.Uint64
 	picks     [pickShards]pickCount
 
 	// Guarded by Table.mu.
 
+	used         bool // it has been in use: its next view has a picker, all backends of that have states, and health knows of it
 	subset       bool // it has a subset (3.9)
 	slow         bool // backends are in their slow start (3.7)
 	zones        []string
@@ -109,7 +109,7 @@ func (s *Service) Asked(now time.Time) {
 	if last := s.asked.Load(); last == 0 || at-last >= int64(askedGrain) {
 		s.asked.Store(at)
 	}
-	if !s.used.Load() {
+	if v := s.View(); v.picker == nil && !v.Gone { // the view says it, since between the first use and its view others ask, too
 		s.table.use(now, s)
 	}
 	if !s.active.Load() {

@@ -172,7 +172,7 @@ func (t *Table) Remove(now time.Time, name string) {
 	t.services.Store(&services)
 
 	t.setActive(now, s, false)
-	if s.used.Load() {
+	if s.used {
 		t.cfg.OnTargets(name, s.Spec().Health, nil)
 	}
 	s.left = nil
@@ -193,7 +193,7 @@ func (t *Table) Apply(now time.Time, l *service.List) {
 	s.confirmed.Store(&l.Confirmed) // also if it is older than what is known: an old list of the spool, after one of etcd
 	first := !s.View().Ready
 	e, d := s.merge(now, l)
-	if d.orphaned.n > 0 && !s.used.Load() {
+	if d.orphaned.n > 0 && !s.used {
 		s.begin(now, e) // an orphan is always probed (1.10)
 		d.targets = true
 	}
@@ -302,7 +302,7 @@ func (t *Table) swap(s *Service, v *View) {
 // sendTargets hands the backends of s to health. Those of a service that was never in use stay here: nothing happens to them, and health would keep
 // three times what a view does.
 func (t *Table) sendTargets(s *Service) {
-	if !s.used.Load() {
+	if !s.used {
 		return
 	}
 	t.cfg.OnTargets(s.name, s.Spec().Health, targets{s.View()})
@@ -326,7 +326,7 @@ func (t *Table) use(now time.Time, s *Service) {
 
 func (t *Table) useLocked(now time.Time, s *Service) {
 	v := s.View()
-	if s.used.Load() || v.Gone {
+	if s.used || v.Gone {
 		return
 	}
 	e := v.roster.edit()

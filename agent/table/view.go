@@ -95,7 +95,7 @@ func newView(now time.Time, s *Service, l *service.List, e *edit) *View {
 		v.rank()
 	}
 	v.arrange(s.turnSubset(tryable))
-	if !s.used.Load() {
+	if !s.used {
 		v.candidates = nil // they were for counting
 		if !v.subset {
 			v.at = nil

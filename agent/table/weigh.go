@@ -21,7 +21,7 @@ const (
 // weigh moves the weights of s, once a second (3.3, 3.7, 3.12). Verdicts stay as they are, so that nobody has to be told, unless much has changed.
 func (t *Table) weigh(now time.Time, s *Service) {
 	v := s.View()
-	if v.Gone || !s.used.Load() {
+	if v.Gone || !s.used {
 		return
 	}
 	t.weighed = t.weighed[:0]
