@@ -60,7 +60,7 @@ func SpecOf(s config.Service) table.Spec {
 			Interval: s.Probe.Interval, Timeout: s.Probe.Timeout, Rise: s.Probe.Rise, Fall: s.Probe.Fall,
 			Port: s.Probe.Port, Path: s.Probe.Path, Status: [2]int{s.Probe.StatusMin, s.Probe.StatusMax}, HealthName: s.Probe.Service,
 			Eject: s.Eject.On, Observe: s.Eject.Observe, Consecutive: s.Eject.Consecutive, SuccessRate: s.Eject.SuccessRate,
-			EjectBase: s.Eject.Base, EjectMax: s.Eject.Max, MaxPercent: s.Eject.MaxPercent,
+			EjectBase: s.Eject.Base, EjectMax: s.Eject.Max, MaxPercent: s.Eject.MaxPercent, PanicPercent: s.PanicPercent,
 		},
 	}
 }

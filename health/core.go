@@ -46,6 +46,7 @@ type group struct {
 	up      int // of these, those to which nothing applies
 	ejected int // of these, those that are ejected
 	held    []*target
+	flooded bool // strained, when it was last looked at
 }
 
 // target is one backend under judgement. All but the first block belongs to the Monitor's goroutine.
@@ -77,6 +78,7 @@ type target struct {
 	probedAt      time.Time   // when the last one began
 	doubted       atomic.Bool // a reported success contradicts what is known
 	accused       bool        // reported failures in a row are as many as would eject
+	suspected     bool        // and no probe was planned for it yet
 	probing       bool
 	waits         bool // in core.urgent or core.routine
 	hurries       bool // in core.urgent
@@ -320,6 +322,7 @@ func (c *core) settle(now time.Time, t *target) {
 	}
 	c.letGo(t)
 	c.count(t, len(parts) == 0 && !t.draining, t.ejected != nil && !t.draining)
+	c.relieve(now, t.group)
 	c.due.set(t)
 }
 

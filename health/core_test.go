@@ -384,13 +384,13 @@ func TestEjected(t *testing.T) {
 	}
 	s.answers[0] = saysNo
 	s.to(35 * time.Second)
-	// Hold-downs of 1, 2, 4, 8 s, 16 s: a trial after each. (Down after three of them, so that it is also probed every second.)
+	// Hold-downs of 1, 2 and 4 s: a trial after each. Down after these, it is probed every second, and its hold-down doesn't grow: what its ejection waits for is that it is up.
 	s.is(0, Down, Ejected)
 	s.words(0, `down: probe failed 31 times, last "HTTP 503", 0 ms ago, probe in 1 s`)
 	delete(s.answers, 0)
 	s.pass(60 * time.Second)
 	s.is(0)
-	equal(t, "told", s.tale(), "0:up>ejected@0 0:ejected>down@7000 0:down>ejected@37000 0:ejected>up@63000")
+	equal(t, "told", s.tale(), "0:up>ejected@0 0:ejected>down@7000 0:down>up@37000")
 }
 
 // A success at any time ends an ejection; n falls by one per quiet minute (2.7).

@@ -17,13 +17,19 @@ func (s *State) doubt() {
 
 // judgeDoubt has t probed if reports contradict what is known of it: once for each streak of failures, and for successes while it is out.
 func (c *core) judgeDoubt(now time.Time, t *target, k streaks) {
+	accused := k.overByReports(t.group.options.Consecutive)
+	if accused && !t.accused {
+		is := orUp(t.shown)
+		c.changes = append(c.changes, Change{Group: t.group.name, Addr: t.addr, State: t.state, From: is, To: is, Accused: true})
+	}
+	t.suspected = accused && (t.suspected || !t.accused)
+	t.accused = accused
 	if t.probing {
 		return // its end asks again
 	}
-	accused := k.overByReports(t.group.options.Consecutive)
 	excused := t.doubted.Swap(false) && (t.down != nil || t.unreachable != nil)
-	if accused && !t.accused || excused {
+	if t.suspected || excused {
 		c.planNow(now, t, doubtGap)
 	}
-	t.accused = accused
+	t.suspected = false
 }

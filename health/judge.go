@@ -100,7 +100,24 @@ func (g *group) room(t *target) bool {
 	if t.countsUp {
 		others--
 	}
-	return others > 0 && (g.ejected+1)*100 <= g.options.MaxPercent*g.counted
+	return others > 0 && (g.ejected+1)*100 <= g.options.MaxPercent*g.counted && !g.strained()
+}
+
+// strained reports whether there would be panic with one less. Panic ignores ejections (2.9), so none begins that would bring it, or in it: of few that have to carry all, one that is
+// drowned looks like one that fails, and would be held down just when the others come back.
+func (g *group) strained() bool { return max(0, g.up-1)*100 < g.options.PanicPercent*g.counted }
+
+// relieve forgets what the windows hold when so many are up again that ejections begin: it was the flood.
+func (c *core) relieve(now time.Time, g *group) {
+	was := g.flooded
+	if g.flooded = g.strained(); !was || g.flooded {
+		return
+	}
+	for _, t := range g.targets {
+		if t.window != nil {
+			t.window.restart(now, t.state.totals())
+		}
+	}
 }
 
 // reconsider ejects backends that the cap held back before, as far as there is room now.
@@ -266,7 +283,7 @@ func (c *core) probeFailed(now time.Time, t *target, o outcome) {
 	if t.unreachable != nil && o.kind == probeUnreachable {
 		t.unreachable.Last, t.unreachable.At = o.cause, now
 	}
-	if t.ejected != nil && !now.Before(t.hold) {
-		c.trialFailed(now, t)
+	if t.ejected != nil && !now.Before(t.hold) && t.down == nil && t.unreachable == nil {
+		c.trialFailed(now, t) // who is down can't show that it is well: that is no trial, and what it was ejected for goes on being tried with each probe
 	}
 }

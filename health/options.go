@@ -34,6 +34,8 @@ type Options struct {
 	EjectBase   time.Duration // 2.7
 	EjectMax    time.Duration
 	MaxPercent  int // 2.6
+	// PanicPercent is from how few that are usable on ejections are ignored (2.9), and so none begins; 0 = they never are.
+	PanicPercent int
 }
 
 // Target is one backend to judge. The same *State for an address in a later SetGroup is the same life of it; another one is a restarted process:
@@ -52,6 +54,7 @@ type Change struct {
 	State    *State
 	Gone     string // of an orphan: why it is to leave (1.10). From and To are the same then. Empty for all other changes
 	Would    *Part  // of a backend of which ejection is only observed: that it would be ejected now. From and To are the same then. Nil for all other changes
+	Accused  bool   // reports have as many failures in a row as eject: no verdict, since reports alone are none, but reason to give it less. From and To are the same then
 	From, To Part   // by precedence, of this package's own verdicts only; To.Soft is true if all that applies is soft (2.9)
 }
 

@@ -62,7 +62,7 @@ func (o *Outlook) Words(now time.Time) string {
 		say("trial " + in(o.Trial) + ", " + by)
 	}
 	if o.HeldBack {
-		say("held back from ejection, since enough others are ejected or it is the last (eject.max_percent)")
+		say("held back from ejection, since enough others are out or it is the last (eject.max_percent, panic_percent)")
 	}
 	return strings.Join(parts, "; ")
 }

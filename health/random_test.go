@@ -118,6 +118,7 @@ func randomHistory(t *testing.T, r *rand.Rand) {
 	o.Consecutive = 1 + r.IntN(6)
 	o.SuccessRate = r.IntN(2) * 50
 	o.MaxPercent = []int{0, 10, 50, 50, 50, 100}[r.IntN(6)]
+	o.PanicPercent = []int{0, 0, 50}[r.IntN(3)]
 	if r.IntN(3) == 0 {
 		o.Probe = ProbeNone
 	}

@@ -98,7 +98,7 @@ func TestInterleave(t *testing.T) {
 	}
 }
 
-// A backend that is found to be slower than the median gets less by that factor; one a little slower gets its full share (3.4, 3.5).
+// A backend that is found to be slower than the median gets less by the square of that factor; one a little slower gets its full share (3.4, 3.5).
 func TestPlanByLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tab, err := table.New(table.Config{Log: hclog.NewNullLogger(), Events: event.NewLog(10)})
@@ -121,7 +121,7 @@ func TestPlanByLatency(t *testing.T) {
 		got := newPlan(v, time.Now()).weights
 		n := 20 * math.Exp(-0.2) // what 2 s have left of 20 samples
 		lag := 1 + (40.0/14-1)*n/(n+3)
-		for i, want := range []float64{100, 100, 100, 100 / lag, 100 / 10.0} {
+		for i, want := range []float64{100, 100, 100, 100 / lag / lag, 100 / 10.0 / 10.0} {
 			if math.Abs(got[i]-want) > 0.01 {
 				t.Errorf("backend %d has %v, want %v", i, got[i], want)
 			}

@@ -33,7 +33,7 @@ func usable(v *table.View) []bool {
 // mayBeTried reports whether a call may go there when there is nobody better: never to one that an operator or its record took out.
 func mayBeTried(v *health.Part) bool { return v.Kind != health.Draining && v.Kind != health.Muted }
 
-// plan is what batches of one service are cut from: the backends that get calls and w x 1/L of each (3.5). It is made anew for a new view, and each second for
+// plan is what batches of one service are cut from: the backends that get calls and w x 1/L² of each (3.5). It is made anew for a new view, and each second for
 // the latencies.
 type plan struct {
 	view     *table.View
@@ -58,7 +58,8 @@ func newPlan(v *table.View, now time.Time) *plan {
 		p.backends = append(p.backends, b.Backend)
 		w := 1.0 // the last resort goes in random order (2.9): what failed before says nothing of who is back first
 		if b.Verdict.Usable() || b.Verdict.Soft {
-			w = b.Weight / b.State.Lag(now, median)
+			lag := b.State.Lag(now, median)
+			w = b.Weight / (lag * lag) // squared, since a batch can't go by what is outstanding as well, which keeps p2c from who is slow
 		}
 		p.weights = append(p.weights, w)
 	}

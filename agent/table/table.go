@@ -231,7 +231,7 @@ func (t *Table) SetVerdicts(now time.Time, changes []health.Change) {
 func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) {
 	v := s.View()
 	e := v.roster.edit()
-	taken := changes[:0:0]
+	taken, accused := changes[:0:0], false
 	for _, c := range changes {
 		i, ok := v.roster.index(c.Addr)
 		if !ok || e.at(i).State != c.State {
@@ -241,6 +241,10 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 			if !e.at(i).Orphaned.IsZero() {
 				t.cfg.OnGone(s.name, c.Addr, c.Gone)
 			}
+			continue
+		}
+		if c.Accused {
+			accused = t.accuse(now, s, v, e, i) || accused
 			continue
 		}
 		if c.Would != nil {
@@ -256,7 +260,7 @@ func (t *Table) setVerdicts(now time.Time, s *Service, changes []health.Change) 
 		}
 		taken = append(taken, c)
 	}
-	if len(taken) == 0 {
+	if len(taken) == 0 && !accused {
 		return
 	}
 	t.tellVerdicts(now, s, taken)

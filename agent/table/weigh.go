@@ -78,7 +78,6 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 		sample
 	}
 	var cuts []bad
-	usable, lows := 0, 0
 	t.inside = v.insides(t.inside[:0])
 	for i, b := range v.roster.each() {
 		d := &b.life.dynamic
@@ -95,16 +94,14 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 				t.weighed = append(t.weighed, int32(i))
 			}
 			if offered {
-				t.tellWeight(now, s, b, sample)
-			}
-		}
-		if offered && b.Verdict.Usable() {
-			usable++
-			if d.low() {
-				lows++
+				t.tellWeight(now, s, b, sample.words())
 			}
 		}
 	}
+	if len(cuts) == 0 {
+		return
+	}
+	usable, lows := t.lows(v)
 	slices.SortStableFunc(cuts, func(a, b bad) int { return cmp.Compare(a.rate(), b.rate()) })
 	for _, c := range cuts {
 		b := v.roster.at(int(c.i))
@@ -117,9 +114,41 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 			}
 		}
 		if v.chosen(b) && t.inside[c.i] {
-			t.tellWeight(now, s, b, c.sample)
+			t.tellWeight(now, s, b, c.words())
 		}
 	}
+}
+
+// lows is how many backends get calls and are usable, and how many of them are low. t.inside is that of v.
+func (t *Table) lows(v *View) (usable, lows int) {
+	for i, b := range v.roster.each() {
+		if t.inside[i] && v.chosen(b) && b.Verdict.Usable() {
+			usable++
+			if b.life.dynamic.low() {
+				lows++
+			}
+		}
+	}
+	return usable, lows
+}
+
+// accuse takes the weight of the backend at i down to the floor, since as many failures in a row were reported as would eject it, had this agent seen them. That doesn't wait for the
+// end of a sample: batches go on to it until those who hold them are told. It reports whether it did; a weight at the floor makes no other view, so that it can't be done more often
+// than it rises.
+func (t *Table) accuse(now time.Time, s *Service, v *View, e *edit, i int) bool {
+	b := e.at(i)
+	if !s.Spec().DynamicWeight || !b.Verdict.Usable() || b.life.dynamic.weight <= floor {
+		return false
+	}
+	t.inside = v.insides(t.inside[:0])
+	if usable, lows := t.lows(v); lows*2 > usable {
+		return false
+	}
+	b = e.write(i)
+	b.life.dynamic.accuse()
+	s.refresh(now, b)
+	t.tellWeight(now, s, b, "as many failures in a row were reported as eject")
+	return true
 }
 
 // insides appends for each backend whether it is in this host's subset, if it is chosen at all (3.9).
@@ -156,8 +185,8 @@ func (s *Service) largely(v *View) bool {
 	return true
 }
 
-// tellWeight makes an event of b's dynamic weight if it is largely another than was told last, or whole again. of is the sample that moved it.
-func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, of sample) {
+// tellWeight makes an event of b's dynamic weight if it is largely another than was told last, or whole again. why says what moved it.
+func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, why string) {
 	f, w := b.life, float32(b.life.dynamic.weight)
 	var moved string
 	switch {
@@ -177,7 +206,7 @@ func (t *Table) tellWeight(now time.Time, s *Service, b *Backend, of sample) {
 	if !s.weightVoice.may(now) {
 		return
 	}
-	detail := fmt.Sprintf("its dynamic weight %s from %.0f to %.0f %%: %s", moved, was*100, w*100, of.words())
+	detail := fmt.Sprintf("its dynamic weight %s from %.0f to %.0f %%: %s", moved, was*100, w*100, why)
 	if latency, fresh := b.State.Latency(now); fresh {
 		detail += ", latency " + latency.Round(10*time.Microsecond).String()
 	}

@@ -83,6 +83,8 @@ func TestDynamicSamples(t *testing.T) {
 		{"all fail, at the floor", 1000, 0, time.Second, 0.01, 0.01, true},
 		{"one call fails, of one", 1, 0, 5 * time.Second, 1, 0.25, true},
 		{"never above 1", 10, 10, time.Second, 0.99, 1, true},
+		{"one call fails of a low one", 1, 0, time.Second, 0.2, 0.05, true},
+		{"one of two calls fails of a low one", 2, 1, time.Second, 0.2, 0.2, false},
 		{"20 steps are the whole way", 10, 10, time.Second, 0.96, 1, true},
 	} {
 		d := newDynamic()
@@ -104,6 +106,72 @@ func TestDynamicSamples(t *testing.T) {
 	}
 }
 
+// After four good samples in a row with calls in them the steps double, and one that isn't good, or has no call, ends that. After a cut a sample without a call takes 10 s.
+func TestDynamicRun(t *testing.T) {
+	at, d := time.Now(), newDynamic()
+	d.take(at, 0, 0)
+	d.weight = 0.1
+	var calls, good float64
+	for i, tt := range []struct {
+		calls, good float64
+		after       time.Duration
+		to          float64 // 0 = the sample isn't whole
+	}{
+		{10, 10, 0, 0.15}, {10, 10, 0, 0.2}, {1, 1, 5 * time.Second, 0.25}, {10, 10, 0, 0.3}, {10, 10, 0, 0.4}, {10, 10, 0, 0.6}, {10, 10, 0, 1}, {10, 10, 0, 1},
+		{1000, 0, 0, 0.01}, {0, 0, 9 * time.Second, 0}, {0, 0, time.Second, 0.06}, {0, 0, 5 * time.Second, 0.11},
+		{10, 10, 0, 0.16}, {10, 10, 0, 0.21}, {10, 10, 0, 0.26}, {0, 0, 5 * time.Second, 0.31}, {10, 10, 0, 0.36}, {10, 10, 0, 0.41}, {10, 10, 0, 0.46},
+		{10, 9, 0, 0.3802}, {10, 10, 0, 0.4302}, {10, 10, 0, 0.4802},
+	} {
+		at, calls, good = at.Add(tt.after), calls+tt.calls, good+tt.good
+		s, whole := d.take(at, calls, good)
+		switch {
+		case whole && s.healthy():
+			d.raise()
+		case whole:
+			d.lower(s)
+		}
+		if whole != (tt.to != 0) || whole && math.Abs(d.weight-tt.to) > 0.0001 {
+			t.Fatalf("%d: %v, whole %v; want %v", i, d.weight, whole, tt.to)
+		}
+	}
+}
+
+// As many reported failures in a row as eject cut a weight at once: whoever waits for a view is told, and it isn't done again until the weight has risen. Not if over
+// half of the service is low, nor to one that is out.
+func TestAccused(t *testing.T) {
+	r, s := weighing(t, 4)
+	r.tick()
+	accuse := func(id int) bool {
+		b := s.View().Find(addr(id))
+		_, changed := s.Changed()
+		up := health.Part{Kind: health.Up}
+		r.SetVerdicts(r.now, []health.Change{{Group: "user", Addr: b.Addr, State: b.State, From: up, To: up, Accused: true}})
+		select {
+		case <-changed:
+			return true
+		default:
+			return false
+		}
+	}
+	if !accuse(1) || !slices.Equal(weights(s), []float64{100, 1, 100, 100}) {
+		t.Fatalf("weights %v after backend 1 was accused", weights(s))
+	}
+	last := r.details(event.Weight)
+	if want := "its dynamic weight is cut from 100 to 1 %: as many failures in a row were reported as eject"; len(last) != 1 || last[0] != want {
+		t.Errorf("told %q, want %q", last, want)
+	}
+	if accuse(1) {
+		t.Error("it was cut twice")
+	}
+	r.judge(s, 2, health.Part{Kind: health.Down})
+	if accuse(2) || !accuse(0) {
+		t.Error("one that is down was cut, or one that is up was not")
+	}
+	if accuse(3) || weights(s)[3] != 100 {
+		t.Error("cut with two of three low")
+	}
+}
+
 // Random histories of whole services: each weight is what the rule of 3.3 makes of the samples of its backend one after the other, and no call is in two samples.
 func TestDynamicModel(t *testing.T) {
 	for seed := range uint64(20) {
@@ -111,8 +179,9 @@ func TestDynamicModel(t *testing.T) {
 		n := 2 + rng.IntN(6)
 		r, s := weighing(t, n)
 		type backend struct {
-			weight             float64
-			calls, failed, age int
+			weight                  float64
+			calls, failed, age, run int
+			cut                     bool
 		}
 		model := make([]backend, n)
 		for i := range model {
@@ -139,11 +208,23 @@ func TestDynamicModel(t *testing.T) {
 			lows := 0
 			for i := range model {
 				m := &model[i]
-				if m.calls >= 10 || m.age >= 5 {
+				lasts := 5
+				switch {
+				case m.calls > 0 && m.calls == m.failed && m.weight < 0.5-1e-9:
+					lasts = 0
+				case m.calls == 0 && m.cut:
+					lasts = 10
+				}
+				if m.calls >= 10 || m.age >= lasts {
 					if rate := 1 - float64(m.failed)/float64(max(1, m.calls)); rate < 0.98 {
 						cuts = append(cuts, cut{i, rate})
+						m.run = 0
 					} else {
-						m.weight = math.Min(1, m.weight+0.05)
+						if m.run++; m.calls == 0 {
+							m.run = 0
+						}
+						m.cut = false
+						m.weight = math.Min(1, m.weight+0.05*float64(int(1)<<min(5, max(0, m.run-4))))
 						m.calls, m.failed, m.age = 0, 0, 0
 					}
 				}
@@ -167,6 +248,7 @@ func TestDynamicModel(t *testing.T) {
 					continue
 				}
 				was := m.weight
+				m.cut = true
 				if m.weight = math.Max(0.01, m.weight*success*success); was >= 0.5-1e-9 && m.weight < 0.5 {
 					lows++
 				}
@@ -274,8 +356,7 @@ func TestWeightsMoveSilently(t *testing.T) {
 	}
 	want := []string{
 		"its dynamic weight is cut from 100 to 1 %: 10 of the last 100 calls succeeded, latency 1ms",
-		"its dynamic weight rose from 1 to 51 %: 10 of the last 10 calls succeeded, latency 1ms",
-		"its dynamic weight is whole again, from 51 to 100 %: 10 of the last 10 calls succeeded, latency 1ms",
+		"its dynamic weight is whole again, from 1 to 100 %: 10 of the last 10 calls succeeded, latency 1ms",
 	}
 	if told := r.details(event.Weight); !slices.Equal(told, want) {
 		t.Errorf("events %q", told)
@@ -327,12 +408,15 @@ func TestWeightsAreTold(t *testing.T) {
 		sample(20)
 	}
 	told("is cut from 100 to 41 %", "is cut from 41 to 1 %")
-	for range 9 {
+	for range 5 {
 		sample(0)
 	}
+	for range 4 {
+		r.tick()
+	}
 	told("is cut from 100 to 41 %", "is cut from 41 to 1 %")
-	sample(0)
-	told("is cut from 100 to 41 %", "is cut from 41 to 1 %", "rose from 1 to 51 %")
+	r.tick() // the sample without a call is whole
+	told("is cut from 100 to 41 %", "is cut from 41 to 1 %", "rose from 1 to 36 %")
 }
 
 // A backend that is out is told of by its verdict: its weight is cut for what it was taken out for, and for nothing later; no event tells of it until it is back.

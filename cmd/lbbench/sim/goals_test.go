@@ -13,6 +13,7 @@ type goal struct {
 	scenario string
 	by       string // "" = Agent
 	settings string
+	hosts    int  // 0 = 6
 	control  bool // round robin misses it
 	raced    bool // the race detector sees it too
 	met      func(r *Result) bool
@@ -45,6 +46,8 @@ func TestGoals(t *testing.T) {
 			met: func(r *Result) bool { return r.Return > 0 && r.Return <= 60 && r.Relapses == 0 }, figures: back},
 		{name: "all gone and one back: every host has a success within 1 s", scenario: "outage",
 			met: func(r *Result) bool { return r.FirstOK > 0 && r.FirstOK <= 1000 }, figures: back},
+		{name: "the flood on the first that are back ejects none of them", scenario: "outage", hosts: 10,
+			met: func(r *Result) bool { return r.Relapses == 0 }, figures: back},
 		{name: "who stands still is out, and under 0.5 % of the calls fail meanwhile", scenario: "hanging", control: true,
 			met: func(r *Result) bool { return r.Missed == 0 && r.BadShare < 0.1 && r.Lost < 0.5 }, figures: outs},
 		{name: "calls stay in their zone, and no more than it can take if most of it is dead", scenario: "zones", control: true,
@@ -59,7 +62,13 @@ func TestGoals(t *testing.T) {
 		{name: "asked: weights 2:1 make shares of 2:1", scenario: "weights", by: Asked,
 			met: func(r *Result) bool { return r.Least >= 0.95 && r.Most <= 1.05 }, figures: shares},
 		{name: "asked: reports alone leave who fails every call next to nothing, and eject nobody", scenario: "failing", by: Asked, control: true,
-			met: func(r *Result) bool { return r.Lost < 1 && r.BadSettled < 0.25 && r.Outs == 0 }, figures: bad},
+			met: func(r *Result) bool { return r.Lost < 0.45 && r.BadSettled < 0.1 && r.Outs == 0 }, figures: bad},
+		{name: "asked: who failed has its full share 60 s after it's well", scenario: "failing", by: Asked,
+			met: func(r *Result) bool { return r.Return > 0 && r.Return <= 50 }, figures: back},
+		{name: "asked: so has who was dead", scenario: "dead", by: Asked,
+			met: func(r *Result) bool { return r.Return > 0 && r.Return <= 40 && r.Relapses == 0 }, figures: back},
+		{name: "asked: so has who stood still", scenario: "hanging", by: Asked,
+			met: func(r *Result) bool { return r.Return > 0 && r.Return <= 40 && r.Relapses == 0 }, figures: back},
 		{name: "asked: together with a failed probe they eject", scenario: "failing", by: Asked, settings: "probe: {type: http, path: /}",
 			met: func(r *Result) bool { return r.Missed == 0 && r.Lost < 0.5 && r.Outs > 0 }, figures: outs},
 		{name: "asked: who fails fast gets no more than its share", scenario: "fast", by: Asked,
@@ -88,7 +97,7 @@ func TestGoals(t *testing.T) {
 			of := func(contender string, seed uint64) *Result {
 				c := defaults(g.scenario, contender, seed)
 				if c.Settings = g.settings; g.scenario != "serial" && g.scenario != "weights" && g.scenario != "trickle" {
-					c.Hosts = 6 // it has to be quick
+					c.Hosts = cmp.Or(g.hosts, 6) // it has to be quick
 				}
 				return run(t, c)
 			}
@@ -144,7 +153,7 @@ func TestSlow(t *testing.T) {
 					p99[contender] = run(t, c).P99
 				}
 				t.Logf("seed %d: p99 %v", seed, p99)
-				if p99[Asked] > 1.35*p99[Oracle] { // a batch doesn't know what is outstanding (3.5)
+				if p99[Asked] > 1.25*p99[Oracle] {
 					t.Errorf("seed %d, asked: %.2f of the oracle's", seed, p99[Asked]/p99[Oracle])
 				}
 				if p99[Agent] > 1.25*p99[Oracle] {
