@@ -86,12 +86,12 @@ func breakages(t *testing.T) []*breakage {
 		name: "failing", out: []string{byGRPC, byHTTP}, share: unseen,
 		hurt:  func(v *victim) { v.host.become(failing) },
 		mend:  func(v *victim) { v.host.become(well) },
-		shows: map[string]string{byGRPC: `now ejected: \d failures in a row, last "gRPC UNAVAILABLE"`, byHTTP: `now ejected: \d failures in a row, last "HTTP 503"`, byAsking: `dynamic weight is cut from \d+ to \d+ %: \d+ of`},
+		shows: map[string]string{byGRPC: `now ejected: \d failures in a row, last "gRPC UNAVAILABLE"`, byHTTP: `now ejected: \d failures in a row, last "HTTP 503"`, byAsking: `dynamic weight is cut from \d+ to \d+ %: (\d+ of|as many failures in a row)`},
 	}, {
 		name: "half", share: unseen,
 		hurt:  func(v *victim) { v.host.become(half) },
 		mend:  func(v *victim) { v.host.become(well) },
-		shows: all(`dynamic weight is cut from \d+ to \d+ %: \d+ of the last \d+ calls succeeded`),
+		shows: all(`dynamic weight is cut from \d+ to \d+ %: (\d+ of the last \d+ calls succeeded|as many failures in a row)`),
 	}, {
 		name: "slow", share: fair / 2,
 		hurt:  func(v *victim) { v.host.become(slow) },
