@@ -20,6 +20,22 @@ func tiered(name string, priorities ...uint16) *service.List {
 	return l
 }
 
+// 2.9: health, which knows nothing of tiers, holds no ejection back because another tier is dead.
+func TestTiersDontStrain(t *testing.T) {
+	r := newRig(t)
+	sp := spec("user")
+	sp.Health.PanicPercent = 50
+	r.SetSpec(r.now, sp)
+	for _, l := range []struct {
+		*service.List
+		want int
+	}{{tiered("user", 10, 10), 50}, {tiered("user", 10, 10, 20), 0}, {tiered("user", 10, 10), 50}} {
+		if r.Apply(r.now, l.List); r.options["user"].PanicPercent != l.want {
+			t.Errorf("%d backends: health has panic_percent %d, want %d", len(l.Backends), r.options["user"].PanicPercent, l.want)
+		}
+	}
+}
+
 // 3.8: the preferred tier gets all calls, spills when it has lost too much, and gets them back; what stands by has weight 0, and is there for calls that have been
 // at all others.
 func TestTiers(t *testing.T) {

@@ -22,17 +22,18 @@ type rig struct {
 	now     time.Time
 	events  *event.Log
 	targets map[string]health.Targets
+	options map[string]health.Options
 	active  map[string]bool
 	sent    int // calls of OnTargets
 	marks   int // calls of OnPublish
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{t: t, now: time.Now(), events: event.NewLog(100), targets: map[string]health.Targets{}, active: map[string]bool{}}
+	r := &rig{t: t, now: time.Now(), events: event.NewLog(100), targets: map[string]health.Targets{}, options: map[string]health.Options{}, active: map[string]bool{}}
 	table, err := New(Config{
 		Log:       hclog.NewNullLogger(),
 		Events:    r.events,
-		OnTargets: func(g string, _ health.Options, ts health.Targets) { r.targets[g] = ts; r.sent++ },
+		OnTargets: func(g string, o health.Options, ts health.Targets) { r.targets[g], r.options[g] = ts, o; r.sent++ },
 		OnActive:  func(g string, a bool) { r.active[g] = a },
 		OnPublish: func(*Service) { r.marks++ },
 	})

@@ -309,7 +309,11 @@ func (t *Table) sendTargets(s *Service) {
 	if !s.used {
 		return
 	}
-	t.cfg.OnTargets(s.name, s.Spec().Health, targets{s.View()})
+	v, o := s.View(), s.Spec().Health
+	if v.severalPriorities() {
+		o.PanicPercent = 0 // a dead tier is no panic while another carries the load, and health doesn't know of tiers
+	}
+	t.cfg.OnTargets(s.name, o, targets{v})
 }
 
 // targets is the backends of a view as health sees them.

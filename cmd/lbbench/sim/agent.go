@@ -112,7 +112,6 @@ func (a *agent) lost(i int) {
 func (a *agent) closed(i int) { a.connected[i] = false }
 
 // changed hands verdicts on, as package agent does, and has them counted.
-
 func (a *agent) changed(now time.Time, changes []health.Change) {
 	for _, c := range changes {
 		if was, is := c.From.Usable(), c.To.Usable(); was != is {
