@@ -130,7 +130,7 @@ func TestAuthTurnedOn(t *testing.T) {
 	if err := s.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, "the reason", func() bool { return strings.Contains(d.Status().LastError, "user name is empty") })
+	eventually(t, time.Minute, "the reason", func() bool { return strings.Contains(d.Status().LastError, "no user is configured (etcd.username)") })
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, "pw")
 	d.links.Set(&etcd.Config{Endpoints: s.Endpoints(), Username: "agent", PasswordFile: file})

@@ -372,7 +372,7 @@ func TestAuthErrorBacksOff(t *testing.T) {
 		e := newFakeEtcd()
 		e.pageErr = func(int64) error { return rpctypes.ErrUserEmpty }
 		d := startFake(t, e, setup{}, naming("user"))
-		if st := d.Status(); st.Connected || !strings.Contains(st.LastError, "user name is empty") {
+		if st := d.Status(); st.Connected || !strings.Contains(st.LastError, "no user is configured (etcd.username)") {
 			t.Errorf("status %+v", st)
 		}
 		advance(t, 30*time.Minute)
