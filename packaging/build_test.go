@@ -193,6 +193,12 @@ func copyTree(t *testing.T, from, to string) {
 			return filepath.SkipDir
 		case d.IsDir():
 			return os.MkdirAll(filepath.Join(to, name), 0o755)
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(target, filepath.Join(to, name))
 		case !info.Mode().IsRegular():
 			return nil
 		}

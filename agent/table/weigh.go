@@ -134,14 +134,10 @@ func (t *Table) lows(v *View) (usable, lows int) {
 
 // accuse takes the weight of the backend at i down to the floor, since as many failures in a row were reported as would eject it, had this agent seen them. That doesn't wait for the
 // end of a sample: batches go on to it until those who hold them are told. It reports whether it did; a weight at the floor makes no other view, so that it can't be done more often
-// than it rises.
+// than it rises. Unlike a sample, which shows a few that have to carry all as worse than they are, it's heard however many are low: when all are gone, none stays to get all calls.
 func (t *Table) accuse(now time.Time, s *Service, v *View, e *edit, i int) bool {
 	b := e.at(i)
 	if !s.Spec().DynamicWeight || !b.Verdict.Usable() || b.life.dynamic.weight <= floor {
-		return false
-	}
-	t.inside = v.insides(t.inside[:0])
-	if usable, lows := t.lows(v); lows*2 > usable {
 		return false
 	}
 	b = e.write(i)

@@ -223,14 +223,20 @@ func (c *chaos) finish(b *soakBackend) {
 	c.note(b, ended, from, to)
 }
 
+// list puts a backend into its list, or takes it out.
+func (c *chaos) list(b *soakBackend, listed bool) {
+	c.mu.Lock() // reloads read it
+	b.listed = listed
+	c.mu.Unlock()
+	c.publish(b)
+}
+
 // remove takes a backend out of the list for a time.
 func (c *chaos) remove(b *soakBackend, d time.Duration) {
 	from := time.Now()
-	b.listed = false
-	c.publish(b)
+	c.list(b, false)
 	c.pause(d, d+time.Second)
-	b.listed = true
-	c.publish(b)
+	c.list(b, true)
 	c.note(b, removed, from, time.Now())
 }
 
