@@ -15,7 +15,7 @@ const (
 	raise       = 0.05            // a good sample's; higher is back sooner, and fails more calls if it was wrong
 	raiseRun    = 4               // good samples in a row, with calls in them, after which each step is twice the one before: then it isn't chance that they are good
 	floor       = 0.01            // a share that still shows when the backend is well again
-	low         = 0.5             // below it, a backend counts as low: when over half of a service is, none is cut any more
+	low         = 0.5             // below it, a backend counts as low: when over half of a service is, only who fails every call is cut any more
 )
 
 // dynamic is one backend's dynamic weight.

@@ -67,8 +67,8 @@ func (s *Service) refresh(now time.Time, b *Backend) {
 	b.reweigh()
 }
 
-// dynamicWeights takes the samples that are whole, and notes whose weights they move. Cuts go to the worst first, and to nobody once over half of the service is low (3.3):
-// then it is no longer some backends that fail, and the others would have to carry all.
+// dynamicWeights takes the samples that are whole, and notes whose weights they move. Cuts go to the worst first, and once over half of the service is low (3.3) only to who fails
+// every call: then it is no longer some backends that fail, and the others would have to carry all; but when all are gone, none of them is to get all calls.
 func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 	if !s.Spec().DynamicWeight {
 		return
@@ -105,7 +105,7 @@ func (t *Table) dynamicWeights(now time.Time, s *Service, v *View) {
 	slices.SortStableFunc(cuts, func(a, b bad) int { return cmp.Compare(a.rate(), b.rate()) })
 	for _, c := range cuts {
 		b := v.roster.at(int(c.i))
-		if d := &b.life.dynamic; lows*2 <= usable {
+		if d := &b.life.dynamic; lows*2 <= usable || c.good == 0 {
 			was := d.low()
 			d.lower(c.sample)
 			t.weighed = append(t.weighed, c.i)
@@ -134,7 +134,7 @@ func (t *Table) lows(v *View) (usable, lows int) {
 
 // accuse takes the weight of the backend at i down to the floor, since as many failures in a row were reported as would eject it, had this agent seen them. That doesn't wait for the
 // end of a sample: batches go on to it until those who hold them are told. It reports whether it did; a weight at the floor makes no other view, so that it can't be done more often
-// than it rises. Unlike a sample, which shows a few that have to carry all as worse than they are, it's heard however many are low: when all are gone, none stays to get all calls.
+// than it rises. How many are low doesn't matter, as for samples without a success.
 func (t *Table) accuse(now time.Time, s *Service, v *View, e *edit, i int) bool {
 	b := e.at(i)
 	if !s.Spec().DynamicWeight || !b.Verdict.Usable() || b.life.dynamic.weight <= floor {

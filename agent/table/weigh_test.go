@@ -242,9 +242,9 @@ func TestDynamicModel(t *testing.T) {
 			})
 			for _, c := range cuts {
 				m := &model[c.i]
-				success := float64(m.calls-m.failed+1) / float64(m.calls+1)
+				success, all := float64(m.calls-m.failed+1)/float64(m.calls+1), m.failed == m.calls
 				m.calls, m.failed, m.age = 0, 0, 0
-				if lows*2 > n {
+				if lows*2 > n && !all {
 					continue
 				}
 				was := m.weight
@@ -301,7 +301,7 @@ func TestDynamicShares(t *testing.T) {
 	}
 }
 
-// When over half of a service is low, none is cut any more, and the worst are cut first (3.3): not all can be bad.
+// When over half of a service is low, only who fails every call is cut any more, and the worst are cut first (3.3): not all can be bad; but if all are gone, none gets all calls.
 func TestDynamicStopsAtHalf(t *testing.T) {
 	r, s := weighing(t, 5)
 	r.tick()
@@ -311,6 +311,12 @@ func TestDynamicStopsAtHalf(t *testing.T) {
 	r.tick()
 	if got := weights(s); got[0] != 100 || got[2] >= 50 && got[1] >= 50 || got[4] != 1 || got[3] > 5 {
 		t.Errorf("weights %v: want the three worst cut, the others as they were", got)
+	}
+	r.calls(s, 0, 100, 99)
+	r.calls(s, 2, 100, 100)
+	r.tick()
+	if got := weights(s); got[0] != 100 || got[2] > 1 {
+		t.Errorf("weights %v: want the one cut that failed every call", got)
 	}
 }
 
